@@ -1,0 +1,1 @@
+"""One build: the states and one file per phase; sequences, never decides."""

@@ -1,0 +1,1 @@
+"""Schemas and loading of YAML; the places where state lives."""

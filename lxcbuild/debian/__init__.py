@@ -1,0 +1,1 @@
+"""Debian's rules: names, versions, archive contents, converters, the output gate."""

@@ -1,0 +1,98 @@
+"""What can happen in a build, and the protocol of those who watch. The command line chooses the monitor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lxcbuild.model import Outcome, Phase, PhaseRecord, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStarted:
+    """A build has an id and a log."""
+
+    build_id: str
+    name: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarted:
+    """A phase begins."""
+
+    build_id: str
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnded:
+    """A phase is over, well or badly."""
+
+    build_id: str
+    record: PhaseRecord
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Bytes that a step printed, as they came: hostile, show them only through a filter."""
+
+    build_id: str
+    phase: Phase
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A sentence for people: something was assumed, dropped, or is old. ``build_id`` is None outside a build."""
+
+    text: str
+    build_id: str | None = None
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A long host-side task moves on (a download, an image). ``total`` is None while unknown; the unit is ``unit``."""
+
+    task: str
+    done: float
+    total: float | None = None
+    unit: str = "bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildEnded:
+    """A build is over."""
+
+    outcome: Outcome
+
+
+Event = BuildStarted | PhaseStarted | PhaseEnded | Output | Note | Progress | BuildEnded
+
+
+class Monitor(Protocol):
+    """Anything that wants to see events. Must not raise, must not block for long."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+class NullMonitor:
+    """Sees everything, says nothing."""
+
+    def emit(self, event: Event) -> None:
+        """Drop the event."""
+
+
+class FanOut:
+    """Passes each event on to several monitors in turn."""
+
+    def __init__(self, *monitors: Monitor) -> None:
+        self._monitors = monitors
+
+    def emit(self, event: Event) -> None:
+        """Pass the event on."""
+        for monitor in self._monitors:
+            monitor.emit(event)

@@ -1,0 +1,1 @@
+"""Where builds run: an engine per way of spreading them."""

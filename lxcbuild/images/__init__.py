@@ -1,0 +1,1 @@
+"""Base images and dependency layers: make, key, store, share, evict."""

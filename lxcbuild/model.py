@@ -1,0 +1,315 @@
+"""The nouns of the project: frozen values that every room shares. No I/O, no behaviour beyond small derived facts."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxcbuild.errors import BadNameError
+
+_WORD = re.compile(r"[a-z0-9][a-z0-9.+-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """What packages are built for: one suite of one distribution on one architecture, written ``debian/bookworm``."""
+
+    distribution: str
+    suite: str
+    architecture: str = "amd64"
+
+    @classmethod
+    def parse(cls, text: str, *, architecture: str = "amd64") -> Target:
+        """Read ``debian/bookworm`` or ``debian/bookworm/amd64``; raises :class:`BadNameError` on anything else."""
+        parts = text.split("/")
+        if len(parts) not in (2, 3) or not all(_WORD.fullmatch(part) for part in parts):
+            raise BadNameError(
+                f"{text[:80]!r} is not a target",
+                resolution="write it as distribution/suite, for example debian/bookworm",
+            )
+        return cls(parts[0], parts[1], parts[2] if len(parts) == 3 else architecture)
+
+    @property
+    def image_name(self) -> str:
+        """The name of the base image recipe, for example ``debian-bookworm``."""
+        return f"{self.distribution}-{self.suite}"
+
+    def __str__(self) -> str:
+        return f"{self.distribution}/{self.suite}"
+
+
+class SourceKind(enum.StrEnum):
+    """Where the sources of a build come from."""
+
+    SDIST = "sdist"  # a source archive of the package index, or a local one
+    TREE = "tree"  # a local project directory, packed by the host without reading it
+    DSC = "dsc"  # a Debian source package
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input of a build: a file in the download cache, with what is known of it without opening it."""
+
+    kind: SourceKind
+    name: str  # normalised (PEP 503) for Python projects, the source package's name for DSC
+    version: str  # PEP 440 text, or the Debian version for DSC; empty when only the archive knows it
+    path: Path  # the archive (SDIST, TREE) or the .dsc
+    sha256: str
+    size_bytes: int
+    url: str | None = None
+    requires_python: str | None = None
+    uploaded_at: str | None = None  # ISO 8601
+    extra_files: tuple[Path, ...] = ()  # the files that a .dsc names
+
+
+# -- policy -----------------------------------------------------------------------------------------------------
+
+
+class NetworkMode(enum.StrEnum):
+    """What a sandbox sees of the network."""
+
+    NONE = "none"
+    LOOPBACK = "loopback"
+    SINKHOLE = "sinkhole"
+    PROXY = "proxy"
+
+
+class BackendChoice(enum.StrEnum):
+    """Which sandbox backend a policy wants."""
+
+    LXC = "lxc"
+    KVM = "kvm"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuLimits:
+    """CPU entitlement. ``weight`` is cgroup v2's 1..10000 (100 is normal); ``quota_percent`` counts one CPU as 100."""
+
+    weight: int = 100
+    quota_percent: float | None = None
+    cpuset: str | None = None  # kernel list syntax, "0-3,7"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimits:
+    """Bytes of memory; the tmpfs of the build is part of them. ``swap_max_bytes`` is on top of ``max_bytes``."""
+
+    max_bytes: int
+    high_bytes: int | None = None
+    swap_max_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoDeviceLimits:
+    """Rates for one block device; ``device`` is a path, ``major:minor``, or ``state`` for the one of the state directory."""
+
+    device: str
+    read_bytes_per_s: int | None = None
+    write_bytes_per_s: int | None = None
+    read_ops_per_s: int | None = None
+    write_ops_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoLimits:
+    """Block I/O entitlement: a weight (1..10000, 100 is normal) and hard rates per device."""
+
+    weight: int = 100
+    devices: tuple[IoDeviceLimits, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskLimits:
+    """Size of the writable layer (a tmpfs)."""
+
+    max_bytes: int
+    max_inodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    """Seconds for one step: by the wall clock, of CPU time, and without any output."""
+
+    wall_s: float
+    silence_s: float | None = None
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLimits:
+    """Bounds of what is kept of a step's output."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_line_bytes: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputLimits:
+    """Bounds of what is taken out of a sandbox."""
+
+    max_files: int = 1000
+    max_bytes: int = 2 * 1024**3
+    max_file_bytes: int = 1024**3
+    max_depth: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The single source of every limit of a sandbox, as resolved from ``cgroups/*.yaml``."""
+
+    name: str
+    memory: MemoryLimits
+    disk: DiskLimits
+    time: TimeLimits
+    cpu: CpuLimits = CpuLimits()
+    io: IoLimits = IoLimits()
+    log: LogLimits = LogLimits()
+    output: OutputLimits = OutputLimits()
+    pids_max: int = 1024
+    network: NetworkMode = NetworkMode.NONE
+    proxy_hosts: tuple[str, ...] = ()
+    seccomp: str = "build"  # name of a profile; "none" switches it off
+    backend: BackendChoice = BackendChoice.AUTO
+    best_effort: frozenset[str] = frozenset()  # dotted names of limits, such as "io.weight", or "*"
+
+
+# -- results ----------------------------------------------------------------------------------------------------
+
+
+class FailureClass(enum.StrEnum):
+    """The closed vocabulary of why a build failed."""
+
+    NO_SDIST = "no-sdist"
+    BROKEN_SDIST = "broken-sdist"
+    OFFICIAL = "official"
+    UNSATISFIABLE = "unsatisfiable"
+    DEP_MISSING = "dep-missing"
+    BUILD_DEP_MISSING = "build-dep-missing"
+    CONVERT_FAILED = "convert-failed"
+    COMPILE_FAILED = "compile-failed"
+    TESTS_FAILED = "tests-failed"
+    NETWORK_DENIED = "network-denied"
+    WROTE_OUTSIDE = "wrote-outside"
+    GATE_REJECTED = "gate-rejected"
+    INSTALL_FAILED = "install-failed"
+    IMPORT_FAILED = "import-failed"
+    OOM = "oom"
+    DISK_FULL = "disk-full"
+    PIDS_EXHAUSTED = "pids-exhausted"
+    TIMEOUT = "timeout"
+    SILENT = "silent"
+    LOG_FLOOD = "log-flood"
+    SANDBOX_FAILED = "sandbox-failed"
+    CANCELLED = "cancelled"
+    HOST_REFUSED = "host-refused"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same build can succeed when it is tried again (possibly with raised limits or on a quiet host)."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureClass.OOM,
+        FailureClass.DISK_FULL,
+        FailureClass.PIDS_EXHAUSTED,
+        FailureClass.TIMEOUT,
+        FailureClass.SILENT,
+        FailureClass.SANDBOX_FAILED,
+        FailureClass.CANCELLED,
+        FailureClass.HOST_REFUSED,
+    }
+)
+
+
+class Phase(enum.StrEnum):
+    """The phases of one build, in their order."""
+
+    RESOLVE = "resolve"
+    FETCH = "fetch"
+    INSPECT = "inspect"
+    PROVISION = "provision"
+    DEBIANIZE = "debianize"
+    COMPILE = "compile"
+    VERIFY = "verify"
+    COLLECT = "collect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a sandbox or phase consumed, from kernel counters."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    peak_pids: int = 0
+    throttled_s: float = 0.0
+    oom_kills: int = 0
+    pids_denied: int = 0
+    peak_disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseRecord:
+    """One finished phase. ``started_at`` is ISO 8601 in UTC."""
+
+    phase: Phase
+    started_at: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a build failed: data, with prose only for people."""
+
+    failure_class: FailureClass
+    phase: Phase
+    brief: str
+    details: str | None = None
+    resolution: str | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """See :attr:`FailureClass.retryable`."""
+        return self.failure_class.retryable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One sealed result file."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+class Status(enum.StrEnum):
+    """How a build ended."""
+
+    BUILT = "built"
+    OFFICIAL = "official"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The whole result of one build, as recorded in the ledger and printed by ``--json``."""
+
+    build_id: str
+    name: str
+    version: str
+    target: Target
+    status: Status
+    failure: Failure | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    phases: tuple[PhaseRecord, ...] = ()
+    log_path: Path | None = None
+    limits_in_force: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # things a user should know although the build went on (dropped bounds, files outside)

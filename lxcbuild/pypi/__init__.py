@@ -1,0 +1,1 @@
+"""The package index: releases, hashes, downloads. Never unpacks or runs anything."""

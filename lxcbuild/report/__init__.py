@@ -1,0 +1,1 @@
+"""Tables, plots and the static site; reads the ledger only."""

@@ -1,0 +1,1 @@
+"""Backends and instances: throw-away machines. Knows LXC and QEMU; knows no Debian and no PyPI."""
