@@ -1,0 +1,106 @@
+"""What this room asks a sandbox to run, as plain data: files to put inside, commands, and the name of the result they leave.
+
+This room knows no sandbox: the caller turns a :class:`Job` into the sandbox's own steps. Scripts of ours travel in one uncompressed
+zip (:func:`tools_archive`), which CPython imports from directly, so that nothing of the host is mounted for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxcbuild.errors import ToolMissingError
+from lxcbuild.model import FailureClass
+
+#: Where things are inside.
+TOOLS = "/lxcbuild/tools.zip"
+REQUEST = "/lxcbuild/request.json"
+OUT = "/out"
+SOURCE = "/in/source"
+DEBS = "/in/debs"
+SOURCE_TREE = "/build/src"
+
+_LAUNCH = (
+    "import sys;sys.path.insert(0,{tools!r});from lxcbuild.debian.inside.{module} import main;"
+    "sys.exit(main(sys.argv[1:]))"
+)
+_PACKAGES = ("tomli", "stdeb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InsideStep:
+    """One command inside. ``as_root`` marks trusted installs: all else runs as the unprivileged build user."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "/build"
+    as_root: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Files to put inside (absolute path to content), then steps in order, each only if the one before succeeded.
+
+    ``results`` are names below ``/out`` to read afterwards. A step may fail and still leave its result: it says why.
+    """
+
+    files: Mapping[str, bytes]
+    steps: tuple[InsideStep, ...]
+    results: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailure:
+    """Why a script inside gave up, in the closed vocabulary. Texts are hostile, bounded and free of control characters."""
+
+    failure_class: FailureClass
+    brief: str
+    details: str | None = None
+
+
+def python_step(
+    module: str, *arguments: str, env: Mapping[str, str] | None = None, as_root: bool = False, site: bool = False
+) -> InsideStep:
+    """The step that runs ``lxcbuild.debian.inside.<module>``; ``site`` keeps dist-packages importable."""
+    flags = ("-I",) if site else ("-I", "-S")
+    launch = _LAUNCH.format(tools=TOOLS, module=module)
+    return InsideStep(argv=("/usr/bin/python3", *flags, "-c", launch, *arguments), env=dict(env or {}), as_root=as_root)
+
+
+def request(document: Mapping[str, object]) -> dict[str, bytes]:
+    """The two files that most jobs put inside: the tools, and what is asked of them."""
+    return {TOOLS: tools_archive(), REQUEST: json.dumps(document, indent=1, sort_keys=True).encode()}
+
+
+def support_library_paths() -> dict[str, Path]:
+    """Directories of the pure-Python packages that the scripts inside use, by import name. Raises ToolMissingError."""
+    found = {}
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ToolMissingError(
+                f"the Python package {name} is not installed", resolution="run: sudo scripts/quickstart"
+            )
+        found[name] = Path(spec.submodule_search_locations[0])
+    return found
+
+
+@functools.cache
+def tools_archive() -> bytes:
+    """The zip of our scripts, tomli and stdeb: stored, with fixed times, so that equal tools are equal bytes."""
+    roots = {"lxcbuild/debian/inside": Path(__file__).parent / "inside", **support_library_paths()}
+    content: dict[str, bytes] = {"lxcbuild/__init__.py": b"", "lxcbuild/debian/__init__.py": b""}
+    for inside, root in roots.items():
+        for path in root.rglob("*.py"):
+            content[f"{inside}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(content):
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content[name])
+    return buffer.getvalue()
