@@ -1,0 +1,197 @@
+"""The verb table, loaded lazily, and the frame around every command: errors, signals, exit codes.
+
+Nothing heavy may be imported here: ``lxcbuild --version`` and ``--help`` have a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import click
+
+from lxcbuild import __version__
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.paths import ENVIRONMENT_VARIABLE, StateDirs
+from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
+
+EXIT_USAGE = 2
+EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE
+EXIT_CANCELLED = CancelledError.exit_code
+EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb lives and its line in ``--help``. ``quiet`` verbs start no programs and need no log set-up."""
+
+    place: str  # module:attribute
+    summary: str
+    quiet: bool = False
+
+
+VERBS = {
+    "build": Verb("lxcbuild.cli.build:build", "Build Debian packages from Python projects."),
+    "run": Verb("lxcbuild.cli.run:run", "Run any command in a fresh sandbox."),
+    "shell": Verb("lxcbuild.cli.shell:shell", "Open an interactive shell in a fresh sandbox."),
+    "history": Verb("lxcbuild.cli.history:history", "List recorded builds.", quiet=True),
+    "log": Verb("lxcbuild.cli.log:log", "Show the log of a build.", quiet=True),
+    "rootfs": Verb("lxcbuild.cli.rootfs:rootfs", "List, make, refresh, show and remove base images."),
+    "policy": Verb("lxcbuild.cli.policy:policy", "List, show and check isolation policies."),
+    "archive": Verb("lxcbuild.cli.archive:archive", "Ask what a suite's archive ships."),
+    "doctor": Verb("lxcbuild.cli.doctor:doctor", "Check what this host needs, or look for leftovers."),
+    "gc": Verb("lxcbuild.cli.gc:gc", "Remove leftovers that no live build owns."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose verbs are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table: the order in which people need them."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb; unknown names are reported by :meth:`resolve_command`."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        module, _, attribute = verb.place.partition(":")
+        if not verb.quiet:
+            _configure_logging(ctx.find_object(Ui))
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), verb.place
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, and guess the meant one when there is none of that name."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            perhaps = f" Perhaps you meant {near[0]!r}." if near else ""
+            raise click.UsageError(f"there is no command {args[0][:80]!r}.{perhaps}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table, without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: lxcbuild doctor, then: lxcbuild build idna --force",
+)
+@click.version_option(__version__, prog_name="lxcbuild", message="%(prog)s %(version)s")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False),
+    help=f"One directory for everything lxcbuild keeps; also {ENVIRONMENT_VARIABLE}.  [default: the system's]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of standard error.",
+)
+@click.option("-v", "--verbose", count=True, help="Say more; twice: every program that is started.")
+@click.option("--no-color", is_flag=True, help="No colours and no moving lines; NO_COLOR does the same.")
+@click.pass_obj
+def cli(ui: Ui, *, state_dir: str | None, log_format: str, verbose: int, no_color: bool) -> None:
+    """Turn Python projects into Debian packages; every build runs as hostile code in a fresh container."""
+    ui.dirs = StateDirs.choose(state_dir)
+    ui.log_format = log_format
+    ui.verbosity = verbose
+    ui.plain = ui.plain or no_color
+
+
+def run_command_line(argv: Sequence[str]) -> int:
+    """Run one command line; every way in which it can end becomes an exit status here and nowhere else."""
+    ui = Ui(json="--json" in _own_arguments(argv))
+    with _signals_unwind():
+        try:
+            return _run(ui, argv)
+        except BrokenPipeError:
+            # The reader went away (a pager, head). Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+
+
+def _run(ui: Ui, argv: Sequence[str]) -> int:
+    try:
+        result = cli.main(list(argv), prog_name="lxcbuild", standalone_mode=False, obj=ui)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        ui.usage_error(error)
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt, CancelledError) as error:
+        ui.error(error if isinstance(error, CancelledError) else CancelledError("cancelled"))
+        return EXIT_CANCELLED
+    except LxcbuildError as error:
+        ui.error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug must not show a traceback to users
+        return _unexpected(ui, error)
+    return result if isinstance(result, int) else 0
+
+
+def _unexpected(ui: Ui, error: Exception) -> int:
+    import errno
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = DiskFullError(
+            f"no space left on device: {error.filename or ui.dirs.lib}",
+            resolution="free some space (lxcbuild gc helps), or choose another place with --state-dir",
+        )
+        ui.error(full)
+        return full.exit_code
+    from lxcbuild.cli.bug import report_bug
+
+    ui.error(report_bug(error, ui.dirs, show=ui.verbosity > 0))
+    return EXIT_BUG
+
+
+def _own_arguments(argv: Sequence[str]) -> Sequence[str]:
+    """The arguments that are ours: what follows ``--`` belongs to the command inside a sandbox."""
+    return argv[: argv.index("--")] if "--" in argv else argv
+
+
+@contextlib.contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let the first SIGINT, SIGTERM or SIGHUP raise KeyboardInterrupt, and ignore later ones while everything unwinds."""
+    chosen = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for other in chosen:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {s: signal.signal(s, interrupt) for s in chosen}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _configure_logging(ui: Ui | None) -> None:
+    from lxcbuild.cli.log_setup import configure_logging
+
+    if ui is not None:
+        configure_logging(log_format=ui.log_format, verbosity=ui.verbosity, plain=ui.plain)

@@ -1,0 +1,242 @@
+"""Monitors: the same events as a live display, as plain lines, and as JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from types import TracebackType
+from typing import IO, Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as RichLive
+from rich.spinner import Spinner
+from rich.text import Text
+
+from lxcbuild.cli.render import outcome_document, safe
+from lxcbuild.cli.units import bytes_text, seconds_text
+from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, PhaseStarted, Progress
+from lxcbuild.model import Outcome, Status
+
+_TAIL_BYTES = 4096  # of the unfinished last line; more is never looked at
+_PROGRESS_EVERY_S = 5.0
+
+
+class JsonLines:
+    """One JSON object per event; output is left out, because the log holds it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def emit(self, event: Event) -> None:
+        """Write the event."""
+        if isinstance(event, Output):
+            return
+        body: dict[str, Any]
+        if isinstance(event, BuildEnded):
+            body = {"build": outcome_document(event.outcome)}
+        else:
+            body = dataclasses.asdict(event)
+            if isinstance(event, BuildStarted):
+                body["target"] = str(event.target)
+        self._stream.write(json.dumps({"event": type(event).__name__, **body}, default=str) + "\n")
+        self._stream.flush()
+
+
+class PlainLines:
+    """One line per thing that happened, for pipes, files and terminals without colours."""
+
+    def __init__(self, stream: IO[str], *, verbose: bool) -> None:
+        self._stream = stream
+        self._verbose = verbose
+        self._names: dict[str, str] = {}
+        self._tails: dict[str, LineTail] = {}
+        self._reported_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Write what the event says, if it says anything to people."""
+        with self._lock:
+            for line in self._lines(event):
+                self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def _lines(self, event: Event) -> list[str]:
+        if isinstance(event, BuildStarted):
+            self._names[event.build_id] = safe(event.name)
+            return [f"{safe(event.name)}: build {event.build_id} for {event.target}"]
+        if isinstance(event, PhaseEnded):
+            return [f"{self._name(event.build_id)}: {phase_text(event)}"]
+        if isinstance(event, Note):
+            return [note_text(event, self._names)]
+        if isinstance(event, Progress):
+            return self._progress(event)
+        if isinstance(event, BuildEnded):
+            self._tails.pop(event.outcome.build_id, None)
+            return [outcome_text(event.outcome)]
+        if isinstance(event, Output) and self._verbose:
+            tail = self._tails.setdefault(event.build_id, LineTail())
+            return [f"{self._name(event.build_id)} | {line}" for line in tail.feed(event.data)]
+        return []
+
+    def _progress(self, event: Progress) -> list[str]:
+        now = time.monotonic()
+        finished = event.total is not None and event.done >= event.total
+        if not finished and now - self._reported_at.get(event.task, float("-inf")) < _PROGRESS_EVERY_S:
+            return []
+        self._reported_at[event.task] = now
+        return [progress_text(event)]
+
+    def _name(self, build_id: str) -> str:
+        return self._names.get(build_id, build_id)
+
+
+class LineTail:
+    """Cuts hostile output into lines that are safe to show, keeping a bounded rest."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take bytes as they came; give the lines that are now complete, filtered for a terminal."""
+        from lxcbuild.sandbox.logs import printable
+
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-_TAIL_BYTES:]
+        return [printable(line[:_TAIL_BYTES]).rstrip() for line in lines]
+
+
+@dataclasses.dataclass(slots=True)
+class _Activity:
+    """What the live display knows of one running build."""
+
+    name: str
+    phase: str = ""
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    tail: LineTail = dataclasses.field(default_factory=LineTail)
+    last_line: str = ""
+    spinner: Spinner = dataclasses.field(default_factory=lambda: Spinner("dots", style="cyan"))
+
+
+class Live:
+    """Finished phases scroll up; one line per running build stays below them: spinner, phase, time, last line of output."""
+
+    def __init__(self, *, verbose: bool, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._verbose = verbose
+        self._running: dict[str, _Activity] = {}
+        self._names: dict[str, str] = {}
+        self._progress: dict[str, Progress] = {}
+        self._lock = threading.RLock()
+        self._live = RichLive(
+            console=self._console,
+            get_renderable=self._picture,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def emit(self, event: Event) -> None:
+        """Take the event in; printing happens here, drawing on rich's own thread."""
+        with self._lock:
+            for text in self._take(event):
+                self._console.print(text, soft_wrap=True)
+
+    def _take(self, event: Event) -> list[Text]:
+        if isinstance(event, BuildStarted):
+            self._running[event.build_id] = _Activity(safe(event.name))
+            self._names[event.build_id] = safe(event.name)
+            return [Text.assemble((safe(event.name), "bold"), (f"  for {event.target}  ({event.build_id})", "dim"))]
+        if isinstance(event, Output):
+            return self._output(event)
+        if isinstance(event, PhaseStarted):
+            if (activity := self._running.get(event.build_id)) is not None:
+                activity.phase, activity.since, activity.last_line = event.phase.value, time.monotonic(), ""
+            return []
+        if isinstance(event, Progress):
+            self._progress[event.task] = event
+            if event.total is not None and event.done >= event.total:
+                del self._progress[event.task]
+            return []
+        return [self._finished(event)]
+
+    def _finished(self, event: PhaseEnded | Note | BuildEnded) -> Text:
+        if isinstance(event, PhaseEnded):
+            sign = Text("  ✗ ", "red") if event.failed else Text("  ✓ ", "green")
+            name = f"{self._names.get(event.build_id, '')}: " if len(self._running) > 1 else ""
+            return sign.append(name + phase_text(event), "" if event.failed else "dim")
+        if isinstance(event, Note):
+            return Text("  " + note_text(event, self._names), "yellow" if event.warning else "dim")
+        self._running.pop(event.outcome.build_id, None)
+        return Text(outcome_text(event.outcome), "red bold" if event.outcome.failure else "green bold")
+
+    def _output(self, event: Output) -> list[Text]:
+        activity = self._running.get(event.build_id)
+        if activity is None:
+            return []
+        lines = activity.tail.feed(event.data)
+        activity.last_line = next((line for line in reversed(lines) if line.strip()), activity.last_line)
+        return [Text(f"    {line}", "dim") for line in lines] if self._verbose else []
+
+    def _picture(self) -> RenderableType:
+        with self._lock:
+            now = time.monotonic()
+            rows: list[RenderableType] = []
+            for activity in self._running.values():
+                text = f" {activity.name}  {activity.phase}  {seconds_text(now - activity.since)}  "
+                activity.spinner.update(text=_one_line(Text.assemble((text, ""), (activity.last_line, "dim"))))
+                rows.append(activity.spinner)
+            rows += [_one_line(Text(f"  {progress_text(p)}", "dim")) for p in self._progress.values()]
+            return Group(*rows)
+
+
+def _one_line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def phase_text(event: PhaseEnded) -> str:
+    """One finished phase with what it cost."""
+    usage = event.record.usage
+    cost = seconds_text(usage.wall_s)
+    if usage.peak_memory_bytes:
+        cost += f", {bytes_text(usage.peak_memory_bytes)}"
+    return f"{event.record.phase.value} failed after {cost}" if event.failed else f"{event.record.phase.value}  {cost}"
+
+
+def note_text(event: Note, names: dict[str, str]) -> str:
+    """A note with the name of its build."""
+    name = f"{names.get(event.build_id, event.build_id)}: " if event.build_id else ""
+    return f"{name}{'warning: ' if event.warning else ''}{safe(event.text)}"
+
+
+def progress_text(event: Progress) -> str:
+    """How far a long task is."""
+    show = bytes_text if event.unit == "bytes" else lambda count: f"{count:g} {event.unit}"
+    if event.total is None:
+        return f"{safe(event.task)}: {show(event.done)}"
+    share = f" ({event.done / event.total:.0%})" if event.total else ""
+    return f"{safe(event.task)}: {show(event.done)} of {show(event.total)}{share}"
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """How a build ended, in one line."""
+    wall_s = sum(record.usage.wall_s for record in outcome.phases)
+    what = safe(f"{outcome.name} {outcome.version}".strip())
+    if outcome.status is Status.BUILT:
+        return f"{what} built for {outcome.target} in {seconds_text(wall_s)}"
+    if outcome.status is Status.OFFICIAL:
+        return f"{what} is official in {outcome.target}: nothing was built"
+    assert outcome.failure is not None, outcome
+    failure = outcome.failure
+    return f"{what} failed for {outcome.target}: {failure.failure_class.value} in {failure.phase.value}: {safe(failure.brief)}"
