@@ -1,0 +1,509 @@
+"""PID 1 inside a sandbox: executes the steps that arrive on one byte stream and streams their output back.
+
+Runs inside the image, on whatever CPython (3.9 or newer) is there, as ``python3 -I -S runner.py [FD | DEVICE]``: the standard
+library only, and of it only what is compiled in (``posix`` for ``os``, ``_signal`` for ``signal``, the C half of ``json``),
+because each ordinary import costs milliseconds of every start. The default stream is descriptor 0.
+
+Protocol: JSON objects, one a line. The host sends ``run``, ``put``, ``signal``, ``kill``, ``stdin``, ``resize``, ``ping``; the runner
+sends ``ready`` first, then ``out``, ``exit``, ``done``, ``error``, ``pong`` or, before it gives up, ``fatal``. Bytes travel as base64.
+
+A step ends when its first process ends: everything else in the PID namespace is killed then, and only when nothing is
+left and the output is drained does ``exit`` go out. When the stream closes, the runner exits, and the kernel kills the rest.
+"""
+
+import _signal
+import posix
+import select
+import sys
+from binascii import a2b_base64, b2a_base64
+
+BUILD_ID = 1000  # uid and gid of the build user, inside
+CHUNK_BYTES = 65536
+MAX_LINE_BYTES = 24 * 1024 * 1024
+MAX_TYPED_BYTES = 1024 * 1024
+OPEN_FILES = (1024, 65536)  # fakeroot and old Pythons close every possible descriptor: a limit of a billion takes minutes
+STEP_OOM_SCORE_ADJ = 500  # within the memory cgroup a step's processes die before the runner does
+
+# linux/prctl.h, linux/capability.h
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 4, 24, 38, 47, 4
+CAPABILITY_VERSION_3 = 0x20080522
+EINVAL = 22
+
+# asm-generic/ioctls.h
+TIOCSCTTY, TIOCSWINSZ = 0x540E, 0x5414
+
+
+def _json_codec():  # type: ignore[no-untyped-def]
+    """``(decode, encode_text)``: the C parts of :mod:`json` when they are there, else the module itself (5 ms more)."""
+    try:
+        from _json import encode_basestring_ascii, make_scanner
+    except ImportError:
+        import json
+
+        return json.loads, json.dumps
+
+    class Context:  # what json.decoder.JSONDecoder offers to the C scanner
+        strict = True
+        object_hook = None
+        object_pairs_hook = None
+        parse_float = float
+        parse_int = int
+        parse_constant = float
+        memo: "dict[str, str]" = {}  # noqa: RUF012
+
+    scan = make_scanner(Context())
+    return (lambda text: scan(text, 0)[0]), encode_basestring_ascii
+
+
+class Libc:
+    """The calls that the standard library lacks. Made after ``ready`` is sent, because importing ctypes takes 3 ms."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._ctypes = ctypes
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def _check(self, what: str, result: int) -> None:
+        if result != 0:
+            number = self._ctypes.get_errno()
+            raise OSError(number, what + ": " + posix.strerror(number))
+
+    def prctl(self, option: int, value: int) -> None:
+        """``prctl(2)`` with one argument; the others must be zero for most options."""
+        c_ulong = self._ctypes.c_ulong
+        zero = c_ulong(0)
+        self._check("prctl(%d, %d)" % (option, value), self._libc.prctl(option, c_ulong(value), zero, zero, zero))
+
+    def drop_bounding_set(self) -> None:
+        """Empty the capability bounding set, whatever the highest capability of this kernel is."""
+        for capability in range(64):
+            try:
+                self.prctl(PR_CAPBSET_DROP, capability)
+            except OSError as error:
+                if error.errno == EINVAL and capability > 0:
+                    return
+                raise
+
+    def drop_capabilities(self) -> None:
+        """Empty the effective, permitted and inheritable sets."""
+        header = (self._ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        self._check("capset", self._libc.capset(header, (self._ctypes.c_uint32 * 6)()))
+
+
+class Step:
+    """The running step."""
+
+    def __init__(self, number: int, *, pid: int, out: int, terminal: bool) -> None:
+        self.number = number
+        self.pid = pid
+        self.out = out  # read end of the output pipe, or the terminal's master; -1 when at its end
+        self.terminal = terminal
+        self.typed = b""  # what is still to be written to the terminal
+        self.ended = None  # wait status and resource usage of the first process
+
+
+class Runner:
+    """The poll loop: one stream, at most one step."""
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self.decode, self.quote = _json_codec()  # type: ignore[no-untyped-call]
+        self.inbox = bytearray()
+        self.scanned = 0
+        self.outbox = b""
+        self.step: "Step | None" = None
+        self.alone = True
+        self.libc: "Libc | None" = None
+        posix.set_blocking(stream, False)
+        self.woken, wake = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+
+    # -- the stream -----------------------------------------------------------------------------------------------
+
+    def send(self, op: str, **fields: object) -> None:
+        """Queue one message; values are integers, floats, None, text, or lists of integers."""
+        parts = ['"op":"' + op + '"']
+        for name, value in fields.items():
+            if isinstance(value, str):
+                shown = self.quote(value)
+            else:
+                shown = "null" if value is None else repr(value)
+            parts.append('"' + name + '":' + shown)
+        self.outbox += ("{" + ",".join(parts) + "}\n").encode()
+
+    def flush(self) -> None:
+        """Write as much as the stream takes now."""
+        while self.outbox:
+            try:
+                written = posix.write(self.stream, self.outbox)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                posix._exit(0)
+            self.outbox = self.outbox[written:]
+
+    def receive(self) -> None:
+        """Read what is there and act on every whole line."""
+        try:
+            data = posix.read(self.stream, 1 << 20)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            posix._exit(0)  # the host is gone: so is the sandbox
+        self.inbox += data
+        while True:
+            end = self.inbox.find(b"\n", self.scanned)
+            if end < 0:
+                self.scanned = len(self.inbox)
+                if self.scanned > MAX_LINE_BYTES:
+                    raise ValueError("a message is too long")
+                return
+            line = self.inbox[:end].decode()
+            del self.inbox[: end + 1]
+            self.scanned = 0
+            self.act(self.decode(line))
+
+    def act(self, message: "dict[str, object]") -> None:
+        """Do what one message asks for."""
+        try:
+            getattr(self, "do_" + str(message["op"]))(message)
+        except (OSError, MemoryError, ValueError) as error:
+            self.send("error", id=message.get("id", 0), errno=getattr(error, "errno", None) or 0, text=str(error)[:500])
+
+    # -- what the host can ask for --------------------------------------------------------------------------------
+
+    def do_ping(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Answer."""
+        self.send("pong", id=message["id"])
+
+    def do_kill(self, message) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG002
+        """Kill all processes of the step."""
+        signal_all(_signal.SIGKILL)
+
+    def do_signal(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Send a signal to all processes of the step; a stopped one is continued, or it would never see it."""
+        signal_all(message["signal"])
+        signal_all(_signal.SIGCONT)
+
+    def do_stdin(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Take what was typed on the host's terminal."""
+        step = self.step
+        if step is not None and step.terminal and step.out >= 0:
+            step.typed = (step.typed + a2b_base64(message["data"]))[:MAX_TYPED_BYTES]
+
+    def do_resize(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Follow the size of the host's terminal."""
+        if self.step is not None and self.step.terminal and self.step.out >= 0:
+            set_size(self.step.out, message["rows"], message["cols"])
+
+    def do_put(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Write one file."""
+        owner = BUILD_ID if message["user"] == "build" else 0
+        put_file(message["path"], a2b_base64(message["data"]), mode=message["mode"], owner=owner)
+        self.send("done", id=message["id"])
+
+    def do_run(self, message) -> None:  # type: ignore[no-untyped-def]
+        """Start a step."""
+        if self.step is not None:
+            raise ValueError("a step is running")
+        if self.libc is None:
+            self.libc = Libc()
+        size = message.get("pty")
+        opened = []
+        try:
+            if size:
+                ours, theirs = posix.openpty()
+                opened += [ours, theirs]
+                set_size(ours, size[0], size[1])
+                posix.fchown(theirs, BUILD_ID if message["user"] == "build" else 0, -1)
+                stdin = theirs
+            else:
+                ours, theirs = posix.pipe2(posix.O_CLOEXEC)
+                opened += [ours, theirs]
+                stdin = open_stdin(message.get("stdin"))
+                opened.append(stdin)
+            posix.set_blocking(ours, False)
+            pid = posix.fork()
+            if pid == 0:
+                become(message, self.libc, stdin=stdin, output=theirs, terminal=bool(size))
+            opened.remove(ours)
+            self.step = Step(message["id"], pid=pid, out=ours, terminal=bool(size))
+            self.alone = False
+        finally:
+            for fd in opened:
+                posix.close(fd)
+
+    # -- children -------------------------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Collect every dead process; when the step's first one is among them, kill all that it left behind."""
+        step = self.step
+        while True:
+            try:
+                pid, status, usage = posix.wait4(-1, posix.WNOHANG)
+            except ChildProcessError:
+                self.alone = True  # an orphan becomes our child: without children there is no process at all
+                return
+            if pid == 0:
+                self.alone = False
+                break
+            if step is not None and pid == step.pid:
+                step.ended = (status, usage)  # type: ignore[assignment]
+        if step is None or step.ended is not None:
+            signal_all(_signal.SIGKILL)
+
+    def pump(self) -> None:
+        """Move output from the step to the stream, one chunk, and only when the chunk before it has left (back-pressure)."""
+        step = self.step
+        if step is None or step.out < 0 or self.outbox:
+            return
+        try:
+            data = posix.read(step.out, CHUNK_BYTES)
+        except BlockingIOError:
+            # Nothing more can come once everyone is dead, even where a write end is still in flight inside a dead socket.
+            if step.ended is not None and self.alone:
+                self.close_output(step)
+            return
+        except OSError:  # EIO: the last one to hold the terminal is gone
+            data = b""
+        if data:
+            self.outbox = b'{"op":"out","data":"' + b2a_base64(data, newline=False) + b'"}\n'
+        else:
+            self.close_output(step)
+
+    def close_output(self, step: Step) -> None:
+        """No more output."""
+        posix.close(step.out)
+        step.out = -1
+
+    def finish(self) -> None:
+        """Report the end of the step when nothing of it is left."""
+        step = self.step
+        if step is None or step.ended is None or step.out >= 0 or not self.alone:
+            return
+        status, usage = step.ended
+        killed_by = posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else None
+        self.send(
+            "exit",
+            id=step.number,
+            status=None if killed_by else posix.WEXITSTATUS(status),
+            signal=killed_by,
+            user_s=usage.ru_utime,
+            system_s=usage.ru_stime,
+            max_rss_bytes=usage.ru_maxrss * 1024,
+        )
+        self.step = None
+
+    def type(self, step: Step) -> None:
+        """Write to the terminal what was typed."""
+        try:
+            step.typed = step.typed[posix.write(step.out, step.typed) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            step.typed = b""
+
+    def loop(self) -> None:
+        """Serve until the stream closes."""
+        while True:
+            self.flush()
+            waits = select.poll()
+            waits.register(self.stream, select.POLLIN | (select.POLLOUT if self.outbox else 0))
+            waits.register(self.woken, select.POLLIN)
+            step = self.step
+            if step is not None and step.out >= 0:
+                wanted = (0 if self.outbox else select.POLLIN) | (select.POLLOUT if step.typed else 0)
+                if wanted:  # a hung-up descriptor reports POLLHUP even when nothing is asked, and would spin
+                    waits.register(step.out, wanted)
+            for fd, happened in waits.poll():
+                if fd == self.woken:
+                    posix.read(self.woken, 4096)
+                    self.reap()
+                elif fd == self.stream:
+                    if happened & ~select.POLLOUT:
+                        self.receive()
+                elif step is not None and happened & select.POLLOUT and step.typed:
+                    self.type(step)
+            self.pump()
+            self.finish()
+
+
+def signal_all(number: int) -> None:
+    """Signal every process of the PID namespace but this one (``kill(2)``, pid -1)."""
+    try:
+        posix.kill(-1, number)
+    except ProcessLookupError:
+        pass  # noqa: S110 - there is none
+
+
+def set_size(fd: int, rows: int, columns: int) -> None:
+    """Tell a terminal its size."""
+    from fcntl import ioctl
+
+    size = b"".join(value.to_bytes(2, sys.byteorder) for value in (rows, columns, 0, 0))
+    ioctl(fd, TIOCSWINSZ, size)
+
+
+def open_stdin(encoded: "str | None") -> int:
+    """What a step reads: the bytes given, else nothing."""
+    if encoded is None:
+        return posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
+    data = a2b_base64(encoded)
+    fd = posix.memfd_create("stdin", posix.MFD_CLOEXEC)
+    while data:
+        data = data[posix.write(fd, data) :]
+    posix.lseek(fd, 0, posix.SEEK_SET)
+    return fd
+
+
+def put_file(path: str, data: bytes, *, mode: int, owner: int) -> None:
+    """Write a file, making its parents; no component may be a link, and what was there before is replaced, never opened."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not path.startswith("/") or not parts or ".." in parts:
+        raise ValueError("not an absolute path: " + path)
+    walk = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    at = posix.open("/", walk)
+    try:
+        for part in parts[:-1]:
+            try:
+                below = posix.open(part, walk, dir_fd=at)
+            except FileNotFoundError:
+                posix.mkdir(part, 0o755, dir_fd=at)
+                below = posix.open(part, walk, dir_fd=at)
+                posix.fchown(below, owner, owner)
+            posix.close(at)
+            at = below
+        new = ".lxcbuild-put"
+        fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600, dir_fd=at)
+        try:
+            while data:
+                data = data[posix.write(fd, data) :]
+            posix.fchown(fd, owner, owner)
+            posix.fchmod(fd, mode)
+            posix.rename(new, parts[-1], src_dir_fd=at, dst_dir_fd=at)
+        except OSError:
+            posix.unlink(new, dir_fd=at)
+            raise
+        finally:
+            posix.close(fd)
+    finally:
+        posix.close(at)
+
+
+def become(message, libc: Libc, *, stdin: int, output: int, terminal: bool) -> None:  # type: ignore[no-untyped-def]
+    """In the child: turn into the step's command. Never returns; says why on the step's output when it cannot."""
+    try:
+        _signal.set_wakeup_fd(-1)
+        for number in (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD):
+            _signal.signal(number, _signal.SIG_DFL)  # Python ignores some of them, and exec keeps what is ignored
+        posix.setsid()
+        for target, fd in enumerate((stdin, output, output)):
+            posix.dup2(fd, target)
+        if terminal:
+            from fcntl import ioctl
+
+            ioctl(0, TIOCSCTTY, 0)
+        restrict(message["user"], libc)
+        posix.chdir(message["cwd"])
+        execute(message["argv"], message["env"])
+    except BaseException as error:  # noqa: BLE001 - nothing may return into the runner's loop
+        text = "lxcbuild: cannot run " + message["argv"][0] + ": " + (str(error) or type(error).__name__) + "\n"
+        posix.write(2, text.encode(errors="backslashreplace"))
+        posix._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def restrict(user: str, libc: Libc) -> None:
+    """Limits of every step, and for the build user the end of every privilege."""
+    import resource
+
+    fd = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
+    posix.write(fd, b"%d" % STEP_OOM_SCORE_ADJ)
+    posix.close(fd)
+    posix.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES[0]), hard))
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    if user == "root":
+        return
+    posix.setgroups([])
+    libc.drop_bounding_set()
+    posix.setresgid(BUILD_ID, BUILD_ID, BUILD_ID)
+    posix.setresuid(BUILD_ID, BUILD_ID, BUILD_ID)
+    libc.drop_capabilities()
+
+
+def execute(argv: "list[str]", env: "dict[str, str]") -> None:
+    """``execvpe``: the program is looked up along the step's own PATH."""
+    program = argv[0]
+    folders = [""] if "/" in program else [folder + "/" for folder in env.get("PATH", "").split(":") if folder]
+    seen: OSError = FileNotFoundError(2, "No such file or directory")
+    for folder in folders:
+        try:
+            posix.execve(folder + program, argv, env)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            seen = error
+    raise seen
+
+
+def status_fields() -> "dict[str, object]":
+    """What the kernel says about this process's rights."""
+    fd = posix.open("/proc/self/status", posix.O_RDONLY | posix.O_CLOEXEC)
+    lines = posix.read(fd, 8192).decode().splitlines()
+    posix.close(fd)
+    found = {line.split(":", 1)[0]: line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    return {
+        "cap_eff": found["CapEff"],
+        "cap_bnd": found["CapBnd"],
+        "seccomp": int(found["Seccomp"]),
+        "no_new_privs": int(found["NoNewPrivs"]),
+    }
+
+
+def take_stream(where: str) -> int:
+    """Move the stream to a descriptor that no child sees, put /dev/null on 0, 1 and 2, and close all that was inherited."""
+    stream = posix.dup(int(where)) if where.isdigit() else posix.open(where, posix.O_RDWR | posix.O_CLOEXEC)
+    while stream < 3:
+        stream = posix.dup(stream)
+    posix.set_inheritable(stream, False)
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for target in (0, 1, 2):
+        if null != target:
+            posix.dup2(null, target)
+    for name in posix.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != stream:
+            try:
+                posix.close(int(name))
+            except OSError:
+                pass  # noqa: S110 - the descriptor of the listing itself
+    return stream
+
+
+def main() -> None:
+    """Serve as PID 1."""
+    if posix.getpid() != 1:
+        sys.exit("runner.py is PID 1 of a sandbox, or nothing: it signals every process that it can see")
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    runner = Runner(take_stream(sys.argv[1] if len(sys.argv) > 1 else "0"))
+    try:
+        runner.send("ready", python=list(sys.version_info[:3]), **status_fields())
+        runner.flush()
+        runner.libc = Libc()
+        runner.libc.prctl(PR_SET_DUMPABLE, 0)
+        runner.loop()
+    except BaseException as error:  # noqa: BLE001 - the host learns why before the namespace dies
+        runner.outbox = b""
+        runner.send("fatal", text=type(error).__name__ + ": " + str(error)[:500])
+        runner.flush()
+        posix._exit(1)
+
+
+main()
