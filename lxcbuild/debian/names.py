@@ -1,0 +1,138 @@
+"""Which Debian package a Python project is: normalised names, naming rules, and the mapping order of the design.
+
+Order: the user's overrides, the archive's contents index, packages built here, dh-python's own table.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxcbuild.errors import BadNameError
+
+#: PEP 508's rule for names of projects and extras.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?", re.ASCII)
+_SEPARATORS = re.compile(r"[-_.]+")
+#: Debian Policy 5.6.1: at least two characters of a-z, 0-9, plus, minus and full stop, beginning with a letter or digit.
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
+#: Where dh-python keeps its table, below the root of an image or of the host.
+FALLBACK_PATH = Path("usr/share/dh-python/dist/cpython3_fallback")
+_FALLBACK_MAX_BYTES = 8 * 1024 * 1024
+
+
+def normalise(name: str) -> str:
+    """The PEP 503 form of a project's name (``Zope.Interface`` is ``zope-interface``); raises :class:`BadNameError`."""
+    if not _NAME.fullmatch(name):
+        raise BadNameError(
+            f"{name[:80]!r} is not a project name",
+            resolution="names hold ASCII letters, digits, '.', '-' and '_', and begin and end with a letter or digit",
+        )
+    return _SEPARATORS.sub("-", name).lower()
+
+
+def binary_package(name: str) -> str:
+    """The rule for projects that Debian does not have: ``python3-<normalised name>``."""
+    return f"python3-{normalise(name)}"
+
+
+def source_package(name: str) -> str:
+    """Name of the source package that we make: ``python-<normalised name>``, the prefix written only once."""
+    plain = normalise(name)
+    return plain if plain.startswith("python-") else f"python-{plain}"
+
+
+def is_package_name(text: str) -> bool:
+    """Whether a text is a legal Debian package name (Policy 5.6.1)."""
+    return bool(_PACKAGE.fullmatch(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A Python distribution that an archive ships: normalised name, upstream (PEP 440) version, binary package."""
+
+    name: str
+    version: str
+    package: str
+
+
+class Origin(enum.StrEnum):
+    """Who says that a project is a certain package."""
+
+    OVERRIDE = "override"
+    ARCHIVE = "archive"
+    BUILT = "built"
+    FALLBACK = "dh-python"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A project's Debian package; ``version`` is the PEP 440 version it has there, where that is known."""
+
+    package: str
+    origin: Origin
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameMap:
+    """Looks a project up in all four places. All keys are normalised names.
+
+    ``overrides`` come from the user; a value of "" says: needs no package at all. ``archive`` asks the contents index;
+    ``built`` lists what this state directory holds for the target; ``fallback`` is :func:`load_fallback`'s table.
+    """
+
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    archive: Callable[[str], Distribution | None] | None = None
+    built: Mapping[str, Distribution] = field(default_factory=dict)
+    fallback: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> Mapped | None:
+        """The package of a project, or None when nobody knows one; raises :class:`BadNameError`."""
+        plain = normalise(name)
+        if plain in self.overrides:
+            return Mapped(self.overrides[plain], Origin.OVERRIDE)
+        official = self.archive(plain) if self.archive else None
+        if official is not None:
+            return Mapped(official.package, Origin.ARCHIVE, official.version)
+        built = self.built.get(plain)
+        if built is not None:
+            return Mapped(built.package, Origin.BUILT, built.version)
+        if plain in self.fallback:
+            return Mapped(self.fallback[plain], Origin.FALLBACK)
+        return None
+
+    def binary_package(self, name: str) -> str:
+        """What a package made here is called: the user's choice, else the archive's own name, so that it supersedes ours."""
+        found = self.find(name)
+        if found is not None and found.package and found.origin in (Origin.OVERRIDE, Origin.ARCHIVE):
+            return found.package
+        return binary_package(name)
+
+
+def parse_fallback(text: str) -> dict[str, str]:
+    """Read dh-python's table: one ``Distribution package`` per line, some with relations or rules that are left out here."""
+    table: dict[str, str] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0].startswith("#"):
+            continue
+        if _NAME.fullmatch(words[0]) and _PACKAGE.fullmatch(words[1]):
+            table.setdefault(normalise(words[0]), words[1])
+    return table
+
+
+def load_fallback(root: Path = Path("/")) -> dict[str, str]:
+    """The table of the dh-python installed below ``root``; empty when there is none.
+
+    ``root`` may be an image: the path is opened as given, so hand over roots that only trusted installs have written to.
+    """
+    path = root / FALLBACK_PATH
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_FALLBACK_MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return parse_fallback(data.decode("utf-8", errors="replace"))

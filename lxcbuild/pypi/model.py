@@ -1,0 +1,33 @@
+"""What a package index says: files of a project, and the one release that a requirement was resolved to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFile:
+    """One file of one project. ``url`` holds no credentials; ``hashes`` are lower-case hexadecimal by algorithm."""
+
+    filename: str
+    url: str
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    size_bytes: int | None = None
+    requires_python: str | None = None
+    yanked: str | None = None  # the reason ("" when none was given); None when the file is not yanked
+    uploaded_at: str | None = None  # ISO 8601
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The release that satisfies a requirement; ``notes`` are sentences that the user should see."""
+
+    name: str  # normalised
+    version: str  # PEP 440, normalised
+    sdist: IndexFile
+    requires_python: str | None = None
+    yanked: str | None = None
+    uploaded_at: str | None = None
+    has_wheels: bool = False
+    notes: tuple[str, ...] = ()
