@@ -71,7 +71,7 @@ def make_dir(root_fd: int, parts: Iterable[str], *, owner: int, mode: int | None
         # /proc/self/fd leads to exactly what the descriptor shows: chmod has no form for O_PATH descriptors on older kernels.
         magic = f"/proc/self/fd/{current}"
         os.chown(magic, owner, owner)
-        os.chmod(magic, mode)
+        Path(magic).chmod(mode)
     return current
 
 

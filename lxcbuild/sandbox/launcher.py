@@ -1,0 +1,362 @@
+"""The small process behind each LXC sandbox: makes its mounts in a private namespace, starts the container, dies with its parent.
+
+Run as a program by the distribution's own Python (python3-lxc belongs to it): ``/usr/bin/python3 -I -S launcher.py FD``. That
+process is the *nursery*: it has everything imported, and forks one *launcher* per request, so that a sandbox never waits for a
+Python to start. It ends when its socket closes or its parent dies, whichever comes first; launchers end with the nursery
+(PR_SET_PDEATHSIG), payloads with their launcher (liblxc's own PR_SET_PDEATHSIG). So SIGKILL anywhere leaves nothing behind.
+
+Messages are JSON on SOCK_SEQPACKET sockets, descriptors travel beside them (SCM_RIGHTS).
+
+=================  =============================================================  ===========================
+socket             message                                                        descriptors
+=================  =============================================================  ===========================
+to the nursery     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
+from the nursery   ``{"pid": N}``                                                 pidfd of the launcher
+to the launcher    the job, see :class:`Job`                                      the runner's socket
+from the launcher  ``{"event": "mounted"}``                                       merged tree, upper directory
+from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``             none
+=================  =============================================================  ===========================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __name__ == "__main__":  # started by path, without site-packages: find our package and python3-lxc
+    sys.path[:0] = [os.fspath(Path(__file__).resolve().parents[2])]
+    sys.path.append("/usr/lib/python3/dist-packages")
+
+from lxcbuild.linux import idmap, mounts, syscalls
+from lxcbuild.sandbox import lxcconf
+
+MESSAGE_BYTES = 1 << 17
+#: Where the launcher builds the tree in its own mount namespace: a directory that every host has and every user may enter.
+PLACE = "/run"
+_LIBLXC_LOG = f"{PLACE}/l/log"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a launcher must know, in words that survive JSON. ``id_base`` is the first host id of the sandbox's range."""
+
+    name: str
+    hostname: str
+    id_base: int
+    lowers: list[str]  # topmost first
+    binds: list[tuple[str, str]]  # host path, inner path
+    tmpfs_bytes: int
+    tmpfs_inodes: int
+    runner: str
+    loopback_up: bool
+    max_ptys: int = 64
+    seccomp_profile: str | None = None
+    procs_files: list[str] = field(default_factory=list)  # cgroup.procs files to enter, one per hierarchy
+
+    def encode(self) -> bytes:
+        """The message."""
+        return json.dumps(asdict(self)).encode()
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    """Send one message with descriptors."""
+    socket.send_fds(sock, [json.dumps(message).encode()], fds or [])
+
+
+def receive(sock: socket.socket, *, max_fds: int = 4) -> tuple[dict[str, Any], list[int]]:
+    """Receive one message with descriptors (close-on-exec); raises EOFError when the other side is gone."""
+    data, fds, _flags, _address = socket.recv_fds(sock, MESSAGE_BYTES, max_fds, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        raise EOFError
+    return json.loads(data), fds
+
+
+# -- the nursery ------------------------------------------------------------------------------------------------
+
+
+def nursery(control: socket.socket, parent_pid: int) -> None:
+    """Fork launchers on request until the control socket closes or the parent dies."""
+    children: dict[int, int] = {}  # pidfd to pid
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    try:
+        # A process descriptor, not PR_SET_PDEATHSIG: that would fire when the *thread* that started us ends (prctl(2)).
+        parent = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        return
+    poll.register(parent, select.POLLIN)
+    while True:
+        for fd, _events in poll.poll():
+            if fd == parent:
+                return
+            if fd in children:
+                os.waitpid(children.pop(fd), 0)
+                poll.unregister(fd)
+                os.close(fd)
+            elif fd == control.fileno():
+                try:
+                    _message, fds = receive(control)
+                except EOFError:
+                    return
+                pidfd = _fork_launcher(control, fds, children)
+                poll.register(pidfd, select.POLLIN)
+
+
+def _fork_launcher(control: socket.socket, fds: list[int], children: dict[int, int]) -> int:
+    mine = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        _become_launcher(fds[0], mine)
+    for fd in fds:
+        os.close(fd)
+    pidfd = os.pidfd_open(pid)
+    children[pidfd] = pid
+    send(control, {"pid": pid}, [pidfd])
+    return pidfd
+
+
+# -- one launcher -----------------------------------------------------------------------------------------------
+
+
+def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
+    """The child of the nursery: never returns."""
+    status = 1
+    try:
+        syscalls.die_with_parent(signal.SIGKILL)
+        if os.getppid() != nursery_pid:  # it died before we asked to be told
+            os._exit(1)
+        os.setsid()
+        with socket.socket(fileno=job_fd) as sock:
+            try:
+                message, fds = receive(sock)
+            except EOFError:
+                os._exit(0)  # warmed for nothing
+            _serve(sock, Job(**message), fds[0])
+            status = 0
+    except BrokenPipeError:
+        pass  # the orchestrator went away: so do we
+    finally:
+        os._exit(status)
+
+
+def _serve(sock: socket.socket, job: Job, runner_fd: int) -> None:
+    """Make the sandbox, run it to its end, and say how it ended."""
+    try:
+        started_at = time.monotonic()
+        for path in job.procs_files:
+            Path(path).write_text("0")
+        # The build's own memory limit should not choose its keeper. Without CAP_SYS_RESOURCE (root in some containers) the
+        # launcher stays at 0, and the payload is preferred all the same (lxc.proc.oom_score_adj).
+        with contextlib.suppress(PermissionError):
+            Path("/proc/self/oom_score_adj").write_text("-1000")
+        entered_at = time.monotonic()
+        merged, upper = _make_tree(job)
+        timings = {"cgroups_s": entered_at - started_at, "mounts_s": time.monotonic() - entered_at}
+        send(sock, {"event": "mounted", "timings": timings}, [merged, upper])
+        os.close(merged)
+        os.close(upper)
+        os.dup2(runner_fd, 0)
+        os.close(runner_fd)
+        ok, error = _run_container(sock, job), None
+    except (OSError, mounts.BadMountPointError, ValueError) as problem:
+        ok, error = False, f"{type(problem).__name__}: {problem}"
+    except Exception:  # noqa: BLE001 - a bug of ours: this process has no other voice
+        ok, error = False, traceback.format_exc()
+    log = Path(_LIBLXC_LOG)
+    text = log.read_text(errors="replace")[-8192:] if log.exists() else ""
+    send(sock, {"event": "ended", "ok": ok, "error": error, "log": text})
+
+
+def _run_container(sock: socket.socket, job: Job) -> bool:
+    """Start the container in the foreground: this process is its monitor until everything inside is dead."""
+    import lxc
+
+    # liblxc runs newuidmap and newgidmap when PATH leads to them (6 ms); as root it can write the maps itself.
+    os.environ.clear()
+    os.environ["PATH"] = f"{PLACE}/x"
+    null = os.open("m/dev/null", os.O_RDWR)  # the sandbox's own: no descriptor of the host goes in
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+    # liblxc closes every descriptor that it does not know. Those up to LISTEN_FDS stay (start.c, lxc_check_inherited); ours is
+    # close-on-exec, so the payload never has it.
+    if sock.fileno() != 3:
+        os.dup2(sock.fileno(), 3, inheritable=False)
+        sock.detach()
+        sock.__init__(fileno=3)  # type: ignore[misc]
+    os.environ["LISTEN_FDS"] = "3"
+    config = Path(f"{PLACE}/l/config")
+    config.write_text(lxcconf.render(job))
+    container = lxc.Container(job.name, f"{PLACE}/l")
+    if not container.load_config(os.fspath(config)):
+        raise ValueError("liblxc refused its configuration")
+    command = ("/usr/bin/python3", "-I", "-S", lxcconf.RUNNER_INSIDE)
+    return bool(container.start(useinit=False, daemonize=False, close_fds=True, cmd=command))
+
+
+# -- the tree ---------------------------------------------------------------------------------------------------
+
+
+def _make_tree(job: Job) -> tuple[int, int]:
+    """All mounts of the sandbox, in a mount namespace of our own. Returns descriptors of the merged tree and the upper."""
+    userns = idmap.open_userns(job.id_base)
+    mounts.make_private()
+    attributes = mounts.READ_ONLY
+    # Everything of the host is opened before our tmpfs hides /run.
+    lowers = [mounts.clone(path, attributes=attributes, userns_fd=userns) for path in job.lowers]
+    runner = Path(job.runner).read_bytes()
+    bind_fds: list[tuple[int, str]] = []
+    for host, inside in job.binds:
+        if Path(host).is_dir():
+            bind_fds.append((mounts.clone(host, attributes=attributes, userns_fd=userns), inside))
+        else:
+            bind_fds.append((os.open(host, os.O_RDONLY | os.O_NOFOLLOW), inside))
+    os.close(userns)
+    _hide_cgroups()
+    base = job.id_base
+    options = f"size={job.tmpfs_bytes},nr_inodes={job.tmpfs_inodes},mode=0755"
+    syscalls.mount("none", PLACE, fstype="tmpfs", flags=syscalls.MS_NOSUID, data=options)
+    os.chdir(PLACE)
+    for name in ("u", "w", "m", "r", "l", "x", "e"):
+        Path(name).mkdir()
+    os.chown("u", base, base)
+    for number, tree in enumerate(lowers):
+        _attach_at(tree, str(number))
+    # Relative names: /proc/mounts inside shows these options, and there is nothing to learn from "0:1".
+    chain = ":".join(str(number) for number in range(len(lowers)))
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    data = f"lowerdir={chain},upperdir=u,workdir=w,xino=off,index=off,metacopy=off,redirect_dir=off"
+    syscalls.mount("none", "m", fstype="overlay", flags=flags, data=data)
+    merged = os.open("m", os.O_RDONLY | os.O_DIRECTORY)
+    _make_directories(merged, job)
+    _make_dev(merged, job, runner)
+    for number, (fd, inside) in enumerate(bind_fds):
+        _bind(merged, fd, inside, number=number, owner=base)
+    _check_interpreter(merged)
+    return merged, os.open("u", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _hide_cgroups() -> None:
+    """Show liblxc a host without cgroups.
+
+    The launcher is in the build's cgroups already and the payload inherits them, so liblxc has nothing to do there: it would
+    make two more cgroups per hierarchy and move processes between them (6 to 16 ms). It looks below this directory only
+    (cgfsng.c, initialize_cgroups) and goes without what is not mounted there.
+    """
+    if Path("/sys/fs/cgroup").is_dir():
+        syscalls.mount("none", "/sys/fs/cgroup", fstype="tmpfs", flags=syscalls.MS_RDONLY, data="size=4k,nr_inodes=2")
+
+
+def _attach_at(tree: int, name: str) -> None:
+    Path(name).mkdir()
+    mounts.attach(tree, os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _make_directories(merged: int, job: Job) -> None:
+    """Directories that the sandbox needs; an image in which one is a link or a file is refused."""
+    base = job.id_base
+    for path, owner, mode in (
+        ("/build", 1000, 0o755),
+        ("/out", 1000, 0o755),
+        ("/tmp", 0, 0o1777),  # noqa: S108 - the sandbox's own
+        ("/in", 0, 0o755),
+        ("/proc", 0, 0o555),
+        ("/sys", 0, 0o555),
+    ):
+        os.close(mounts.make_dir(merged, mounts.split_inside(path), owner=base + owner, mode=mode))
+
+
+def _make_dev(merged: int, job: Job, runner: bytes) -> None:
+    """/dev: a read-only directory of the build's tmpfs with exactly these entries; the runner's script lies there too."""
+    base = job.id_base
+    Path("d").mkdir()
+    for name, major, minor in lxcconf.DEVICES:
+        node = f"d/{name}"
+        os.mknod(node, 0o020666, os.makedev(major, minor))
+        Path(node).chmod(0o666)
+        os.chown(node, base, base)
+    for name, target in lxcconf.DEVICE_LINKS:
+        Path(f"d/{name}").symlink_to(target)
+    Path("d/pts").mkdir()
+    Path("d/shm").mkdir()
+    script = Path(f"d/{lxcconf.RUNNER_NAME}")
+    script.write_bytes(runner)
+    script.chmod(0o444)
+    Path("x/null").touch(0o444)
+    Path("s").mkdir()
+    os.chown("s", base, base)
+    Path("s").chmod(0o1777)
+    devices = mounts.clone("d", attributes=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
+    mounts.attach(devices, mounts.make_dir(merged, ["dev"], owner=base))
+    shared = mounts.clone("s", attributes=syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
+    mounts.attach(shared, mounts.make_dir(merged, ["dev", "shm"], owner=base))
+    # A new instance of its own since Linux 4.7; group 5 is tty in Debian's base-passwd.
+    data = f"ptmxmode=0666,mode=0620,gid={base + 5},max={job.max_ptys}"
+    syscalls.mount("none", "m/dev/pts", fstype="devpts", flags=syscalls.MS_NOSUID | syscalls.MS_NOEXEC, data=data)
+
+
+def _bind(merged: int, source: int, inside: str, *, number: int, owner: int) -> None:
+    """Show a directory or a file read-only at ``inside``, with no path of the host in mountinfo.
+
+    A bare bind mount would show where it comes from (the root field of proc_pid_mountinfo(5)), so a directory becomes the lower
+    of a read-only overlay, and a file is copied into the build's tmpfs.
+    """
+    parts = mounts.split_inside(inside)
+    if os.fstat(source).st_mode & 0o170000 == 0o040000:
+        _attach_at(source, f"b{number}")
+        Path(f"i{number}").mkdir()
+        flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+        syscalls.mount("none", f"i{number}", fstype="overlay", flags=flags, data=f"lowerdir=b{number}:e,xino=off")
+        tree = mounts.clone(f"i{number}", attributes=mounts.READ_ONLY)
+        mounts.attach(tree, mounts.make_dir(merged, parts, owner=owner))
+        return
+    with open(source, "rb") as reader, Path(f"b{number}").open("xb") as writer:  # noqa: PTH123 - a descriptor, not a path
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        os.fchown(writer.fileno(), owner, owner)
+        os.fchmod(writer.fileno(), 0o444)
+    parent = mounts.make_dir(merged, parts[:-1], owner=owner)
+    try:
+        target = mounts.make_file(parent, parts[-1], owner=owner)
+    finally:
+        os.close(parent)
+    mounts.attach(mounts.clone(f"b{number}", attributes=mounts.READ_ONLY), target)
+
+
+def _check_interpreter(merged: int) -> None:
+    """Fail in words when the image has no Python: the runner needs one."""
+    try:
+        flags = syscalls.RESOLVE_IN_ROOT
+        os.close(syscalls.openat2("usr/bin/python3", dir_fd=merged, flags=os.O_PATH, resolve=flags))
+    except OSError as error:
+        raise ValueError("the image has no /usr/bin/python3, which the runner needs") from error
+
+
+def main() -> None:
+    """The nursery's entry: the control socket is the descriptor named by the only argument."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    parent_pid = int(sys.argv[2])
+    import lxc  # noqa: F401 - launchers find it loaded
+
+    gc.freeze()  # forked launchers share these pages for good
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
+    send(control, {"event": "ready"})
+    if os.getppid() == parent_pid:
+        nursery(control, parent_pid)
+
+
+if __name__ == "__main__":
+    main()
