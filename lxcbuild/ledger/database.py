@@ -1,0 +1,126 @@
+"""The connection below the ledger: SQLite set up for several processes, migrations on first use, errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from lxcbuild.errors import DiskFullError, LedgerError
+from lxcbuild.ledger.schema import HEAD
+
+_BUSY_S = 30
+_WRITE = "lxcbuild_write"
+
+
+def connect(path: Path) -> sa.Engine:
+    """An engine for a SQLite file. Transactions begin as SQLite documents them, not as the driver guesses.
+
+    The driver's own habit (no BEGIN before DDL) would make migrations non-atomic, so it is told to leave transactions
+    alone; writers take the write lock at BEGIN, which is the only place where SQLite honours the busy timeout for sure.
+    """
+    engine = sa.create_engine(sa.URL.create("sqlite", database=os.fspath(path)), connect_args={"timeout": _BUSY_S})
+    may_write = os.access(path if path.exists() else path.parent, os.W_OK)
+
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        if may_write:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get(_WRITE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+@contextlib.contextmanager
+def writing(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
+    """A transaction that writes: committed at the end of the block, rolled back on an error."""
+    with errors_named(path), engine.execution_options(**{_WRITE: True}).begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def reading(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
+    """A transaction that reads: one consistent picture."""
+    with errors_named(path), engine.begin() as connection:
+        yield connection
+
+
+def migrate(engine: sa.Engine, path: Path, lock: Path) -> None:
+    """Bring the tables to :data:`HEAD`; at most one process does so, and the usual case imports no alembic."""
+    if _revision(engine, path) == HEAD:
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = _revision(engine, path)
+        if found == HEAD:
+            return
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise LedgerError(
+                f"the ledger {path} was written by a newer lxcbuild (schema {found}, known here: {HEAD})",
+                resolution="update lxcbuild, or use another --state-dir",
+            )
+        with writing(engine, path) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, HEAD)
+
+
+def _revision(engine: sa.Engine, path: Path) -> str | None:
+    """The schema's version as alembic recorded it; None in an empty database."""
+    with reading(engine, path) as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return found
+
+
+@contextlib.contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Turn the database's errors into ours, with what to do about each."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise _named(error, path) from error
+
+
+def _named(error: exc.DBAPIError, path: Path) -> LedgerError | DiskFullError:
+    code = str(getattr(error.orig, "sqlite_errorname", ""))
+    said = f"{error.orig}"
+    if code == "SQLITE_FULL":
+        return DiskFullError(
+            f"no space left for the ledger {path}", resolution="free some space, or choose another --state-dir"
+        )
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return LedgerError(
+            f"the ledger {path} is damaged: {said}",
+            resolution=f"move it away (mv {path} {path}.damaged): a new one is made; packages and logs are not in it",
+        )
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        return LedgerError(f"the ledger {path} cannot be opened: {said}", resolution="run the same command with sudo")
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return LedgerError(
+            f"the ledger {path} was busy for {_BUSY_S} s: {said}", resolution=f"see who holds it: fuser -v {path}"
+        )
+    return LedgerError(f"the ledger {path} failed: {said}", details=str(error))

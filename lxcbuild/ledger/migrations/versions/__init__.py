@@ -1,0 +1,1 @@
+"""Alembic's scripts: how a ledger of an older lxcbuild becomes one of this."""

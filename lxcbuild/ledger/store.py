@@ -1,0 +1,270 @@
+"""The ledger's door: begin, phase, finish; find and recent.
+
+Who owns a running build: each :class:`Ledger` that begins builds holds an exclusive ``flock`` on a file of its own below
+``run/locks`` until it is closed or its process dies; the kernel gives the lock back on any death, and the file is gone
+after a boot. A ``running`` row whose owner's lock is free belongs to nobody any more: whoever opens the ledger next turns
+it into a failure of class ``cancelled``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.errors import DiskFullError, LedgerError, UnknownBuildError
+from lxcbuild.ledger import database, rows, schema
+from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_prefix, now
+from lxcbuild.model import FailureClass, Outcome, PhaseRecord, Status
+
+_CHUNK = 500  # ids in one IN (...): below every database's limit
+
+
+class Ledger:
+    """One open ledger. Safe to use from several threads; several processes may have it open."""
+
+    def __init__(self, dirs: StateDirs, engine: sa.Engine) -> None:
+        self._dirs = dirs
+        self._engine = engine
+        self._path = dirs.ledger
+        self._owner: str | None = None
+        self._owner_fd = -1
+
+    @classmethod
+    def open(cls, dirs: StateDirs) -> Self:
+        """Open (or make) the ledger of a state directory, migrate it, and settle builds whose owner died.
+
+        Raises LedgerError, or DiskFullError.
+        """
+        with _os_errors(dirs.ledger):
+            if not dirs.ledger.exists():
+                dirs.lib.mkdir(parents=True, exist_ok=True)
+            engine = database.connect(dirs.ledger)
+            try:
+                database.migrate(engine, dirs.ledger, dirs.locks / "ledger-migration")
+                ledger = cls(dirs, engine)
+                if os.access(dirs.ledger, os.W_OK):
+                    ledger.settle()
+            except BaseException:
+                engine.dispose()
+                raise
+        return ledger
+
+    def close(self) -> None:
+        """Give the database and the ownership of running builds back. Idempotent."""
+        self._engine.dispose()
+        if self._owner is not None:
+            (self._dirs.locks / self._owner).unlink(missing_ok=True)
+            os.close(self._owner_fd)
+            self._owner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def begin(self, build: NewBuild) -> None:
+        """Record that a build runs, owned by this process."""
+        owner = self._own()
+        with self._writing() as connection:
+            connection.execute(sa.insert(schema.build), [{**rows.from_new(build), "owner": owner}])
+
+    def learn(self, build_id: str, **facts: Any) -> None:
+        """Record what became known on the way: version, backend, image_digest, limits_in_force, log_path."""
+        allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path"}
+        assert facts.keys() <= allowed, facts.keys() - allowed
+        if "log_path" in facts:
+            facts["log_path"] = os.fspath(facts["log_path"])
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.update(schema.build).where(schema.build.c.id == build_id).values(**rows.clean(facts))
+            )
+            self._expect_one(found.rowcount, build_id)
+
+    def phase(self, build_id: str, record: PhaseRecord) -> None:
+        """Add one finished phase to a running build."""
+        table = schema.phase
+        with self._writing() as connection:
+            last = connection.scalar(sa.select(sa.func.max(table.c.position)).where(table.c.build_id == build_id))
+            position = 0 if last is None else last + 1
+            connection.execute(sa.insert(table), [rows.from_phase(build_id, position, record)])
+
+    def finish(self, outcome: Outcome) -> None:
+        """Record how a build ended. The outcome is the whole truth: its phases replace those added on the way."""
+        build_id = outcome.build_id
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.update(schema.build)
+                .where(schema.build.c.id == build_id)
+                .values(**rows.from_outcome(outcome), ended_at=now(), owner=None)
+            )
+            self._expect_one(found.rowcount, build_id)
+            for table, new in (
+                (schema.phase, [rows.from_phase(build_id, i, p) for i, p in enumerate(outcome.phases)]),
+                (schema.artifact, [rows.from_artifact(build_id, a) for a in outcome.artifacts]),
+                (schema.note, [rows.from_note(build_id, i, t) for i, t in enumerate(outcome.notes)]),
+            ):
+                connection.execute(sa.delete(table).where(table.c.build_id == build_id))
+                if new:
+                    connection.execute(sa.insert(table), new)
+
+    def settle(self) -> Sequence[str]:
+        """Turn running builds whose owner died into cancelled ones; gives their ids. See the rule at the top."""
+        table = schema.build
+        with self._reading() as connection:
+            running = connection.execute(sa.select(table.c.id, table.c.owner).where(table.c.status == RUNNING)).all()
+        dead = {owner for owner in {row.owner for row in running} if not self._alive(owner)}
+        lost = [row.id for row in running if row.owner in dead]
+        for build_id in lost:
+            with self._writing() as connection:
+                phases = sa.select(schema.phase.c.name).where(schema.phase.c.build_id == build_id)
+                finished = connection.scalars(phases).all()
+                mine = (table.c.id == build_id) & (table.c.status == RUNNING)
+                connection.execute(sa.update(table).where(mine).values(**rows.orphaned(finished, now())))
+        for owner in dead - {None}:
+            (self._dirs.locks / str(owner)).unlink(missing_ok=True)
+        return lost
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def find(self, id_or_prefix: str) -> BuildRecord:
+        """The build of that id, or of the only id that begins so; raises UnknownBuildError."""
+        table = schema.build
+        found: Sequence[sa.Row[Any]] = ()
+        with self._reading() as connection:
+            if is_id_prefix(id_or_prefix):
+                # A range instead of LIKE: it uses the primary key's index under every collation.
+                query = sa.select(table).where(table.c.id >= id_or_prefix, table.c.id < id_or_prefix + "g")
+                found = connection.execute(query.order_by(table.c.started_at.desc()).limit(5)).all()
+            if len(found) == 1:
+                return self._detailed(connection, found)[0]
+        if found:
+            raise UnknownBuildError(
+                f"several builds begin with {id_or_prefix!r}",
+                details="\n".join(f"{row.id}  {row.name} {row.version}  {row.started_at}" for row in found),
+                resolution="give more digits of the id",
+            )
+        raise UnknownBuildError(
+            f"the ledger knows no build {id_or_prefix[:40]!r}", resolution="list the recorded ones: lxcbuild history"
+        )
+
+    def recent(
+        self,
+        *,
+        limit: int | None = 20,
+        target: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        failure_class: str | None = None,
+        details: bool = False,
+    ) -> list[BuildRecord]:
+        """The newest builds that match everything given, newest first; ``details`` adds phases, artefacts and notes."""
+        table = schema.build
+        query = sa.select(table).order_by(table.c.started_at.desc(), table.c.id).limit(limit)
+        if target is not None:
+            query = query.where(table.c.target == target)
+        if name is not None:
+            query = query.where(table.c.name == name)
+        if failure_class is not None:
+            query = query.where(table.c.failure_class == failure_class)
+        if status == CANCELLED:
+            query = query.where(table.c.failure_class == FailureClass.CANCELLED.value)
+        elif status is not None:
+            query = query.where(table.c.status == status)
+            if status == Status.FAILED.value:
+                query = query.where(table.c.failure_class != FailureClass.CANCELLED.value)
+        with self._reading() as connection:
+            found = connection.execute(query).all()
+            return self._detailed(connection, found) if details else [rows.to_record(row) for row in found]
+
+    @staticmethod
+    def _detailed(connection: sa.Connection, found: Sequence[sa.Row[Any]]) -> list[BuildRecord]:
+        children: dict[str, dict[str, list[Any]]] = {row.id: {"phase": [], "artifact": [], "note": []} for row in found}
+        for ids in _chunks([row.id for row in found]):
+            for table, order in (
+                (schema.phase, schema.phase.c.position),
+                (schema.artifact, schema.artifact.c.path),
+                (schema.note, schema.note.c.position),
+            ):
+                for row in connection.execute(sa.select(table).where(table.c.build_id.in_(ids)).order_by(order)):
+                    children[row.build_id][table.name].append(row)
+        return [rows.to_record(row, **children[row.id]) for row in found]
+
+    # -- inner --------------------------------------------------------------------------------------------------
+
+    def _own(self) -> str:
+        """Take this ledger's owner lock, once."""
+        if self._owner is None:
+            name = f"owner-{secrets.token_hex(8)}"
+            with _os_errors(self._path):
+                self._dirs.locks.mkdir(parents=True, exist_ok=True)
+                fd = os.open(self._dirs.locks / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._owner, self._owner_fd = name, fd
+        return self._owner
+
+    def _alive(self, owner: str | None) -> bool:
+        if owner is None:
+            return False
+        if owner == self._owner:
+            return True
+        try:
+            fd = os.open(self._dirs.locks / owner, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def _expect_one(self, count: int, build_id: str) -> None:
+        if count != 1:
+            raise LedgerError(f"the ledger {self._path} lost the build {build_id}")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with database.writing(self._engine, self._path) as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with database.reading(self._engine, self._path) as connection:
+            yield connection
+
+
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Turn refusals of the file system into ledger errors."""
+    import errno
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"no space left for the ledger {path}", resolution="free some space, or choose another --state-dir"
+            ) from error
+        raise LedgerError(
+            f"the ledger {path} cannot be opened: {error.strerror}: {error.filename}",
+            resolution="run the same command with sudo, or choose another --state-dir",
+        ) from error
