@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import click
 
     from lxcbuild.events import Monitor
-    from lxcbuild.model import Outcome
+    from lxcbuild.ledger.records import BuildRecord
+    from lxcbuild.model import Failure, Outcome, PhaseRecord
 
 Mark = Literal["ok", "warn", "fail", "info"]
 _MARKS: dict[str, tuple[str, str]] = {"ok": ("✓", "32"), "warn": ("!", "33"), "fail": ("✗", "31"), "info": ("·", "2")}
@@ -175,39 +176,68 @@ def error_document(error: LxcbuildError) -> dict[str, Any]:
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
     """A build as it appears in ``--json``: the same shape from ``build`` and ``history``."""
-    failure = outcome.failure
     return {
         "id": outcome.build_id,
         "name": outcome.name,
         "version": outcome.version,
         "target": str(outcome.target),
         "status": outcome.status.value,
-        "failure": None
-        if failure is None
-        else {
-            "class": failure.failure_class.value,
-            "phase": failure.phase.value,
-            "brief": failure.brief,
-            "details": failure.details,
-            "resolution": failure.resolution,
-            "retryable": failure.retryable,
-        },
-        "artifacts": [{"path": str(a.path), "sha256": a.sha256, "bytes": a.size_bytes} for a in outcome.artifacts],
-        "phases": [
-            {
-                "name": record.phase.value,
-                "started_at": record.started_at,
-                "wall_s": record.usage.wall_s,
-                "cpu_s": record.usage.cpu_s,
-                "peak_memory_bytes": record.usage.peak_memory_bytes,
-                "read_bytes": record.usage.read_bytes,
-                "written_bytes": record.usage.written_bytes,
-            }
-            for record in outcome.phases
-        ],
-        "log": None if outcome.log_path is None else str(outcome.log_path),
-        "limits_in_force": dict(outcome.limits_in_force),
-        "notes": list(outcome.notes),
+        **_common_document(outcome),
+    }
+
+
+def record_document(record: BuildRecord) -> dict[str, Any]:
+    """A recorded build: what :func:`outcome_document` says, and what only the ledger knows."""
+    return {
+        "id": record.build_id,
+        "name": record.name,
+        "version": record.version,
+        "target": str(record.target),
+        "status": record.status,
+        **_common_document(record),
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "wall_s": record.wall_s,
+        "policy": record.policy,
+        "backend": record.backend,
+        "image_digest": record.image_digest,
+        "host": record.host,
+        "lxcbuild_version": record.lxcbuild_version,
+        "request": dict(record.request),
+    }
+
+
+def _common_document(build: Outcome | BuildRecord) -> dict[str, Any]:
+    return {
+        "failure": None if build.failure is None else _failure_document(build.failure),
+        "artifacts": [{"path": str(a.path), "sha256": a.sha256, "bytes": a.size_bytes} for a in build.artifacts],
+        "phases": [_phase_document(record) for record in build.phases],
+        "log": None if build.log_path is None else str(build.log_path),
+        "limits_in_force": dict(build.limits_in_force),
+        "notes": list(build.notes),
+    }
+
+
+def _failure_document(failure: Failure) -> dict[str, Any]:
+    return {
+        "class": failure.failure_class.value,
+        "phase": failure.phase.value,
+        "brief": failure.brief,
+        "details": failure.details,
+        "resolution": failure.resolution,
+        "retryable": failure.retryable,
+    }
+
+
+def _phase_document(record: PhaseRecord) -> dict[str, Any]:
+    return {
+        "name": record.phase.value,
+        "started_at": record.started_at,
+        "wall_s": record.usage.wall_s,
+        "cpu_s": record.usage.cpu_s,
+        "peak_memory_bytes": record.usage.peak_memory_bytes,
+        "read_bytes": record.usage.read_bytes,
+        "written_bytes": record.usage.written_bytes,
     }
 
 
@@ -224,4 +254,4 @@ def _is_utf8(stream: Any) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
-__all__ = ["Ui", "bytes_text", "error_document", "outcome_document", "safe", "seconds_text"]
+__all__ = ["Ui", "bytes_text", "error_document", "outcome_document", "record_document", "safe", "seconds_text"]
