@@ -1,0 +1,200 @@
+"""Unpacked images and layers: one tmpfs per state directory, or the disk where memory is short.
+
+Trees appear by rename, so readers need no lock. Whoever uses a tree pins it with a shared lock that ends with the process;
+a pinned tree is never removed (a file that vanishes below a mounted overlay breaks the sandbox above).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lxcbuild.config import locks
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.errors import KernelError
+from lxcbuild.events import Monitor, Note
+from lxcbuild.images.image import Storage
+from lxcbuild.linux import syscalls
+
+GIB = 1024**3
+_MS_NOSUID, _MS_NODEV = 2, 4
+
+
+def memory_info() -> dict[str, int]:
+    """/proc/meminfo in bytes."""
+    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {field[0].rstrip(":"): int(field[1]) * 1024 for field in fields if len(field) > 1}
+
+
+def memory_floor_bytes(total_bytes: int) -> int:
+    """How much memory must stay available after an image is loaded: 1 GiB, or 15 % of a larger machine."""
+    return max(GIB, total_bytes * 15 // 100)
+
+
+def choose_storage(size_bytes: int, *, total_bytes: int, available_bytes: int, free_bytes: int) -> tuple[Storage, str]:
+    """RAM when it leaves enough for builds, else the disk; with the reason in words."""
+    floor = memory_floor_bytes(total_bytes)
+    mib = 1024**2
+    if available_bytes - size_bytes < floor:
+        return Storage.DISK, (
+            f"{size_bytes // mib} MiB in memory would leave less than {floor // mib} MiB of the {available_bytes // mib} MiB available"
+        )
+    if size_bytes > free_bytes:
+        return Storage.DISK, f"the images in memory have only {free_bytes // mib} MiB left of their share"
+    return Storage.RAM, "enough memory is available"
+
+
+class HotStore:
+    """Finds, places, pins and drops unpacked trees, named by digest."""
+
+    def __init__(self, dirs: StateDirs, monitor: Monitor) -> None:
+        self._dirs = dirs
+        self._monitor = monitor
+        self._pins: dict[str, int] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def _disk(self) -> Path:
+        return self._dirs.cache / "unpacked"
+
+    def find(self, digest: str) -> tuple[Path, Storage] | None:
+        """The tree of that digest, pinned for the life of this process (or until :meth:`unpin`), if it is there."""
+        self._pin(digest)
+        for place, storage in ((self._dirs.hot, Storage.RAM), (self._disk, Storage.DISK)):
+            tree = place / digest[:16]
+            if tree.is_dir():
+                return tree, storage
+        return None
+
+    def place(
+        self, digest: str, *, size_bytes: int, what: str, fill: Callable[[Path], None]
+    ) -> tuple[Path, Storage]:
+        """The tree of that digest, made by ``fill`` (which gets an empty directory) if it is not there; pinned.
+
+        Single-flight across processes. ``what`` names it for people.
+        """
+        found = self.find(digest)
+        if found is not None:
+            return found
+        waiting = Note(text=f"waiting for another process that loads {what}")
+        with locks.exclusive(
+            self._dirs.locks / f"load-{digest[:16]}.lock", on_wait=lambda: self._monitor.emit(waiting)
+        ):
+            found = self.find(digest)
+            if found is not None:
+                return found
+            storage = self._choose(size_bytes, what)
+            place = self._dirs.hot if storage is Storage.RAM else self._disk
+            place.mkdir(parents=True, exist_ok=True)
+            fresh = place / f"new-{digest[:16]}"
+            if fresh.exists():
+                shutil.rmtree(fresh)  # we hold the lock, so its maker is dead
+            fresh.mkdir(mode=0o755)
+            try:
+                fill(fresh)
+                fresh.rename(place / digest[:16])
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+            return place / digest[:16], storage
+
+    def _choose(self, size_bytes: int, what: str) -> Storage:
+        self._mount()
+        memory, tmpfs = memory_info(), os.statvfs(self._dirs.hot)
+        storage, reason = choose_storage(
+            size_bytes,
+            total_bytes=memory["MemTotal"],
+            available_bytes=memory["MemAvailable"],
+            free_bytes=tmpfs.f_bavail * tmpfs.f_frsize,
+        )
+        if storage is Storage.DISK:
+            self._monitor.emit(Note(text=f"{what} is unpacked on disk, not in memory: {reason}", warning=True))
+        return storage
+
+    def _mount(self) -> None:
+        """Mount the tmpfs if it is not there (first use, or after a boot)."""
+        hot = self._dirs.hot
+        if hot.is_mount():
+            return
+        with locks.exclusive(self._dirs.locks / "hot.lock"):
+            if hot.is_mount():
+                return
+            hot.mkdir(parents=True, exist_ok=True)
+            half = memory_info()["MemTotal"] // 2
+            try:
+                syscalls.mount(
+                    f"lxcbuild-{self._dirs.tag}-hot",
+                    os.fspath(hot),
+                    fstype="tmpfs",
+                    flags=_MS_NOSUID | _MS_NODEV,
+                    data=f"mode=0755,size={half}",
+                )
+            except OSError as error:
+                raise KernelError(
+                    f"cannot mount a tmpfs at {hot}: {error.strerror}", resolution="run as root: sudo lxcbuild ..."
+                ) from error
+
+    # -- users ------------------------------------------------------------------------------------------------
+
+    def _lock_of(self, digest: str) -> Path:
+        return self._dirs.locks / f"use-{digest[:16]}.lock"
+
+    def _pin(self, digest: str) -> None:
+        with self._guard:
+            if digest not in self._pins:
+                self._pins[digest] = locks.take_shared(self._lock_of(digest))
+
+    def unpin(self, digest: str) -> None:
+        """Give up the use of a tree; others may still use it."""
+        with self._guard:
+            fd = self._pins.pop(digest, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give up all uses."""
+        for digest in tuple(self._pins):
+            self.unpin(digest)
+
+    def drop(self, digest: str) -> bool:
+        """Remove the tree unless somebody uses it; whether it is gone now."""
+        self.unpin(digest)
+        with locks.try_exclusive(self._lock_of(digest)) as alone:
+            if not alone:
+                return False
+            for place in (self._dirs.hot, self._disk):
+                tree = place / digest[:16]
+                if tree.is_dir():
+                    doomed = place / f"old-{digest[:16]}"
+                    if doomed.exists():
+                        shutil.rmtree(doomed)
+                    tree.rename(doomed)
+                    shutil.rmtree(doomed)
+        return True
+
+    def digests(self) -> dict[str, Path]:
+        """The first 16 digits of what is unpacked, and where."""
+        found = {}
+        for place in (self._disk, self._dirs.hot):
+            if place.is_dir():
+                found.update({path.name: path for path in place.iterdir() if len(path.name) == 16})
+        return found
+
+    def stale(self) -> list[Path]:
+        """Half-made or half-removed trees whose maker is dead."""
+        found = []
+        for place in (self._dirs.hot, self._disk):
+            if not place.is_dir():
+                continue
+            for path in place.iterdir():
+                kind, _, digest = path.name.partition("-")
+                lock = {"new": f"load-{digest}.lock", "old": f"use-{digest}.lock"}.get(kind)
+                if lock is None:
+                    continue
+                with locks.try_exclusive(self._dirs.locks / lock) as alone:
+                    if alone:
+                        found.append(path)
+        return found
