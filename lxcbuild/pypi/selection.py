@@ -1,0 +1,184 @@
+"""Chooses the one release that a requirement means. Pure: files in, release or error out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from packaging.requirements import Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from lxcbuild.errors import NoSdistError, UnknownProjectError, UnknownVersionError, YankedReleaseError
+from lxcbuild.pypi.identity import SDIST_SUFFIXES, canonical, sdist_suffix, sdist_version, wheel_version
+from lxcbuild.pypi.model import IndexFile, Release
+
+_STRONG = ("sha256", "sha512", "sha384", "sha3_256", "sha3_512", "blake2b")
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """The files of one version."""
+
+    version: Version
+    sdists: list[IndexFile] = field(default_factory=list)
+    wheels: list[IndexFile] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[IndexFile]:
+        return self.sdists + self.wheels
+
+    @property
+    def yanked(self) -> str | None:
+        """The reason when every file was taken back (PEP 592 marks files, indexes mark whole releases)."""
+        reasons = [file.yanked for file in self.files]
+        return None if any(reason is None for reason in reasons) else next((r for r in reasons if r), "")
+
+    def admits(self, python: Version) -> bool:
+        return any(_admits(file.requires_python, python) for file in self.files)
+
+
+def unknown_project(name: str) -> UnknownProjectError:
+    """The error for a project that no configured place lists."""
+    return UnknownProjectError(
+        f"the package index knows no project {name}",
+        resolution="check the spelling, and where pip looks for packages: pip config list",
+    )
+
+
+def choose_release(
+    requirement: Requirement, files: Iterable[IndexFile], *, python_version: str, allow_pre: bool | None
+) -> Release:
+    """The newest release that satisfies; errors as :meth:`IndexClient.resolve`."""
+    name = canonical(requirement.name)
+    candidates = _candidates(name, files)
+    if not candidates:
+        raise unknown_project(name)
+    python = Version(python_version)
+    matching = _matching(requirement.specifier, candidates, allow_pre=allow_pre)
+    fitting = [candidate for candidate in matching if candidate.admits(python)]
+    if not fitting:
+        raise _unknown_version(requirement, candidates, matching, python_version)
+    unyanked = [candidate for candidate in fitting if candidate.yanked is None]
+    if not unyanked and not _is_pinned(requirement.specifier):
+        raise _yanked(requirement, fitting)
+    chosen = (unyanked or fitting)[-1]
+    sdist = _best_sdist(chosen, python)
+    if sdist is None:
+        raise _no_sdist(name, chosen)
+    notes = []
+    if chosen.yanked is not None:
+        why = f": {chosen.yanked}" if chosen.yanked else ""
+        notes.append(
+            f"{name} {chosen.version} was yanked by its authors{why}; it is used because it was asked for by version"
+        )
+    return Release(
+        name=name,
+        version=str(chosen.version),
+        sdist=sdist,
+        requires_python=sdist.requires_python,
+        yanked=chosen.yanked,
+        uploaded_at=sdist.uploaded_at,
+        has_wheels=bool(chosen.wheels),
+        notes=tuple(notes),
+    )
+
+
+def _candidates(name: str, files: Iterable[IndexFile]) -> list[_Candidate]:
+    """By ascending version."""
+    found: dict[Version, _Candidate] = {}
+    for file in files:
+        if (version := sdist_version(file.filename, name)) is not None:
+            found.setdefault(version, _Candidate(version)).sdists.append(file)
+        elif (version := wheel_version(file.filename, name)) is not None:
+            found.setdefault(version, _Candidate(version)).wheels.append(file)
+    return [found[version] for version in sorted(found)]
+
+
+def _matching(specifier: SpecifierSet, candidates: Sequence[_Candidate], *, allow_pre: bool | None) -> list[_Candidate]:
+    """PEP 440's rule: pre-releases only when the specifier names one, when asked, or when nothing else exists.
+
+    Yanked releases do not count as something else, unless they are all there is.
+    """
+    for pool in ([c for c in candidates if c.yanked is None], list(candidates)):
+        admitted = set(specifier.filter((c.version for c in pool), prereleases=allow_pre))
+        if admitted:
+            return [c for c in pool if c.version in admitted]
+    return []
+
+
+def _admits(requires_python: str | None, python: Version) -> bool:
+    if not requires_python:
+        return True
+    try:
+        return SpecifierSet(requires_python).contains(python, prereleases=True)
+    except InvalidSpecifier:
+        # As pip does: a field that cannot be read rules nothing out.
+        return True
+
+
+def _is_pinned(specifier: SpecifierSet) -> bool:
+    return any(
+        part.operator == "===" or (part.operator == "==" and not part.version.endswith(".*")) for part in specifier
+    )
+
+
+def _best_sdist(candidate: _Candidate, python: Version) -> IndexFile | None:
+    usable = [file for file in candidate.sdists if _admits(file.requires_python, python)] or candidate.sdists
+    if candidate.yanked is None:
+        usable = [file for file in usable if file.yanked is None]
+
+    def rank(file: IndexFile) -> tuple[bool, int]:
+        return not any(file.hashes.get(kind) for kind in _STRONG), SDIST_SUFFIXES.index(
+            sdist_suffix(file.filename) or ".tar"
+        )
+
+    return min(usable, key=rank, default=None)
+
+
+def _unknown_version(
+    requirement: Requirement, candidates: Sequence[_Candidate], matching: Sequence[_Candidate], python_version: str
+) -> UnknownVersionError:
+    name = canonical(requirement.name)
+    versions = [str(candidate.version) for candidate in candidates]
+    if matching:
+        newest = matching[-1]
+        needs = next((file.requires_python for file in newest.files if file.requires_python), "another Python")
+        return UnknownVersionError(
+            f"no release of {name} that satisfies {str(requirement)!r} runs on Python {python_version}",
+            details=f"{name} {newest.version} needs Python {needs}",
+            resolution="choose another target, or another version",
+        )
+    near = _nearest(requirement.specifier, versions)
+    return UnknownVersionError(
+        f"{name} has no release that satisfies {str(requirement.specifier) or 'the requirement'!r}",
+        details=f"nearest versions: {', '.join(near)} (of {len(versions)})",
+        resolution=f"for example: {name}=={near[-1]}",
+    )
+
+
+def _nearest(specifier: SpecifierSet, versions: Sequence[str]) -> list[str]:
+    """Up to five versions that look like the one asked for, else the newest; ascending."""
+    asked = next((part.version.removesuffix(".*") for part in specifier), "")
+    near = difflib.get_close_matches(asked, versions, n=5, cutoff=0.5) if asked else []
+    return sorted(near or versions[-5:], key=Version)
+
+
+def _yanked(requirement: Requirement, fitting: Sequence[_Candidate]) -> YankedReleaseError:
+    name, newest = canonical(requirement.name), fitting[-1]
+    return YankedReleaseError(
+        f"all releases that satisfy {str(requirement)!r} were yanked by their authors",
+        details=f"{name} {newest.version}: {newest.yanked or 'no reason given'}",
+        resolution=f"if it must be this one: {name}=={newest.version}",
+    )
+
+
+def _no_sdist(name: str, chosen: _Candidate) -> NoSdistError:
+    wheels = sorted(file.filename for file in chosen.wheels)
+    shown = wheels[:8] + ([f"... and {len(wheels) - 8} more"] if len(wheels) > 8 else [])
+    return NoSdistError(
+        f"{name} {chosen.version} has no source archive, only {len(wheels)} wheel{'s' if len(wheels) != 1 else ''}",
+        details="\n".join(shown),
+        resolution=f"ask for an older version that has one, for example '{name}<{chosen.version}', or build from a checkout",
+    )
