@@ -12,7 +12,7 @@ socket             message                                                      
 =================  =============================================================  ===========================
 to the nursery     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
 from the nursery   ``{"pid": N}``                                                 pidfd of the launcher
-to the launcher    the job, see :class:`Job`                                      the runner's socket
+to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range
 from the launcher  ``{"event": "mounted"}``                                       merged tree, upper directory
 from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``             none
 =================  =============================================================  ===========================
@@ -21,6 +21,7 @@ from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``           
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -63,7 +64,9 @@ class Job:
     loopback_up: bool
     max_ptys: int = 64
     seccomp_profile: str | None = None
-    procs_files: list[str] = field(default_factory=list)  # cgroup.procs files to enter, one per hierarchy
+    cgroup_files: list[str] = field(
+        default_factory=list
+    )  # a "0" written to each moves the writer into the build's cgroups
 
     def encode(self) -> bytes:
         """The message."""
@@ -144,7 +147,7 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
                 message, fds = receive(sock)
             except EOFError:
                 os._exit(0)  # warmed for nothing
-            _serve(sock, Job(**message), fds[0])
+            _serve(sock, Job(**message), *fds)
             status = 0
     except BrokenPipeError:
         pass  # the orchestrator went away: so do we
@@ -152,11 +155,11 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
         os._exit(status)
 
 
-def _serve(sock: socket.socket, job: Job, runner_fd: int) -> None:
-    """Make the sandbox, run it to its end, and say how it ended."""
+def _serve(sock: socket.socket, job: Job, runner_fd: int, id_fd: int) -> None:
+    """Make the sandbox, run it to its end, and say how it ended. ``id_fd`` holds the lock on the id range."""
     try:
         started_at = time.monotonic()
-        for path in job.procs_files:
+        for path in job.cgroup_files:
             Path(path).write_text("0")
         # The build's own memory limit should not choose its keeper. Without CAP_SYS_RESOURCE (root in some containers) the
         # launcher stays at 0, and the payload is preferred all the same (lxc.proc.oom_score_adj).
@@ -170,7 +173,7 @@ def _serve(sock: socket.socket, job: Job, runner_fd: int) -> None:
         os.close(upper)
         os.dup2(runner_fd, 0)
         os.close(runner_fd)
-        ok, error = _run_container(sock, job), None
+        ok, error = _run_container(sock, job, id_fd), None
     except (OSError, mounts.BadMountPointError, ValueError) as problem:
         ok, error = False, f"{type(problem).__name__}: {problem}"
     except Exception:  # noqa: BLE001 - a bug of ours: this process has no other voice
@@ -180,7 +183,7 @@ def _serve(sock: socket.socket, job: Job, runner_fd: int) -> None:
     send(sock, {"event": "ended", "ok": ok, "error": error, "log": text})
 
 
-def _run_container(sock: socket.socket, job: Job) -> bool:
+def _run_container(sock: socket.socket, job: Job, id_fd: int) -> bool:
     """Start the container in the foreground: this process is its monitor until everything inside is dead."""
     import lxc
 
@@ -191,13 +194,10 @@ def _run_container(sock: socket.socket, job: Job) -> bool:
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.close(null)
-    # liblxc closes every descriptor that it does not know. Those up to LISTEN_FDS stay (start.c, lxc_check_inherited); ours is
-    # close-on-exec, so the payload never has it.
-    if sock.fileno() != 3:
-        os.dup2(sock.fileno(), 3, inheritable=False)
-        sock.detach()
-        sock.__init__(fileno=3)  # type: ignore[misc]
-    os.environ["LISTEN_FDS"] = "3"
+    # liblxc closes every descriptor that it does not know. Those up to LISTEN_FDS stay (start.c, lxc_check_inherited); ours
+    # are close-on-exec, so the payload never has them.
+    _place(sock, id_fd)
+    os.environ["LISTEN_FDS"] = "4"
     config = Path(f"{PLACE}/l/config")
     config.write_text(lxcconf.render(job))
     container = lxc.Container(job.name, f"{PLACE}/l")
@@ -205,6 +205,14 @@ def _run_container(sock: socket.socket, job: Job) -> bool:
         raise ValueError("liblxc refused its configuration")
     command = ("/usr/bin/python3", "-I", "-S", lxcconf.RUNNER_INSIDE)
     return bool(container.start(useinit=False, daemonize=False, close_fds=True, cmd=command))
+
+
+def _place(sock: socket.socket, id_fd: int) -> None:
+    """Make the job socket descriptor 3 and the id range's lock descriptor 4."""
+    job_copy, id_copy = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (sock.detach(), id_fd))
+    os.dup2(job_copy, 3, inheritable=False)
+    os.dup2(id_copy, 4, inheritable=False)
+    sock.__init__(fileno=3)  # type: ignore[misc]
 
 
 # -- the tree ---------------------------------------------------------------------------------------------------
@@ -299,7 +307,9 @@ def _make_dev(merged: int, job: Job, runner: bytes) -> None:
     Path("s").mkdir()
     os.chown("s", base, base)
     Path("s").chmod(0o1777)
-    devices = mounts.clone("d", attributes=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
+    devices = mounts.clone(
+        "d", attributes=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+    )
     mounts.attach(devices, mounts.make_dir(merged, ["dev"], owner=base))
     shared = mounts.clone("s", attributes=syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
     mounts.attach(shared, mounts.make_dir(merged, ["dev", "shm"], owner=base))
@@ -323,7 +333,7 @@ def _bind(merged: int, source: int, inside: str, *, number: int, owner: int) -> 
         tree = mounts.clone(f"i{number}", attributes=mounts.READ_ONLY)
         mounts.attach(tree, mounts.make_dir(merged, parts, owner=owner))
         return
-    with open(source, "rb") as reader, Path(f"b{number}").open("xb") as writer:  # noqa: PTH123 - a descriptor, not a path
+    with open(source, "rb") as reader, Path(f"b{number}").open("xb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
         os.fchown(writer.fileno(), owner, owner)
         os.fchmod(writer.fileno(), 0o444)

@@ -97,5 +97,7 @@ def render(job: Job) -> str:
         network="lxc.net.0.flags = up" if job.loopback_up else "# lo stays down: the policy says none.",
         masks="\n".join(["# What tells about the host is covered by an empty file or directory.", *masks]),
         capabilities=" ".join(ROOT_CAPABILITIES),
-        seccomp=f"lxc.seccomp.profile = {job.seccomp_profile}" if job.seccomp_profile else "# No seccomp profile was asked for.",
+        seccomp=f"lxc.seccomp.profile = {job.seccomp_profile}"
+        if job.seccomp_profile
+        else "# No seccomp profile was asked for.",
     )

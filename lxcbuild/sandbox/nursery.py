@@ -1,0 +1,111 @@
+"""The orchestrator's side of the nursery: starts it once, asks it for launchers, and keeps one warm (see launcher.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxcbuild import process
+from lxcbuild.errors import SandboxError
+from lxcbuild.sandbox import launcher
+
+#: python3-lxc belongs to the distribution's Python, which need not be the one that runs us.
+PYTHON = "/usr/bin/python3"
+_START_S = 30.0
+
+
+@dataclass(slots=True)
+class LauncherHandle:
+    """One launcher: its pid, a descriptor of the process, and the socket that it takes its job from."""
+
+    pid: int
+    pidfd: int
+    job: socket.socket
+
+    def kill(self) -> None:
+        """SIGKILL; the payload dies with it. Safe in any thread, also when it is dead already."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the process has ended; False when it has not within ``timeout_s``."""
+        return wait_pidfd(self.pidfd, timeout_s)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self.pidfd)
+        self.job.close()
+
+
+def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
+    """Wait until the process of a pidfd has ended (pidfd_open(2)); False after ``timeout_s``."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+class Nursery:
+    """One nursery process, started when first needed or by ``warm``. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._resources = contextlib.ExitStack()
+        self._control: socket.socket | None = None
+        self._ready = False
+
+    def warm(self) -> None:
+        """Start the nursery without waiting for it: the first sandbox then finds it up."""
+        with self._lock:
+            self._start()
+
+    def launcher(self) -> LauncherHandle:
+        """A new launcher that waits for its job. Raises :class:`SandboxError` when the nursery does not answer."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, self._lock:
+                control = self._start()
+                launcher.send(control, {"op": "fork"}, [theirs.fileno()])
+                if not self._ready:
+                    launcher.receive(control)
+                    self._ready = True
+                message, fds = launcher.receive(control)
+        except (OSError, EOFError) as error:
+            mine.close()
+            self._reset()
+            raise SandboxError(
+                "the launcher of sandboxes does not start",
+                details=f"{PYTHON} {launcher.__file__}: {error or 'it ended'}",
+                resolution="run: lxcbuild doctor (is python3-lxc installed for /usr/bin/python3?)",
+            ) from error
+        return LauncherHandle(message["pid"], fds[0], mine)
+
+    def close(self) -> None:
+        """End the nursery and every launcher that still lives. A second call does nothing."""
+        self._reset()
+
+    def _reset(self) -> None:
+        with self._lock:
+            self._control, self._ready = None, False
+            self._resources.close()
+
+    def _start(self) -> socket.socket:
+        if self._control is None:
+            with contextlib.ExitStack() as stack:
+                control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    control.settimeout(_START_S)
+                    fd = theirs.fileno()
+                    script = Path(launcher.__file__)
+                    argv: list[str | Path] = [PYTHON, "-I", "-S", script, str(fd), str(os.getpid())]
+                    stack.enter_context(process.spawn(argv, cwd=Path("/"), pass_fds=[fd]))
+                # Closed first: the nursery ends by itself when its socket does.
+                stack.enter_context(control)
+                self._resources = stack.pop_all()
+            self._control = control
+        return self._control
