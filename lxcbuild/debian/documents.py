@@ -132,7 +132,7 @@ def failure_in(reader: Reader, *, allowed: Mapping[str, FailureClass]) -> StepFa
     if failure is None:
         return None
     name = failure.line("class", limit=50)
-    if name not in allowed:
+    if name is None or name not in allowed:
         raise DocumentError("the document names a failure class that this step cannot have")
     brief = failure.line("brief") or "no reason was given"
     return StepFailure(failure_class=allowed[name], brief=brief, details=failure.text("details", limit=8000))

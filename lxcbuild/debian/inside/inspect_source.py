@@ -8,13 +8,13 @@ import re
 import sys
 from email.parser import Parser
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
 from lxcbuild.debian.inside.setup_reading import read_setup_py
 from lxcbuild.debian.inside.unpack import unpack
 
-if sys.version_info >= (3, 11):
+if sys.version_info >= (3, 11):  # noqa: UP036 (older suites have older Pythons)
     import tomllib
 else:
     import tomli as tomllib
@@ -93,7 +93,7 @@ def _count(tree: Path) -> dict[str, int]:
 # -- metadata -----------------------------------------------------------------------------------------------------
 
 
-def _pkg_info(tree: Path) -> Optional[dict[str, Any]]:
+def _pkg_info(tree: Path) -> dict[str, Any] | None:
     path = tree / "PKG-INFO"
     if not path.is_file():
         found = sorted(tree.glob("*.egg-info/PKG-INFO")) + sorted(tree.glob("*/*.egg-info/PKG-INFO"))
@@ -102,7 +102,7 @@ def _pkg_info(tree: Path) -> Optional[dict[str, Any]]:
         path = found[0]
     message = Parser().parsestr(_text(path))
 
-    def one(field: str, limit: int = 1000) -> Optional[str]:
+    def one(field: str, limit: int = 1000) -> str | None:
         value = message.get(field)
         return None if value is None or value.strip() in ("", "UNKNOWN") else clip(str(value).strip(), limit)
 
@@ -124,7 +124,7 @@ def _pkg_info(tree: Path) -> Optional[dict[str, Any]]:
     }  # fmt: skip
 
 
-def _pyproject(tree: Path) -> Optional[dict[str, Any]]:
+def _pyproject(tree: Path) -> dict[str, Any] | None:
     path = tree / "pyproject.toml"
     if not path.is_file():
         return None
@@ -168,7 +168,7 @@ def _entries(value: object) -> dict[str, str]:
     return {str(key)[:200]: str(entry)[:500] for key, entry in list(_table(value).items())[:500]}
 
 
-def _licence(value: object) -> Optional[str]:
+def _licence(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("text")
     return clip(value, 20_000)
@@ -178,7 +178,9 @@ def _pyproject_compiles(tools: dict[str, Any]) -> bool:
     """Whether a tool's table says that the project has compiled parts (each backend has its own way)."""
     setuptools = _table(tools.get("setuptools"))
     hatch_hooks = _table(_table(_table(tools.get("hatch")).get("build")).get("hooks"))
-    wheel_hooks = _table(_table(_table(_table(_table(tools.get("hatch")).get("build")).get("targets")).get("wheel")).get("hooks"))
+    wheel_hooks = _table(
+        _table(_table(_table(_table(tools.get("hatch")).get("build")).get("targets")).get("wheel")).get("hooks")
+    )
     return bool(
         setuptools.get("ext-modules")
         or "setuptools-rust" in tools
@@ -197,7 +199,7 @@ def _setup_cfg(tree: Path) -> dict[str, Any]:
     except (configparser.Error, ValueError) as error:
         return {"error": clip(str(error), 300)}
 
-    def lines(section: str, key: str) -> Optional[list[str]]:
+    def lines(section: str, key: str) -> list[str] | None:
         value = parser.get(section, key, fallback=None) or parser.get(section, key.replace("_", "-"), fallback=None)
         if value is None:
             return None
@@ -220,7 +222,7 @@ def _setup_cfg(tree: Path) -> dict[str, Any]:
     }
 
 
-def _egg_requires(tree: Path) -> Optional[list[str]]:
+def _egg_requires(tree: Path) -> list[str] | None:
     """``requires.txt`` of the egg-info that setuptools ships in an sdist, as Requires-Dist lines; None without it.
 
     An egg-info without that file, beside a SOURCES.txt, means: no requirements.
@@ -250,7 +252,7 @@ def _modules(tree: Path) -> list[str]:
     for path in sorted(tree.glob("*.egg-info/top_level.txt")) + sorted(tree.glob("*/*.egg-info/top_level.txt")):
         names = [line.strip() for line in _text(path).splitlines() if line.strip()]
         return clip_all(names, count=200, limit=200)
-    found = set()
+    found: set[str] = set()
     for base in (tree / "src", tree / "lib", tree):
         if not base.is_dir():
             continue
@@ -264,9 +266,9 @@ def _modules(tree: Path) -> list[str]:
     return clip_all(sorted(found), count=200, limit=200)
 
 
-def _licence_texts(tree: Path) -> list[dict[str, Optional[str]]]:
+def _licence_texts(tree: Path) -> list[dict[str, str | None]]:
     places = [tree, tree / "LICENSES", tree / "licenses", tree / "LICENSE"]
-    found = []
+    found: list[dict[str, str | None]] = []
     for place in places:
         if not place.is_dir():
             continue

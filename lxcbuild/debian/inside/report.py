@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, NoReturn
 
 REQUEST = Path("/lxcbuild/request.json")
 OUT = Path("/out")
@@ -18,19 +19,19 @@ CLASSED_EXIT_STATUS = 3
 class Refusal(Exception):  # noqa: N818 (it is an answer, not a bug)
     """The step ends here for a reason of the closed vocabulary."""
 
-    def __init__(self, failure_class: str, brief: str, details: Optional[str] = None) -> None:
+    def __init__(self, failure_class: str, brief: str, details: str | None = None) -> None:
         super().__init__(brief)
         self.failure_class = failure_class
         self.brief = brief
         self.details = details
 
 
-def refuse(failure_class: str, brief: str, details: Optional[str] = None) -> NoReturn:
+def refuse(failure_class: str, brief: str, details: str | None = None) -> NoReturn:
     """Give up with a class of the closed vocabulary."""
     raise Refusal(failure_class, brief, details)
 
 
-def clip(value: object, limit: int = 4000) -> Optional[str]:
+def clip(value: object, limit: int = 4000) -> str | None:
     """A text of at most ``limit`` characters that any JSON reader takes, or None for what is no text."""
     if not isinstance(value, str):
         return None
@@ -72,12 +73,16 @@ def answer(result_name: str, work: Callable[[], dict[str, Any]], *, fallback_cla
         document = work()
     except Refusal as refusal:
         say(refusal.brief)
-        failure = {"class": refusal.failure_class, "brief": clip(refusal.brief, 500), "details": clip(refusal.details, 8000)}
+        failure = {
+            "class": refusal.failure_class,
+            "brief": clip(refusal.brief, 500),
+            "details": clip(refusal.details, 8000),
+        }
         write_result(result_name, {"schema": 1, "failure": failure})
         return CLASSED_EXIT_STATUS
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever hostile input provokes is an answer about that input)
+    except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO):
             raise
         traceback.print_exc()

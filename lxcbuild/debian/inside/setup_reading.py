@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Any, Optional
+from typing import Any
 
 from lxcbuild.debian.inside.report import clip, clip_all
 
@@ -45,7 +45,9 @@ def read_setup_py(data: bytes) -> dict[str, Any]:
     return facts
 
 
-def _extension(nodes: list[ast.AST], keywords: dict[str, ast.expr], names: dict[str, Any], *, opaque: bool) -> Optional[bool]:
+def _extension(
+    nodes: list[ast.AST], keywords: dict[str, ast.expr], names: dict[str, Any], *, opaque: bool
+) -> bool | None:
     """True when extension modules are certain or likely, False when there can be none, None when nobody can tell."""
     if any(isinstance(node, ast.Call) and _called(node) in _EXTENSION_CALLS for node in nodes):
         return True
@@ -55,14 +57,14 @@ def _extension(nodes: list[ast.AST], keywords: dict[str, ast.expr], names: dict[
     return None if opaque else False
 
 
-def _called(node: ast.Call) -> Optional[str]:
+def _called(node: ast.Call) -> str | None:
     if isinstance(node.func, ast.Name):
         return node.func.id
     return node.func.attr if isinstance(node.func, ast.Attribute) else None
 
 
 def _imports(nodes: list[ast.AST]) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found.update(alias.name.split(".")[0][:100] for alias in node.names)
@@ -85,7 +87,7 @@ def _literal_names(nodes: list[ast.AST]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if bound.get(name) == 1}
 
 
-def _value(node: Optional[ast.expr], names: dict[str, Any]) -> Any:
+def _value(node: ast.expr | None, names: dict[str, Any]) -> Any:
     if node is None:
         return None
     if isinstance(node, ast.Name):
@@ -104,7 +106,7 @@ def _value(node: Optional[ast.expr], names: dict[str, Any]) -> Any:
         return _UNKNOWN
 
 
-def _texts(node: Optional[ast.expr], names: dict[str, Any], *, absent: Optional[list[str]]) -> Optional[list[str]]:
+def _texts(node: ast.expr | None, names: dict[str, Any], *, absent: list[str] | None) -> list[str] | None:
     if node is None:
         return absent
     value = _value(node, names)

@@ -15,9 +15,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Iterator, Optional
+from typing import IO
 
 from lxcbuild.debian.inside.report import refuse
 
@@ -70,7 +71,7 @@ class _Writer:
                 refuse("broken-sdist", f"a member lies below {'/'.join(parts[:-1])[:200]!r}, which is no directory")
         return place
 
-    def add(self, member: _Member, data: Optional[IO[bytes]]) -> None:
+    def add(self, member: _Member, data: IO[bytes] | None) -> None:
         self.members += 1
         if self.members > MAX_MEMBERS:
             refuse("broken-sdist", f"the archive has more than {MAX_MEMBERS} members")
@@ -83,7 +84,7 @@ class _Writer:
         self._replace(path)
         if member.kind == "symlink":
             self._check_symlink(member)
-            os.symlink(member.link, path)
+            path.symlink_to(member.link)
         elif member.kind == "hardlink":
             self._copy_of(member, path)
         else:
@@ -157,6 +158,7 @@ def archive_format(name: str) -> str:
         if lower.endswith(end):
             return {"tgz": "tar.gz", "tbz2": "tar.bz2", "txz": "tar.xz"}.get(end[1:], end[1:])
     refuse("broken-sdist", f"{name[:200]!r} is no source archive (tar.gz, tar.bz2, tar.xz, tar or zip)")
+    return None
 
 
 def unpack(archive: Path, destination: Path) -> Unpacked:
@@ -178,7 +180,8 @@ def unpack(archive: Path, destination: Path) -> Unpacked:
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError,
             NotImplementedError, RecursionError, OverflowError) as error:  # fmt: skip
         refuse("broken-sdist", f"the archive cannot be read: {type(error).__name__}: {str(error)[:300]}")
-    tops = sorted(entry for entry in os.listdir(scratch) if not entry.startswith("._") and entry != "__MACOSX")
+    names = [path.name for path in scratch.iterdir()]
+    tops = sorted(entry for entry in names if not entry.startswith("._") and entry != "__MACOSX")
     if len(tops) != 1 or not (scratch / tops[0]).is_dir() or (scratch / tops[0]).is_symlink():
         shown = ", ".join(tops[:5]) or "nothing"
         refuse("broken-sdist", f"the archive does not hold exactly one top-level directory (it holds {shown[:300]})")
@@ -207,7 +210,7 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
         if info is None:
             return
         # TarFile remembers every member; a million empty ones would fill the memory before the cap on members is met.
-        tar.members = []
+        tar.members = []  # type: ignore[attr-defined]
         parts = split_name(info.name)
         if not parts:
             continue

@@ -1,0 +1,115 @@
+"""Compile: the commands that turn a debianized tree into packages, and what the end of a failed log says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lxcbuild.debian import steps
+from lxcbuild.debian.documents import clean
+from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.model import FailureClass
+
+#: What a build is told about the world; nothing of the host's environment comes along.
+BASE_ENVIRONMENT: Mapping[str, str] = {
+    "HOME": "/build",
+    "LC_ALL": "C.UTF-8",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "DEB_RULES_REQUIRES_ROOT": "no",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "PIP_NO_INDEX": "1",
+}
+
+
+def compile_job(tree: str, *, timestamp_s: int, parallel: int, nocheck: bool = True, binary_only: bool = False) -> Job:
+    """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
+
+    ``nocheck`` leaves tests to their own phase; a foreign Debian source package gets it too unless asked otherwise.
+    """
+    options = [f"parallel={max(1, parallel)}", "noautodbgsym"]
+    if nocheck:
+        options.append("nocheck")
+    env = {
+        **BASE_ENVIRONMENT,
+        "DEB_BUILD_OPTIONS": " ".join(options),
+        "SOURCE_DATE_EPOCH": str(timestamp_s),
+        "DPKG_DEB_THREADS_MAX": str(max(1, parallel)),
+    }
+    kind = "-b" if binary_only else "-F"
+    # The tree is fresh: cleaning it (-nc leaves that out) could only run more of the package's code.
+    build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
+    parent = tree.rsplit("/", 1)[0]
+    return Job(
+        files={steps.TOOLS: steps.tools_archive()},
+        steps=(InsideStep(argv=build, env=env, cwd=tree), steps.python_step("collect", parent)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    pattern: re.Pattern[str]
+    failure_class: FailureClass
+    brief: str
+
+
+def _marker(pattern: str, failure_class: FailureClass, brief: str) -> _Marker:
+    return _Marker(re.compile(pattern), failure_class, brief)
+
+
+_BUILD_DEP = FailureClass.BUILD_DEP_MISSING
+_COMPILE = FailureClass.COMPILE_FAILED
+# The order is from the most telling to the least. Texts are those of the programs named in the comments.
+_MARKERS = (
+    _marker(r"Unmet build dependencies: (?P<what>[^\n]+)", _BUILD_DEP, "build dependencies are not installed: {what}"),
+    _marker(r"ModuleNotFoundError: No module named '(?P<what>[\w.]{1,200})'", _BUILD_DEP, "the build needs the Python module {what}"),
+    _marker(r"Backend '(?P<what>[\w.:]{1,200})' is not available", _BUILD_DEP, "the build backend {what} is not there"),  # build
+    _marker(r"BackendUnavailable: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the build backend is not there: {what}"),
+    _marker(r"fatal error: (?P<what>[^\s:]{1,200}): No such file or directory", _BUILD_DEP, "the C header {what} is missing"),
+    _marker(r"(?:/usr/bin/)?ld: cannot find -l(?P<what>[\w.+-]{1,100})", _BUILD_DEP, "the library {what} is missing"),
+    _marker(r"Package '?(?P<what>[\w.+-]{1,100})'?,? .{0,60}not found", _BUILD_DEP, "pkg-config finds no {what}"),
+    _marker(r"No package '(?P<what>[^'\n]{1,100})' found", _BUILD_DEP, "pkg-config finds no {what}"),
+    _marker(r"(?:sh|make|bash): (?:\d+: )?(?P<what>[\w.+-]{1,60}): (?:command )?not found", _BUILD_DEP, "the program {what} is missing"),
+    _marker(r"can't find Rust compiler|(?:cargo|rustc)\b.{0,40}not (?:found|installed)", _BUILD_DEP, "the build needs Rust"),
+    _marker(r"error: Could not find suitable distribution for Requirement\.parse\('(?P<what>[^'\n]{1,200})'\)", _BUILD_DEP,
+            "setup.py asks the index for {what}"),
+    _marker(r"invalid pyproject\.toml config: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's setuptools is too old: {what}"),
+    _marker(r"configuration error: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's setuptools is too old: {what}"),
+    _marker(r"(?:flit_core\.config\.)?ConfigError: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's flit is too old: {what}"),
+    _marker(r"(?:Value|Type)Error: (?P<what>[^\n]{0,120}(?:`project\.license|license-files|license expression)[^\n]{0,200})", _BUILD_DEP,
+            "the suite's backend is too old: {what}"),
+    _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the suite's backend does not read this project's metadata"),
+    _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
+    _marker(r"dh_python3[^\n]*error[^\n]*|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
+    _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
+    _marker(r"(?P<what>[^\s:]{1,120}:\d+(?::\d+)?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
+)  # fmt: skip
+_DECISIVE = re.compile(
+    r"(?i)\b(error|exception|fatal|cannot find|not found|no such file|unmet|unable|failed|traceback)\b"
+)
+
+
+def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
+    """Name the failure from the log's end (at most 256 KiB are read); ``status`` is how the command ended, for people.
+
+    What the kernel counted (memory, disk, time) is decided elsewhere and wins over this.
+    """
+    text = clean(tail[-256 * 1024 :].decode("utf-8", "replace"))
+    details = "\n".join(_decisive_lines(text))
+    for marker in _MARKERS:
+        match = marker.pattern.search(text)
+        if match is not None:
+            what = (match.groupdict().get("what") or "").strip()
+            brief = marker.brief.format(what=what)[:400]
+            return StepFailure(failure_class=marker.failure_class, brief=brief, details=details)
+    return StepFailure(failure_class=_COMPILE, brief=f"dpkg-buildpackage failed ({status})", details=details)
+
+
+def _decisive_lines(text: str) -> list[str]:
+    """At most ten lines that say why; the last lines where none does."""
+    lines = [line.rstrip()[:300] for line in text.splitlines() if line.strip()]
+    echoed = re.compile(r"^(make(\[\d+\])?: \*\*\*|dpkg-buildpackage: error|dh_auto_\w+: error|E: pybuild)")
+    found = [line for line in lines if _DECISIVE.search(line) and not echoed.match(line)]
+    return list(dict.fromkeys(found))[-10:] or lines[-10:]

@@ -1,0 +1,316 @@
+"""Debianize: decide every file of ``debian/`` on the host, from checked facts; a script inside lays them around the sources.
+
+Both converters give the same shape. ``pyproject`` builds through pybuild-plugin-pyproject; ``stdeb`` runs the real stdeb inside (it
+executes setup.py) and completes its output: where stdeb's rules stand, everything else comes from here.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from lxcbuild.debian import control, documents, steps
+from lxcbuild.debian.copyright import make_copyright
+from lxcbuild.debian.documents import DocumentError
+from lxcbuild.debian.inspection import Inspection
+from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.errors import BadNameError
+from lxcbuild.model import FailureClass
+
+RESULT = "conversion.json"
+DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
+#: Names below dist-packages that no project should own; dh_python3 and pybuild abort on, or drop, most of them.
+RESERVED_MODULES = frozenset(
+    {
+        "build",
+        "debian",
+        "dist",
+        "doc",
+        "docs",
+        "example",
+        "examples",
+        "src",
+        "target",
+        "test",
+        "testing",
+        "tests",
+        "benchmarks",
+    }
+)
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+~]{0,150}(?:-[A-Za-z0-9.+~]{1,60})?")
+_SUITE = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?")
+_UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,150}")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
+# What a pure or simple build never needs; debhelper skips an empty override without starting make.
+_SKIPPED = (
+    "dh_auto_clean", "dh_auto_configure", "dh_auto_test", "dh_autoreconf", "dh_autoreconf_clean", "dh_update_autotools_config",
+    "dh_perl", "dh_missing", "dh_usrlocal",
+)  # fmt: skip
+
+
+class Converter(enum.StrEnum):
+    """Who writes the rules of a generated source package."""
+
+    PYPROJECT = "pyproject"
+    STDEB = "stdeb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionPlan:
+    """All decisions about one generated source package. Relations are complete Debian relations, already mapped."""
+
+    distribution: str  # the project's name as upstream writes it
+    version: str  # PEP 440
+    source: str
+    package: str
+    debian_version: str  # <upstream>-<revision>, no epoch
+    suite: str
+    compiled: bool
+    timestamp_s: int  # of the changelog and of every file: the upload's, so that builds repeat
+    build_depends: tuple[str, ...]
+    depends: tuple[str, ...] = ()
+    suggests: tuple[str, ...] = ()
+    #: py3dist-overrides: project name to relations ("" drops the requirement: not for this Python, or part of it).
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    maintainer: str = DEFAULT_MAINTAINER
+    environment: Mapping[str, str] = field(default_factory=dict)
+    converter: Converter = Converter.PYPROJECT
+
+    def __post_init__(self) -> None:
+        control.check_package_name(self.source)
+        control.check_package_name(self.package)
+        control.check_maintainer(self.maintainer)
+        for text, pattern, what in (
+            (self.debian_version, _VERSION, "Debian version without an epoch"),
+            (self.suite, _SUITE, "suite"),
+            (self.distribution, _DISTRIBUTION, "project name"),
+            (self.version, _UPSTREAM, "project version"),
+        ):
+            if not pattern.fullmatch(text):
+                raise BadNameError(f"{text[:80]!r} is no {what}")
+        for name in self.environment:
+            if not _ENVIRONMENT_NAME.fullmatch(name):
+                raise BadNameError(f"{name[:80]!r} is no name of an environment variable")
+
+    @property
+    def upstream(self) -> str:
+        """The Debian version without its revision."""
+        return self.debian_version.rpartition("-")[0] or self.debian_version
+
+    @property
+    def tree(self) -> str:
+        """Where the debianized tree stands inside."""
+        return f"/build/{self.source}-{self.upstream}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionResult:
+    """What the script inside did. ``notes`` are for people: what was left out, moved aside or repacked."""
+
+    orig_tarball: str
+    notes: tuple[str, ...]
+
+
+def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name: str) -> Job:
+    """Unpack, make the orig tarball, lay out debian/. Runs in the very sandbox that compiles; see :func:`parse_conversion`."""
+    asked = {
+        "archive": f"{steps.SOURCE}/{archive_name}",
+        "tree": plan.tree,
+        "orig": f"/build/{plan.source}_{plan.upstream}.orig",
+        "timestamp": plan.timestamp_s,
+        "files": debian_files(inspection, plan),
+        "stdeb": _stdeb_options(plan) if plan.converter is Converter.STDEB else None,
+        "environment": build_environment(plan),
+    }
+    return Job(files=steps.request(asked), steps=(steps.python_step("debianize"),), results=(RESULT,))
+
+
+def parse_conversion(data: bytes) -> ConversionResult | StepFailure:
+    """Check what came back; a result that is not ours is class ``convert-failed``."""
+    allowed = documents.allow(FailureClass.BROKEN_SDIST, FailureClass.CONVERT_FAILED)
+    try:
+        reader = documents.load(data)
+        failure = documents.failure_in(reader, allowed=allowed)
+        if failure is not None:
+            return failure
+        return ConversionResult(orig_tarball=reader.line("orig_tarball") or "", notes=reader.texts("notes", count=100))
+    except DocumentError as error:
+        return documents.broken(error, failure_class=FailureClass.CONVERT_FAILED)
+
+
+def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> Job:
+    """For a Debian source package: unpack ``/in/source/<name>.dsc`` to ``tree`` instead of converting anything."""
+    if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+~_-]{1,200}\.dsc", dsc_name):
+        raise BadNameError(f"{dsc_name[:80]!r} is no file name of a Debian source package")
+    argv = ("dpkg-source", "--no-check", "-x", f"{steps.SOURCE}/{dsc_name}", tree)
+    return Job(files={}, steps=(InsideStep(argv=argv),))
+
+
+def build_environment(plan: ConversionPlan) -> dict[str, str]:
+    """Variables that tell version-computing backends what the version is, since there is no repository to ask."""
+    return {
+        "SETUPTOOLS_SCM_PRETEND_VERSION": plan.version,
+        "PBR_VERSION": plan.version,
+        "PDM_BUILD_SCM_VERSION": plan.version,
+        "POETRY_DYNAMIC_VERSIONING_BYPASS": plan.version,
+        **plan.environment,
+    }
+
+
+# -- the files of debian/ -------------------------------------------------------------------------------------------
+
+
+def debian_files(inspection: Inspection, plan: ConversionPlan) -> dict[str, str]:
+    """Every file of debian/ by its name below it. Equal inputs give equal texts."""
+    made = make_copyright(inspection, plan.distribution, maintainer=plan.maintainer)
+    files = {
+        "control": _control(inspection, plan),
+        "rules": _rules(inspection, plan),
+        "changelog": _changelog(plan),
+        "copyright": made.text,
+        "source/format": "3.0 (quilt)\n",
+        # Whatever a build leaves in the tree is no change of the sources.
+        "source/options": 'extend-diff-ignore = "(^|/)([^/]+\\.egg-info|build|\\.pybuild|__pycache__)(/|$)"\n',
+        "py3dist-overrides": _overrides(plan),
+        "watch": _watch(inspection),
+        "upstream/metadata": _upstream_metadata(inspection),
+    }
+    return {name: text for name, text in files.items() if text}
+
+
+def _control(inspection: Inspection, plan: ConversionPlan) -> str:
+    source = control.paragraph(
+        {
+            "Source": plan.source,
+            "Section": "python",
+            "Priority": "optional",
+            "Maintainer": plan.maintainer,
+            "Build-Depends": control.relations(plan.build_depends),
+            "Standards-Version": "4.6.2",
+            "Rules-Requires-Root": "no",
+            "Homepage": control.homepage(inspection),
+        }
+    )
+    shared = ("${shlibs:Depends}",) if plan.compiled else ()
+    description = control.synopsis(inspection, plan.distribution)
+    extended = control.long_description(inspection, plan.distribution, plan.version)
+    binary = control.paragraph(
+        {
+            "Package": plan.package,
+            "Architecture": "any" if plan.compiled else "all",
+            "Depends": control.relations(("${python3:Depends}", "${misc:Depends}", *shared, *plan.depends)),
+            "Suggests": control.relations(plan.suggests),
+            "Description": f"{description}\n{extended}",
+        }
+    )
+    return f"{source}\n{binary}"
+
+
+def _changelog(plan: ConversionPlan) -> str:
+    when = format_datetime(datetime.fromtimestamp(plan.timestamp_s, UTC))
+    return (
+        f"{plan.source} ({plan.debian_version}) {plan.suite}; urgency=medium\n\n"
+        f"  * Packaged {plan.distribution} {plan.version} automatically.\n\n -- {plan.maintainer}  {when}\n"
+    )
+
+
+def dropped_modules(inspection: Inspection, plan: ConversionPlan) -> tuple[str, ...]:
+    """Top-level names that are left out of the package, unless one of them is what the project is for."""
+    own = {re.sub(r"[-.]", "_", plan.distribution.lower()), plan.distribution.lower()}
+    if inspection.modules and set(inspection.modules) <= RESERVED_MODULES:
+        return ()
+    return tuple(sorted(RESERVED_MODULES - own))
+
+
+def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
+    """debian/rules. For stdeb these lines follow its own file, whose ``%`` and auto_build rules stand."""
+    environment = {**build_environment(plan), "PYBUILD_SYSTEM": "pyproject"}
+    if plan.converter is Converter.STDEB:
+        del environment["PYBUILD_SYSTEM"]
+    if plan.package.startswith("python3-"):
+        environment["PYBUILD_NAME"] = plan.package.removeprefix("python3-")
+    lines = ["#!/usr/bin/make -f"] if plan.converter is Converter.PYPROJECT else []
+    # make expands "$" and ends a line at "#"; values of ours hold neither, an administrator's might.
+    lines += [f"export {name} = {_make_escape(value)}" for name, value in sorted(environment.items())]
+    if plan.converter is Converter.PYPROJECT:
+        lines += ["", "%:", "\tdh $@ --with python3 --buildsystem=pybuild", ""]
+        lines += [" ".join(f"override_{name}" for name in _SKIPPED) + ":", ""]
+    # pybuild has filled the package's directory here, and dh_python3 has not looked at it yet.
+    lines += ["execute_before_dh_python3:", *_tidy(inspection, plan), ""]
+    return "\n".join(lines)
+
+
+def _tidy(inspection: Inspection, plan: ConversionPlan) -> list[str]:
+    root = f"debian/{plan.package}/usr"
+    dropped = dropped_modules(inspection, plan)
+    names = " -o ".join(f"-name {name}" for name in dropped)
+    lines = []
+    if dropped:
+        lines.append(
+            f"\tfor d in {root}/lib/python3*/*-packages; do test ! -d $$d || "
+            f"find $$d -mindepth 1 -maxdepth 1 \\( {names} \\) -print -exec rm -rf '{{}}' +; done"
+        )
+    lines.append(f"\tfind {root} \\( -name '*.py[co]' -o -name direct_url.json \\) -delete")
+    return lines
+
+
+def _make_escape(value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise BadNameError("a value of the build's environment has more than one line")
+    return value.replace("$", "$$").replace("#", "\\#")
+
+
+def _overrides(plan: ConversionPlan) -> str:
+    """dh-python looks names up in its own normal form, which has changed: write each name in both."""
+    lines = []
+    for name, relation in sorted(plan.overrides.items()):
+        if not _DISTRIBUTION.fullmatch(name):
+            raise BadNameError(f"{name[:80]!r} is no project name")
+        value = control.relations(part.strip() for part in relation.split(",")) if relation else ""
+        forms = dict.fromkeys((re.sub(r"[-_.]+", "-", name).lower(), re.sub(r"[-_]+", "-", name).lower(), name))
+        lines += [f"{form} {value}".rstrip() for form in forms if form[0].isalpha()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _repository(inspection: Inspection) -> str | None:
+    metadata = inspection.metadata
+    for url in (*(url for _label, url in metadata.project_urls), metadata.home_page or ""):
+        match = re.match(
+            r"https?://((?:www\.)?(?:github|gitlab)\.com/[\w.-]{1,100}/[\w.-]{1,100}?)(?:\.git)?(?:[/#?]|$)", url
+        )
+        if match:
+            return f"https://{match[1].removeprefix('www.')}"
+    return None
+
+
+def _watch(inspection: Inspection) -> str:
+    repository = _repository(inspection)
+    if repository is None or "github.com" not in repository:
+        return ""
+    return f"version=4\n{repository}/tags .*/v?@ANY_VERSION@@ARCHIVE_EXT@\n"
+
+
+def _upstream_metadata(inspection: Inspection) -> str:
+    """DEP-12; a JSON string is a YAML string."""
+    repository = _repository(inspection)
+    if repository is None:
+        return ""
+    fields = {
+        "Repository": f"{repository}.git",
+        "Repository-Browse": repository,
+        "Bug-Database": f"{repository}/issues",
+    }
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
+
+
+def _stdeb_options(plan: ConversionPlan) -> dict[str, str]:
+    """Command-line options of stdeb's ``debianize``."""
+    assert shlex.quote(plan.package) == plan.package
+    return {"source": plan.source, "package3": plan.package, "maintainer": plan.maintainer, "suite": plan.suite}

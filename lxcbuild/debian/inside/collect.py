@@ -1,0 +1,30 @@
+"""Copy what dpkg-buildpackage made beside the source tree to /out."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+_KINDS = (".deb", ".ddeb", ".udeb", ".dsc", ".changes", ".buildinfo")
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; the one argument is the directory that holds the results."""
+    (place,) = arguments
+    found = [
+        path
+        for path in sorted(Path(place).iterdir())
+        if (
+            path.suffix in _KINDS
+            or ".orig" in path.name
+            or ".debian.tar." in path.name
+            or path.name.endswith(".diff.gz")
+        )
+        and path.is_file()
+        and not path.is_symlink()
+    ]
+    for path in found:
+        shutil.copyfile(path, Path("/out") / path.name)
+        sys.stdout.write(f"{path.name}\n")
+    return 0 if any(path.suffix == ".changes" for path in found) else 1
