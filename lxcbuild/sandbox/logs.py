@@ -2,29 +2,222 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import re
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from lxcbuild.model import LogLimits
 
+#: What is kept of the end of an output that was too long, and of the end of a line.
+TAIL_BYTES = 64 * 1024
+_LINE_TAIL_BYTES = 1024
+
+# ECMA-48: control sequences (CSI), control strings (OSC, DCS, SOS, PM, APC) ended by ST or BEL, and two- or three-byte escapes.
+# Strings are bounded: an unterminated one is not allowed to swallow what follows.
+_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x1b\x07\x9c\n]{0,4096}(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]{1,4}[0-~]"
+    r"|\x1b[0-OQ-WYZ\\`-~]"
+)
+_NEWLINE = re.compile(r"\r+\n?")
+# C0 but newline and tab, DEL, C1, surrogates; bidirectional marks, embeddings, overrides and isolates; line and paragraph
+# separators, zero-width no-break space, interlinear and tag characters: everything that shows text as another one than it is.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
 
 def printable(data: bytes | str) -> str:
-    """``data`` as text that cannot do anything to a terminal (only newline and tab remain of the controls)."""
-    ...
+    """``data`` as text that cannot do anything to a terminal.
+
+    Of the control characters only newline and tab remain (carriage returns become newlines); escape sequences are left out,
+    other controls, invalid UTF-8 and characters that reorder or hide text are shown as backslash escapes. The result is
+    always encodable as UTF-8. It is not HTML-safe: escape it there.
+    """
+    text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
+    if text.isascii() and text.isprintable():  # most lines
+        return text
+    return _UNSAFE.sub(_escaped, _NEWLINE.sub("\n", _SEQUENCE.sub("", text)))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def one_line(data: bytes | str, *, longest: int = 200) -> str:
+    """``data`` as a single safe line of at most ``longest`` characters, for error messages and tables."""
+    text = " ".join(printable(data[: longest * 8]).split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+class PrintableStream:
+    """:func:`printable` for output that comes in pieces: sequences and characters that straddle two pieces are seen whole."""
+
+    def __init__(self, *, longest_line_bytes: int = 256 * 1024) -> None:
+        self._held = bytearray()
+        self._longest = longest_line_bytes
+
+    def feed(self, data: bytes) -> str:
+        """The safe text of all lines that are complete by now."""
+        end = data.rfind(b"\n") + 1
+        if end == 0 and len(self._held) + len(data) <= self._longest:
+            self._held += data
+            return ""
+        end = end or len(data)
+        ready = bytes(self._held) + data[:end]
+        self._held = bytearray(data[end:])
+        return printable(ready)
+
+    def finish(self) -> str:
+        """The safe text of what is left, an incomplete last line."""
+        rest, self._held = bytes(self._held), bytearray()
+        return printable(rest)
+
+
+class LogCap:
+    """Keeps of an endless output what its limits allow: the beginning, the last :data:`TAIL_BYTES`, a marker between them.
+
+    Lines longer than ``max_line_bytes`` lose their middle. Holds at most the tail and one line's tail in memory.
+    """
+
+    def __init__(self, limits: LogLimits) -> None:
+        self._limits = limits
+        self.total_bytes = 0
+        self.truncated = False
+        self._kept = 0
+        self._line = 0  # bytes of the current line so far
+        self._line_tail = bytearray()
+        self._tail = bytearray()
+        self._dropped = 0
+
+    @property
+    def flooded(self) -> bool:
+        """Whether more came than the limit allows."""
+        return self.total_bytes > self._limits.max_bytes
+
+    def feed(self, data: bytes) -> bytes:
+        """What to keep of ``data`` now."""
+        self.total_bytes += len(data)
+        shortened = self._shorten_lines(data)
+        room = max(0, self._limits.max_bytes - self._kept)
+        head, rest = shortened[:room], shortened[room:]
+        self._kept += len(head)
+        if rest:
+            self.truncated = True
+            self._tail += rest
+            excess = len(self._tail) - TAIL_BYTES
+            if excess > 0:
+                del self._tail[:excess]
+                self._dropped += excess
+        return head
+
+    def finish(self) -> bytes:
+        """What to keep at the end: the rest of a line that was cut, a marker, the tail."""
+        last = self._end_of_line() if self._line > self._limits.max_line_bytes else b""
+        if not self._tail:
+            return last
+        marker = b"\n[lxcbuild: the log is longer than %d bytes: %d bytes are left out here]\n" % (
+            self._limits.max_bytes,
+            self._dropped,
+        )
+        return marker + bytes(self._tail) + last
+
+    def _shorten_lines(self, data: bytes) -> bytes:
+        longest = self._limits.max_line_bytes
+        if self._line + len(data) <= longest:  # nothing to cut, wherever the newlines are
+            newline = data.rfind(b"\n")
+            self._line = self._line + len(data) if newline < 0 else len(data) - newline - 1
+            return data
+        out = bytearray()
+        for part in data.splitlines(keepends=True) if b"\r" not in data else _split_lines(data):
+            whole = part.endswith(b"\n")
+            body = part[:-1] if whole else part
+            room = max(0, longest - self._line)
+            out += body[:room]
+            self._line += len(body)
+            if len(body) > room:
+                self.truncated = True
+                self._line_tail = (self._line_tail + body[room:][-_LINE_TAIL_BYTES:])[-_LINE_TAIL_BYTES:]
+            if whole:
+                if self._line > longest:
+                    out += self._end_of_line()
+                out += b"\n"
+                self._line = 0
+        return bytes(out)
+
+    def _end_of_line(self) -> bytes:
+        missing = self._line - self._limits.max_line_bytes - len(self._line_tail)
+        marker = b"[lxcbuild: %d bytes of this line are left out]" % missing if missing > 0 else b""
+        end = marker + bytes(self._line_tail)
+        self._line_tail = bytearray()
+        return end
+
+
+def _split_lines(data: bytes) -> list[bytes]:
+    """Split after newlines only (``bytes.splitlines`` also splits at carriage returns)."""
+    parts = data.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
 class LogWriter:
-    """Writes one build's log file: phase headings, commands, output; always valid UTF-8 without control sequences."""
+    """Writes one build's log file: headings, remarks and output; valid UTF-8, safe to print, written line by line."""
 
-    def __init__(self, path: Path, *, limits: LogLimits | None = None) -> None: ...
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` for appending, making its directory. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.path = path
+        self._fd: int | None = os.open(path, flags, 0o644)
+        self._stream = PrintableStream()
+        self._at_line_start = True
 
     def heading(self, title: str) -> None:
-        """Start a section, with the time of day in UTC."""
-        ...
+        """Start a section, with the date and time of day in UTC."""
+        self._break_line()
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._put(f"=== {one_line(title)} === {now}\n")
+
+    def remark(self, text: str) -> None:
+        """Add one line of our own between the output."""
+        self._break_line()
+        self._put(f"[lxcbuild: {one_line(text, longest=2000)}]\n")
 
     def write(self, data: bytes) -> None:
         """Take output as it comes (an ``OutputSink``)."""
-        ...
+        self._put(self._stream.feed(data))
 
     def close(self) -> None:
-        """Flush and close. Idempotent."""
-        ...
+        """Write what is left and close. Idempotent."""
+        if self._fd is None:
+            return
+        self._break_line()
+        os.close(self._fd)
+        self._fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _break_line(self) -> None:
+        self._put(self._stream.finish())
+        if not self._at_line_start:
+            self._put("\n")
+
+    def _put(self, text: str) -> None:
+        if not text or self._fd is None:
+            return
+        self._at_line_start = text.endswith("\n")
+        data = memoryview(text.encode("utf-8"))
+        while data:
+            data = data[os.write(self._fd, data) :]

@@ -4,14 +4,15 @@ Runs inside the image, on whatever CPython (3.9 or newer) is there, as ``python3
 library only, and of it only what is compiled in (``posix`` for ``os``, ``_signal`` for ``signal``, the C half of ``json``),
 because each ordinary import costs milliseconds of every start. The default stream is descriptor 0.
 
-Protocol: JSON objects, one a line. The host sends ``run``, ``put``, ``signal``, ``kill``, ``stdin``, ``resize``, ``ping``; the runner
-sends ``ready`` first, then ``out``, ``exit``, ``done``, ``error``, ``pong`` or, before it gives up, ``fatal``. Bytes travel as base64.
+Protocol: JSON objects, one a line, bytes as base64. The host sends ``run``, ``put``, ``signal``, ``kill``, ``stdin``, ``resize``,
+``ping``; the runner sends ``ready`` first, then ``out``, ``exit``, ``took``, ``done``, ``error``, ``pong`` or, before it gives
+up, ``fatal``.
 
 A step ends when its first process ends: everything else in the PID namespace is killed then, and only when nothing is
 left and the output is drained does ``exit`` go out. When the stream closes, the runner exits, and the kernel kills the rest.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import posix
 import select
 import sys
@@ -21,7 +22,10 @@ BUILD_ID = 1000  # uid and gid of the build user, inside
 CHUNK_BYTES = 65536
 MAX_LINE_BYTES = 24 * 1024 * 1024
 MAX_TYPED_BYTES = 1024 * 1024
-OPEN_FILES = (1024, 65536)  # fakeroot and old Pythons close every possible descriptor: a limit of a billion takes minutes
+OPEN_FILES = (
+    1024,
+    65536,
+)  # fakeroot and old Pythons close every possible descriptor: a limit of a billion takes minutes
 STEP_OOM_SCORE_ADJ = 500  # within the memory cgroup a step's processes die before the runner does
 
 # linux/prctl.h, linux/capability.h
@@ -51,7 +55,7 @@ def _json_codec():  # type: ignore[no-untyped-def]
         parse_constant = float
         memo: "dict[str, str]" = {}  # noqa: RUF012
 
-    scan = make_scanner(Context())
+    scan = make_scanner(Context())  # type: ignore[arg-type]
     return (lambda text: scan(text, 0)[0]), encode_basestring_ascii
 
 
@@ -73,7 +77,7 @@ class Libc:
         """``prctl(2)`` with one argument; the others must be zero for most options."""
         c_ulong = self._ctypes.c_ulong
         zero = c_ulong(0)
-        self._check("prctl(%d, %d)" % (option, value), self._libc.prctl(option, c_ulong(value), zero, zero, zero))
+        self._check(f"prctl({option}, {value})", self._libc.prctl(option, c_ulong(value), zero, zero, zero))
 
     def drop_bounding_set(self) -> None:
         """Empty the capability bounding set, whatever the highest capability of this kernel is."""
@@ -94,12 +98,14 @@ class Libc:
 class Step:
     """The running step."""
 
-    def __init__(self, number: int, *, pid: int, out: int, terminal: bool) -> None:
+    def __init__(self, number: int, *, pid: int, out: int, keys: int, terminal: bool) -> None:
         self.number = number
         self.pid = pid
         self.out = out  # read end of the output pipe, or the terminal's master; -1 when at its end
+        self.keys = keys  # write end of the input pipe, or the terminal's master again; -1 when there is none
         self.terminal = terminal
-        self.typed = b""  # what is still to be written to the terminal
+        self.typed = b""  # what is still to be written there
+        self.typed_all = False
         self.ended = None  # wait status and resource usage of the first process
 
 
@@ -112,9 +118,9 @@ class Runner:
         self.inbox = bytearray()
         self.scanned = 0
         self.outbox = b""
-        self.step: "Step | None" = None
+        self.step: Step | None = None
         self.alone = True
-        self.libc: "Libc | None" = None
+        self.libc: Libc | None = None
         posix.set_blocking(stream, False)
         self.woken, wake = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -126,10 +132,7 @@ class Runner:
         """Queue one message; values are integers, floats, None, text, or lists of integers."""
         parts = ['"op":"' + op + '"']
         for name, value in fields.items():
-            if isinstance(value, str):
-                shown = self.quote(value)
-            else:
-                shown = "null" if value is None else repr(value)
+            shown = self.quote(value) if isinstance(value, str) else "null" if value is None else repr(value)
             parts.append('"' + name + '":' + shown)
         self.outbox += ("{" + ",".join(parts) + "}\n").encode()
 
@@ -190,10 +193,12 @@ class Runner:
         signal_all(_signal.SIGCONT)
 
     def do_stdin(self, message) -> None:  # type: ignore[no-untyped-def]
-        """Take what was typed on the host's terminal."""
+        """Take what was typed at the host; ``took`` is the answer when the step has it, so that the host can wait for that."""
         step = self.step
-        if step is not None and step.terminal and step.out >= 0:
+        if step is not None and step.keys >= 0:
             step.typed = (step.typed + a2b_base64(message["data"]))[:MAX_TYPED_BYTES]
+            step.typed_all = step.typed_all or message["end"]
+            self.type(step)
 
     def do_resize(self, message) -> None:  # type: ignore[no-untyped-def]
         """Follow the size of the host's terminal."""
@@ -213,25 +218,31 @@ class Runner:
         if self.libc is None:
             self.libc = Libc()
         size = message.get("pty")
-        opened = []
+        opened: list[int] = []
         try:
+            keys = -1
             if size:
-                ours, theirs = posix.openpty()
-                opened += [ours, theirs]
-                set_size(ours, size[0], size[1])
+                out, theirs = posix.openpty()
+                opened += [out, theirs]
+                set_size(out, size[0], size[1])
                 posix.fchown(theirs, BUILD_ID if message["user"] == "build" else 0, -1)
-                stdin = theirs
+                stdin, keys = theirs, out
             else:
-                ours, theirs = posix.pipe2(posix.O_CLOEXEC)
-                opened += [ours, theirs]
-                stdin = open_stdin(message.get("stdin"))
+                out, theirs = posix.pipe2(posix.O_CLOEXEC)
+                opened += [out, theirs]
+                if message.get("keyboard"):
+                    stdin, keys = posix.pipe2(posix.O_CLOEXEC)
+                    opened.append(keys)
+                else:
+                    stdin = open_stdin(message.get("stdin"))
                 opened.append(stdin)
-            posix.set_blocking(ours, False)
+            for fd in {out, keys} - {-1}:
+                posix.set_blocking(fd, False)
             pid = posix.fork()
             if pid == 0:
                 become(message, self.libc, stdin=stdin, output=theirs, terminal=bool(size))
-            opened.remove(ours)
-            self.step = Step(message["id"], pid=pid, out=ours, terminal=bool(size))
+            opened = [fd for fd in opened if fd not in (out, keys)]
+            self.step = Step(message["id"], pid=pid, out=out, keys=keys, terminal=bool(size))
             self.alone = False
         finally:
             for fd in opened:
@@ -278,6 +289,8 @@ class Runner:
     def close_output(self, step: Step) -> None:
         """No more output."""
         posix.close(step.out)
+        if step.terminal:
+            step.keys = -1
         step.out = -1
 
     def finish(self) -> None:
@@ -296,16 +309,26 @@ class Runner:
             system_s=usage.ru_stime,
             max_rss_bytes=usage.ru_maxrss * 1024,
         )
+        if step.keys >= 0:
+            posix.close(step.keys)
         self.step = None
 
     def type(self, step: Step) -> None:
-        """Write to the terminal what was typed."""
+        """Write to the step's input what was typed, then its end."""
         try:
-            step.typed = step.typed[posix.write(step.out, step.typed) :]
+            while step.typed:
+                step.typed = step.typed[posix.write(step.keys, step.typed) :]
         except BlockingIOError:
             return
-        except OSError:
+        except OSError:  # nobody reads it any more
             step.typed = b""
+        if step.typed_all and step.terminal:
+            step.typed, step.typed_all = b"\x04", False  # what a terminal's driver reads as the end
+            return
+        if step.typed_all:
+            posix.close(step.keys)
+            step.keys = -1
+        self.send("took")
 
     def loop(self) -> None:
         """Serve until the stream closes."""
@@ -315,10 +338,13 @@ class Runner:
             waits.register(self.stream, select.POLLIN | (select.POLLOUT if self.outbox else 0))
             waits.register(self.woken, select.POLLIN)
             step = self.step
-            if step is not None and step.out >= 0:
-                wanted = (0 if self.outbox else select.POLLIN) | (select.POLLOUT if step.typed else 0)
-                if wanted:  # a hung-up descriptor reports POLLHUP even when nothing is asked, and would spin
-                    waits.register(step.out, wanted)
+            wanted: dict[int, int] = {}
+            if step is not None and step.out >= 0 and not self.outbox:
+                wanted[step.out] = select.POLLIN
+            if step is not None and step.keys >= 0 and step.typed:
+                wanted[step.keys] = wanted.get(step.keys, 0) | select.POLLOUT
+            for fd, events in wanted.items():  # nothing else: a hung-up descriptor is always ready, and would spin
+                waits.register(fd, events)
             for fd, happened in waits.poll():
                 if fd == self.woken:
                     posix.read(self.woken, 4096)
@@ -326,7 +352,7 @@ class Runner:
                 elif fd == self.stream:
                     if happened & ~select.POLLOUT:
                         self.receive()
-                elif step is not None and happened & select.POLLOUT and step.typed:
+                elif step is not None and fd == step.keys and happened & ~select.POLLIN and step.typed:
                     self.type(step)
             self.pump()
             self.finish()
@@ -336,8 +362,8 @@ def signal_all(number: int) -> None:
     """Signal every process of the PID namespace but this one (``kill(2)``, pid -1)."""
     try:
         posix.kill(-1, number)
-    except ProcessLookupError:
-        pass  # noqa: S110 - there is none
+    except ProcessLookupError:  # there is none
+        return
 
 
 def set_size(fd: int, rows: int, columns: int) -> None:
@@ -356,7 +382,7 @@ def open_stdin(encoded: "str | None") -> int:
     fd = posix.memfd_create("stdin", posix.MFD_CLOEXEC)
     while data:
         data = data[posix.write(fd, data) :]
-    posix.lseek(fd, 0, posix.SEEK_SET)
+    posix.lseek(fd, 0, 0)
     return fd
 
 
@@ -473,18 +499,27 @@ def take_stream(where: str) -> int:
     stream = posix.dup(int(where)) if where.isdigit() else posix.open(where, posix.O_RDWR | posix.O_CLOEXEC)
     while stream < 3:
         stream = posix.dup(stream)
-    posix.set_inheritable(stream, False)
+    posix.set_inheritable(stream, False)  # noqa: FBT003 - takes no keyword
     null = posix.open("/dev/null", posix.O_RDWR)
     for target in (0, 1, 2):
         if null != target:
             posix.dup2(null, target)
-    for name in posix.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != stream:
-            try:
-                posix.close(int(name))
-            except OSError:
-                pass  # noqa: S110 - the descriptor of the listing itself
+    folder = posix.open("/proc/self/fd", posix.O_RDONLY | posix.O_DIRECTORY)
+    for name in posix.listdir(folder):
+        fd = int(name)
+        if fd > 2 and fd not in (stream, folder) and is_open(fd):
+            posix.close(fd)
+    posix.close(folder)
     return stream
+
+
+def is_open(fd: int) -> bool:
+    """Whether the descriptor still exists (listing a directory by descriptor makes one for a moment)."""
+    try:
+        posix.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def main() -> None:
