@@ -1,0 +1,88 @@
+"""Limits that no cgroup keeps: tmpfs, clocks, bounded readers, namespaces, seccomp, and the choice of the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lxcbuild.linux.cgroup import Version
+from lxcbuild.model import BackendChoice, NetworkMode, Policy
+from lxcbuild.sandbox.limit import Facts, Limit, Mechanism
+
+#: What this version can build; the others are named in the vocabulary of policies, and refused.
+NETWORK_MODES = frozenset({NetworkMode.NONE, NetworkMode.LOOPBACK})
+BACKENDS = frozenset({BackendChoice.LXC, BackendChoice.AUTO})
+
+
+def wall_limits(policy: Policy, facts: Facts) -> Iterator[Limit]:
+    """Everything but cgroups."""
+    yield from _mounts_and_clocks(policy, facts)
+    yield from _walls(policy)
+
+
+def _mounts_and_clocks(policy: Policy, facts: Facts) -> Iterator[Limit]:
+    disk, time, log, output = policy.disk, policy.time, policy.log, policy.output
+    over = disk.max_bytes > policy.memory.max_bytes
+    yield Limit(
+        name="disk.max",
+        value=disk.max_bytes,
+        mechanism=Mechanism.TMPFS,
+        how=f"size={disk.max_bytes} of the writable layer's tmpfs",
+        note="larger than memory.max: a build that fills it runs out of memory first" if over else None,
+    )
+    how = f"nr_inodes={disk.max_inodes} of the writable layer's tmpfs"
+    yield Limit(name="disk.max_inodes", value=disk.max_inodes, mechanism=Mechanism.TMPFS, how=how)
+    yield Limit(
+        name="time.wall", value=time.wall_s, mechanism=Mechanism.CLOCK, how="monotonic clock of ours, then SIGKILL"
+    )
+    yield Limit(name="time.silence", value=time.silence_s, mechanism=Mechanism.CLOCK, how="clock since the last output")
+    counted = facts.version("cpuacct") or facts.version("cpu") is Version.V2
+    yield Limit(
+        name="time.cpu",
+        value=time.cpu_s,
+        mechanism=Mechanism.CLOCK if time.cpu_s is not None else Mechanism.NOTHING,
+        how="the cgroup's CPU counter, looked at every second" if time.cpu_s is not None else "not asked for",
+        problem=None if counted or time.cpu_s is None else "no controller counts CPU time here",
+    )
+    for name, value in (
+        ("log.max", log.max_bytes),
+        ("log.max_line", log.max_line_bytes),
+        ("output.max_files", output.max_files),
+        ("output.max", output.max_bytes),
+        ("output.max_file", output.max_file_bytes),
+        ("output.max_depth", output.max_depth),
+    ):
+        yield Limit(name=name, value=value, mechanism=Mechanism.READER, how="bounded reader on the host's side")
+
+
+def _walls(policy: Policy) -> Iterator[Limit]:
+    possible = policy.network in NETWORK_MODES
+    yield Limit(
+        name="network",
+        value=policy.network.value,
+        mechanism=Mechanism.NAMESPACE,
+        how="a network namespace of its own, with nothing in it but lo",
+        problem=None if possible else f"this version of lxcbuild cannot build the mode {policy.network}",
+        fix=None if possible else "use network: none or network: loopback",
+    )
+    available = Path("/proc/sys/kernel/seccomp/actions_avail").exists()
+    off = policy.seccomp == "none"
+    yield Limit(
+        name="seccomp",
+        value=policy.seccomp,
+        mechanism=Mechanism.NOTHING if off else Mechanism.SECCOMP,
+        how="switched off by the policy"
+        if off
+        else f"profile {policy.seccomp}, loaded by liblxc before the first instruction",
+        problem=None if available or off else "this kernel has no seccomp filters",
+        fix=None if available or off else "use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+    usable = policy.backend in BACKENDS
+    yield Limit(
+        name="backend",
+        value=policy.backend.value,
+        mechanism=Mechanism.BACKEND,
+        how="LXC container" if usable else "nothing",
+        problem=None if usable else f"this version of lxcbuild has no {policy.backend} backend",
+        fix=None if usable else "use backend: auto or backend: lxc",
+    )
