@@ -182,6 +182,12 @@ class LedgerError(HostError):
     reference, exit_code = "ledger", 38
 
 
+class LeftoversError(HostError):
+    """Something was left behind that no live build owns (``doctor --leftovers``), or could not be removed (``gc``)."""
+
+    reference, exit_code = "leftovers", 39
+
+
 # -- images and sandboxes ---------------------------------------------------------------------------------------
 
 

@@ -211,8 +211,12 @@ class Ledger:
             name = f"owner-{secrets.token_hex(8)}"
             with _os_errors(self._path):
                 self._dirs.locks.mkdir(parents=True, exist_ok=True)
-                fd = os.open(self._dirs.locks / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+                # Locked before it gets its name: nobody can mistake it for a dead process's.
+                place = self._dirs.locks / name
+                fresh = place.with_name(f"new-{name}")
+                fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                fresh.rename(place)
             self._owner, self._owner_fd = name, fd
         return self._owner
 

@@ -1,0 +1,63 @@
+"""``lxcbuild gc``: remove what no live build owns."""
+
+from __future__ import annotations
+
+import click
+
+from lxcbuild.cli.options import json_option, pass_ui, require_root
+from lxcbuild.cli.render import Ui
+from lxcbuild.errors import LeftoversError, LxcbuildError
+
+
+@click.command()
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
+@click.option("--hot", is_flag=True, help="Also free the memory of images that no build uses.")
+@json_option
+@pass_ui
+def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
+    """Remove leftovers that no live build owns, and say what."""
+    from lxcbuild.cli.leftovers import find_leftovers
+
+    require_root("remove leftovers")
+    removed: list[dict[str, str]] = []
+    stuck: list[str] = []
+    for each in find_leftovers(ui.dirs):
+        try:
+            if not dry_run:
+                each.remove()
+        except (LxcbuildError, OSError) as error:
+            stuck.append(f"{each.kind} {each.what}: {error}")
+            continue
+        removed.append({"kind": each.kind, "what": each.what})
+    if hot:
+        removed += [{"kind": "image in memory", "what": what} for what in _free_images(ui, dry_run=dry_run)]
+    if as_json:
+        ui.emit_json({"dry_run": dry_run, "removed": removed, "stuck": stuck})
+    else:
+        for thing in removed:
+            ui.verdict("ok", f"{'would remove' if dry_run else 'removed'} {thing['kind']} {thing['what']}")
+        if not removed and not stuck:
+            ui.verdict("ok", "there is nothing to remove")
+    if stuck:
+        raise LeftoversError(
+            f"{len(stuck)} things could not be removed",
+            details="\n".join(stuck),
+            resolution="end what uses them, then run it again",
+        )
+
+
+def _free_images(ui: Ui, *, dry_run: bool) -> list[str]:
+    """Drop unpacked images from memory, unless a build uses them; unmount the tmpfs when it is empty."""
+    from lxcbuild.events import NullMonitor
+    from lxcbuild.images.hot import HotStore
+    from lxcbuild.linux import syscalls
+
+    store = HotStore(ui.dirs, NullMonitor())
+    freed = []
+    for digest, path in store.digests().items():
+        if path.parent == ui.dirs.hot and (dry_run or store.drop(digest)):
+            freed.append(str(path))
+    if not dry_run and ui.dirs.hot.is_mount() and not any(ui.dirs.hot.iterdir()):
+        syscalls.umount(str(ui.dirs.hot))
+        freed.append(f"{ui.dirs.hot} (the tmpfs)")
+    return freed

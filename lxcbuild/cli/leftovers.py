@@ -1,0 +1,176 @@
+"""What a crash can leave behind, and how each piece is removed: sandboxes, processes, cgroups, mounts, interfaces, files.
+
+A thing is ours when its name carries the tag of this state directory (or it lies below it), and left over when nobody who
+could own it lives: owners hold file locks, which the kernel takes from the dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.events import NullMonitor
+from lxcbuild.images.hot import HotStore
+from lxcbuild.linux import syscalls
+from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.mounts import mount_table
+from lxcbuild.sandbox import registry
+
+_LAUNCHER = "lxcbuild/sandbox/launcher.py"
+_NEWBORN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """One thing that nobody owns. ``remove`` raises HostError or OSError when it cannot."""
+
+    kind: str  # sandbox, process, cgroup, mount, interface, namespace or file
+    what: str
+    remove: Callable[[], object]
+
+
+def find_leftovers(dirs: StateDirs) -> Iterator[Leftover]:
+    """Everything of this state directory that no live build owns, in an order in which it can be removed."""
+    records = registry.list_instances(dirs)
+    dead = [record for record in records if not registry.is_live(record) and not _newborn(record)]
+    for record in dead:
+        what = f"{record.instance_id} (its owner, pid {record.owner_pid}, is gone)"
+        yield Leftover(kind="sandbox", what=what, remove=partial(registry.sweep, record))
+    yield from _processes()
+    yield from _cgroups(dirs)
+    yield from _mounts(dirs, live={record.directory for record in records if record not in dead})
+    yield from _network(dirs)
+    yield from _files(dirs)
+
+
+def _newborn(record: registry.Record) -> bool:
+    """Whether somebody may be writing this record right now: the first milliseconds, before there is a lock to look at."""
+    if record.owner_pid:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - record.directory.stat().st_mtime < _NEWBORN_S
+    return True
+
+
+def _processes() -> Iterator[Leftover]:
+    """Launchers whose orchestrator is gone. What runs inside a sandbox cannot leave its cgroup, and is found there."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if any(part.endswith(_LAUNCHER) for part in argv[:5]) and not _master_lives(argv):
+                pid = int(entry.name)
+                yield Leftover(
+                    kind="process", what=f"{pid} ({' '.join(argv)[:80].strip()})", remove=partial(_kill, pid)
+                )
+
+
+def _master_lives(argv: list[str]) -> bool:
+    """The launcher's last argument is the pid of the process that it works for."""
+    numbers = [part for part in argv if part.isdecimal()]
+    return bool(numbers) and Path("/proc", numbers[-1]).exists()
+
+
+def _unlocked(path: Path) -> bool:
+    """Whether nobody holds the lock of a file, without taking it for longer than the question."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _cgroups(dirs: StateDirs) -> Iterator[Leftover]:
+    """Cgroups without a record. A record is made before its cgroup and removed after it, so one that is seen twice, with no
+    record in between, has none."""
+    host = CgroupHost.detect()
+    # Children first: the common parent goes last, and only when no sandbox is recorded.
+    for name in sorted(host.list(dirs.cgroup), reverse=True):
+        if name == dirs.cgroup:
+            recorded = bool(registry.list_instances(dirs))
+        elif name.startswith(f"{dirs.cgroup}/"):
+            recorded = (dirs.instances / name.rpartition("/")[2]).exists()
+        else:
+            continue
+        if not recorded and name in host.list(dirs.cgroup):
+            yield Leftover(kind="cgroup", what=name, remove=partial(_remove_cgroup, name))
+
+
+def _remove_cgroup(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        group = CgroupHost.detect().open(name)
+        group.kill()
+        group.remove()
+
+
+def _mounts(dirs: StateDirs, *, live: set[Path]) -> Iterator[Leftover]:
+    """Mounts below the state directory, innermost first. The memory of the images is owned by the directory itself."""
+    roots = [f"{os.fspath(root)}/" for root in (dirs.run, dirs.cache, dirs.lib)]
+    for entry in reversed(mount_table()):
+        point = Path(entry.mount_point)
+        ours = any(entry.mount_point.startswith(root) for root in roots)
+        if ours and point != dirs.hot and not any(point.is_relative_to(directory) for directory in live):
+            yield Leftover(
+                kind="mount", what=f"{entry.fstype} on {point}", remove=partial(syscalls.umount, entry.mount_point)
+            )
+
+
+def _network(dirs: StateDirs) -> Iterator[Leftover]:
+    """Sandboxes have only a loopback of their own today; a later release's interfaces and namespaces carry our tag."""
+    for place, kind in ((Path("/sys/class/net"), "interface"), (Path("/run/netns"), "namespace")):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in place.glob(f"lxcb*{dirs.tag}*"):
+                yield Leftover(kind=kind, what=entry.name, remove=partial(_remove_network, entry))
+
+
+def _remove_network(entry: Path) -> None:
+    from lxcbuild import process
+
+    noun = ["netns", "delete"] if entry.parent.name == "netns" else ["link", "delete", "dev"]
+    process.run(["ip", *noun, entry.name])
+
+
+def _files(dirs: StateDirs) -> Iterator[Leftover]:
+    for path in HotStore(dirs, NullMonitor()).stale():
+        yield Leftover(kind="file", what=f"{path} (an image that was not finished)", remove=partial(_remove_tree, path))
+    if dirs.locks.is_dir():
+        for path in dirs.locks.glob("owner-*"):
+            if _unlocked(path):
+                yield Leftover(
+                    kind="file", what=f"{path} (a dead process's claim on builds)", remove=partial(_settle, dirs)
+                )
+
+
+def _remove_tree(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def _settle(dirs: StateDirs) -> None:
+    """Let the ledger mark the builds of dead owners; it removes their claims."""
+    from lxcbuild.ledger.store import Ledger
+
+    Ledger.open(dirs).close()
+    for path in dirs.locks.glob("owner-*"):
+        if _unlocked(path):
+            path.unlink(missing_ok=True)
