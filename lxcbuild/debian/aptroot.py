@@ -133,6 +133,11 @@ def _replace(path: Path, text: str) -> None:
     fresh.rename(path)
 
 
+def unreachable(said: str) -> bool:
+    """Whether what apt printed means that a mirror could not be reached or lacked a file."""
+    return any(phrase in said for phrase in _UNREACHABLE)
+
+
 @contextlib.contextmanager
 def network_or(what: str) -> Iterator[None]:
     """Turn the errors of a program that fetches into :class:`NetworkError` or :class:`DiskFullError` where they are one."""
@@ -144,7 +149,7 @@ def network_or(what: str) -> Iterator[None]:
             raise DiskFullError(
                 f"no space left on device while fetching {what}", resolution="free some space: lxcbuild gc"
             ) from error
-        if any(phrase in said for phrase in _UNREACHABLE):
+        if unreachable(said):
             raise NetworkError(
                 f"cannot fetch {what}: a mirror cannot be reached or lacks the file",
                 details=said,

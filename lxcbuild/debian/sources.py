@@ -1,7 +1,6 @@
 """Where packages come from: the mirrors and the network configuration of the host's apt, and source lines for a suite.
 
-The host's own apt says what it uses (``apt-get indextargets``, ``apt-config dump``), so that one-line and deb822 sources,
-``apt.conf.d`` fragments and proxies are read by the program that defines them.
+Configuration is read through ``apt-config dump``, by the program that defines it; sources are read from their files.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ _INHERITED = re.compile(
     r"|Max-ValidTime(?:::|$)|Min-ValidTime(?:::|$)|Source-Symlinks$|Send-URI-Encoded$)|Dir::Etc::netrc(?:parts)?$"
 )
 _DUMP_LINE = re.compile(r'([A-Za-z0-9_:+./-]+?)(::)? "(.*)";')
-_ORIGINS = {"debian": "Debian", "ubuntu": "Ubuntu"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,47 +32,75 @@ class HostMirrors:
     security: tuple[str, ...] = ()
 
 
-def host_mirrors() -> HostMirrors:
-    """Ask the host's apt which mirrors serve the host's own suite; empty tuples when its sources name none."""
-    release = platform.freedesktop_os_release()
-    distribution, suite = release.get("ID", ""), release.get("VERSION_CODENAME", "")
-    listed = process.run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(ORIGIN)|$(REPO_URI)|$(COMPONENT)|$(RELEASE)|$(CODENAME)",
-            "Created-By: Packages",
-        ]
-    ).stdout.decode(errors="replace")
-    return parse_index_targets(listed, distribution=distribution, suite=suite)
+def host_mirrors(etc_apt: Path = Path("/etc/apt")) -> HostMirrors:
+    """Which mirrors the host's apt sources name for the host's own suite; empty tuples when there are none.
 
-
-def parse_index_targets(listed: str, *, distribution: str, suite: str) -> HostMirrors:
-    """Pick the distribution's own mirrors out of apt's list; third-party sources have another origin or component.
-
-    Before the first ``apt-get update`` apt leaves unknown variables as they are; then the suite's name has to do.
+    The files are read here because apt itself lists only what it has already downloaded, and a fresh machine has nothing.
     """
-    main: list[str] = []
-    security: list[str] = []
-    for line in listed.splitlines():
-        fields = line.split("|")
-        if len(fields) != 5:
+    release = platform.freedesktop_os_release()
+    entries: list[SourceEntry] = []
+    for path in [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))]:
+        if path.is_file() and path.suffix in (".list", ".sources"):
+            parse = parse_deb822 if path.suffix == ".sources" else parse_one_line
+            entries += parse(path.read_text(errors="replace"))
+    return choose_mirrors(entries, distribution=release.get("ID", ""), suite=release.get("VERSION_CODENAME", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One combination of mirror, suite and components (sources.list(5))."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+
+
+def parse_one_line(text: str) -> list[SourceEntry]:
+    """Read one-line style sources: ``deb [options] uri suite component ...``."""
+    entries = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+(.+)", line.partition("#")[0].strip())
+        if match is not None:
+            entries.append(SourceEntry(match[1], match[2], tuple(match[3].split())))
+    return entries
+
+
+def parse_deb822(text: str) -> list[SourceEntry]:
+    """Read deb822 style sources; disabled stanzas and source-only ones are left out."""
+    entries = []
+    uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for block in re.split(r"\n\s*\n", uncommented):
+        folded = re.sub(r"\n[ \t]+", " ", block)
+        fields = {key.lower(): value for key, value in re.findall(r"(?m)^([A-Za-z-]+):[ \t]*(.*)$", folded)}
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").strip().lower() == "no":
             continue
-        origin, uri, component, release, codename = fields
-        known_origin = not origin.startswith("$(") and origin != ""
-        if component != "main" or (known_origin and origin != _ORIGINS.get(distribution, distribution)):
-            continue
-        if release in (f"{suite}-security", f"{suite}/updates"):
-            security.append(uri)
-        elif release == suite or (known_origin and codename == suite):
-            main.append(uri)
+        entries += [
+            SourceEntry(uri, suite, tuple(fields.get("components", "").split()))
+            for uri in fields.get("uris", "").split()
+            for suite in fields.get("suites", "").split()
+        ]
+    return entries
+
+
+def choose_mirrors(entries: Sequence[SourceEntry], *, distribution: str, suite: str) -> HostMirrors:
+    """Pick the distribution's own mirrors: those with component main that also have the updates suite, if any has.
+
+    A third-party archive that uses the same names could be picked too; its signature would not match the recipe's keyring.
+    """
+    own = [entry for entry in entries if "main" in entry.components]
+    main = _uris(own, suite)
+    complete = [uri for uri in main if uri in _uris(own, f"{suite}-updates")]
+    named = [uri for uri in main if uri.rstrip("/").endswith(f"/{distribution}")]
     return HostMirrors(
         distribution=distribution,
         suite=suite,
-        main=tuple(dict.fromkeys(main)),
-        security=tuple(dict.fromkeys(security)),
+        main=tuple(complete or named or main)[:1],
+        security=tuple(_uris(own, f"{suite}-security") or _uris(own, f"{suite}/updates"))[:1],
     )
+
+
+def _uris(entries: Sequence[SourceEntry], suite: str) -> list[str]:
+    return list(dict.fromkeys(entry.uri for entry in entries if entry.suite == suite))
 
 
 def source_lines(recipe: Recipe, host: HostMirrors, *, keyring: Path | None) -> tuple[str, ...]:

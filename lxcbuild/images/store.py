@@ -1,0 +1,224 @@
+"""Base images: made once, kept compressed on disk, unpacked in memory, shared read-only by all builds.
+
+Cold: ``<images>/<name>-<digest>.tar.zst`` and ``<images>/<name>.json``, the record that says which archive is current; each
+appears by rename, so an interrupted make changes nothing. Hot: see :mod:`lxcbuild.images.hot`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxcbuild.config import locks
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.recipes import Recipe, load_recipe, load_recipes
+from lxcbuild.debian import sources
+from lxcbuild.debian.apt import AptArchive
+from lxcbuild.errors import ImageMissingError
+from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.images import make as making
+from lxcbuild.images import pack
+from lxcbuild.images.hot import HotStore
+from lxcbuild.images.image import Image, ImageRecord
+from lxcbuild.model import Target
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One line of ``lxcbuild rootfs list``: a recipe, and its image if one was made."""
+
+    recipe: Recipe
+    target: Target
+    record: ImageRecord | None
+    expired: bool
+    loaded: Path | None
+
+
+class ImageStore:
+    """The base images of one state directory. Images that it handed out stay in place until it is closed or the process ends."""
+
+    def __init__(self, dirs: StateDirs, monitor: Monitor | None = None) -> None:
+        self._dirs = dirs
+        self._monitor = monitor or NullMonitor()
+        self.hot = HotStore(dirs, self._monitor)
+
+    def get(self, target: Target) -> Image:
+        """The image of a target, loaded; raises :class:`ImageMissingError`, :class:`UnknownTargetError`.
+
+        An expired image is used all the same, and a note says so.
+        """
+        recipe = load_recipe(target)
+        record = self._record(target)
+        if record is None:
+            raise ImageMissingError(
+                f"there is no base image of {target} yet", resolution=f"lxcbuild rootfs make {target}"
+            )
+        return self._load(target, recipe, record)
+
+    def ensure(self, target: Target) -> Image:
+        """The image of a target, made if there is none."""
+        recipe = load_recipe(target)
+        record = self._record(target) or self._make(target, recipe, newer_than=None)
+        return self._load(target, recipe, record)
+
+    def refresh(self, target: Target) -> Image:
+        """A newly made image of a target; processes that ask at the same time share one."""
+        recipe = load_recipe(target)
+        before = self._record(target)
+        record = self._make(target, recipe, newer_than=None if before is None else before.created_at)
+        return self._load(target, recipe, record)
+
+    def remove(self, target: Target) -> bool:
+        """Forget the image of a target; False when it still lies unpacked because builds use it (``gc`` removes it later)."""
+        load_recipe(target)
+        with locks.exclusive(self._make_lock(target)):
+            record = self._record(target)
+            if record is None:
+                return True
+            self._record_path(target).unlink()
+            self._archive(record).unlink(missing_ok=True)
+        return self.hot.drop(record.digest)
+
+    def list(self) -> tuple[Listed, ...]:
+        """All recipes with their images, in the order of their names."""
+        hot = self.hot.digests()
+        found = []
+        for recipe in load_recipes():
+            target = recipe.target()
+            record = self._record(target)
+            found.append(
+                Listed(
+                    recipe=recipe,
+                    target=target,
+                    record=record,
+                    expired=record is not None and self._expired(recipe, record),
+                    loaded=None if record is None else hot.get(record.digest[:16]),
+                )
+            )
+        return tuple(found)
+
+    def record(self, target: Target) -> ImageRecord:
+        """The record of a target's image, without loading it; raises like :meth:`get`."""
+        load_recipe(target)
+        record = self._record(target)
+        if record is None:
+            raise ImageMissingError(
+                f"there is no base image of {target} yet", resolution=f"lxcbuild rootfs make {target}"
+            )
+        return record
+
+    def archive(self, image: Image) -> AptArchive:
+        """The apt archive that matches an image: the host's mirrors as they are when lists are fetched, else those of the making."""
+        recipe = load_recipe(image.target)
+
+        def lines() -> tuple[str, ...]:
+            now = sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))
+            return now or image.record.sources
+
+        return AptArchive(
+            self._dirs,
+            image.name,
+            source_lines=lines,
+            architecture=image.target.architecture,
+            monitor=self._monitor,
+        )
+
+    def close(self) -> None:
+        """Stop using the images that were handed out."""
+        self.hot.close()
+
+    # -- cold -------------------------------------------------------------------------------------------------
+
+    def _record_path(self, target: Target) -> Path:
+        return self._dirs.images / f"{target.image_name}.json"
+
+    def _archive(self, record: ImageRecord) -> Path:
+        return self._dirs.images / f"{record.name}-{record.digest[:16]}.tar.zst"
+
+    def _make_lock(self, target: Target) -> Path:
+        return self._dirs.locks / f"make-{target.image_name}.lock"
+
+    def _record(self, target: Target) -> ImageRecord | None:
+        try:
+            record = ImageRecord.from_json(self._record_path(target).read_text())
+        except FileNotFoundError:
+            return None
+        return record if self._archive(record).is_file() else None
+
+    def _make(self, target: Target, recipe: Recipe, *, newer_than: str | None) -> ImageRecord:
+        waiting = Note(text=f"waiting for another process that makes the image {target}")
+        with locks.exclusive(self._make_lock(target), on_wait=lambda: self._monitor.emit(waiting)):
+            record = self._record(target)
+            if record is not None and record.created_at != newer_than:
+                return record  # somebody made it while we waited
+            workdir = self._dirs.images / f"new-{target.image_name}"
+            if workdir.exists():
+                shutil.rmtree(workdir)  # we hold the lock, so its maker is dead
+            workdir.mkdir(parents=True)
+            try:
+                plan = making.plan(recipe, target)
+                self._monitor.emit(
+                    Note(text=f"making the image {target} (maintainer scripts run {_how(plan.mode)}); takes about half a minute")
+                )
+                archive, made = making.make(plan, workdir, self._monitor)
+                archive.rename(self._archive(made))
+                text = workdir / "record.json"
+                text.write_text(made.to_json())
+                text.rename(self._record_path(target))
+            finally:
+                shutil.rmtree(workdir, ignore_errors=True)
+            if record is not None and record.digest != made.digest:
+                self._archive(record).unlink(missing_ok=True)
+                self.hot.drop(record.digest)
+            self._monitor.emit(
+                Note(text=f"image {target} is ready: {len(made.packages)} packages, Python {made.python_version}")
+            )
+            return made
+
+    def _load(self, target: Target, recipe: Recipe, record: ImageRecord) -> Image:
+        expired = self._expired(recipe, record)
+        if expired:
+            days = int(record.age_s // DAY_S)
+            self._monitor.emit(
+                Note(
+                    text=f"the image {target} is {days} days old; to renew it: lxcbuild rootfs refresh {target}",
+                    warning=True,
+                )
+            )
+        path, storage = self.hot.place(
+            record.digest,
+            size_bytes=record.unpacked_bytes,
+            what=f"the image {target}",
+            fill=lambda tree: pack.unpack(self._archive(record), tree),
+        )
+        return Image(target=target, path=path, storage=storage, record=record, expired=expired)
+
+    @staticmethod
+    def _expired(recipe: Recipe, record: ImageRecord) -> bool:
+        return record.age_s > recipe.expires_after_s
+
+    # -- leftovers --------------------------------------------------------------------------------------------
+
+    def stale(self) -> list[Path]:
+        """Files and directories that interrupted makes left and that no live process owns."""
+        found = self.hot.stale()
+        if self._dirs.images.is_dir():
+            for path in self._dirs.images.glob("new-*"):
+                with locks.try_exclusive(self._dirs.locks / f"make-{path.name[4:]}.lock") as alone:
+                    if alone:
+                        found.append(path)
+        return found
+
+    def sweep(self) -> list[Path]:
+        """Remove what :meth:`stale` lists, and unpacked trees that no record names and nobody uses; what was removed."""
+        gone = self.stale()
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+        return gone
+
+
+def _how(mode: str) -> str:
+    return "in a user namespace" if mode == "unshare" else "as root: no subordinate ids for root, see lxcbuild doctor"
