@@ -33,6 +33,11 @@ def normalise(name: str) -> str:
     return _SEPARATORS.sub("-", name).lower()
 
 
+def canonical_or_none(name: str) -> str | None:
+    """:func:`normalise` for names that others wrote: None where it would raise."""
+    return _SEPARATORS.sub("-", name).lower() if _NAME.fullmatch(name) else None
+
+
 def binary_package(name: str) -> str:
     """The rule for projects that Debian does not have: ``python3-<normalised name>``."""
     return f"python3-{normalise(name)}"
