@@ -45,7 +45,7 @@ def history(ui: Ui, /, *, as_json: bool, limit: int, target: Target | None, **fi
     ui.table(_COLUMNS, [_row(record) for record in records], right=("took",))
     newest_failure = next((record for record in records if record.failure is not None), None)
     if newest_failure is not None:
-        ui.hint(f"lxcbuild log {newest_failure.build_id[:6]}")
+        ui.hint(f"lxcbuild log {newest_failure.build_id}")
 
 
 def _normalised(filters: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""The nouns of the ledger: a build that begins, a build as recorded, and build ids."""
+"""The nouns of the ledger: a build that begins, a build as recorded."""
 
 from __future__ import annotations
 
 import re
-import secrets
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,17 +18,12 @@ RUNNING = "running"
 CANCELLED = "cancelled"
 STATUSES = (RUNNING, *(status.value for status in Status), CANCELLED)
 
-_ID = re.compile(r"[0-9a-f]{1,12}")
+_ID_PART = re.compile(r"[0-9a-z][0-9a-z-]{0,63}")
 
 
-def new_build_id() -> str:
-    """Twelve hexadecimal digits: four random ones first, so that short prefixes differ, then the second it began in."""
-    return f"{secrets.token_hex(2)}{int(time.time()) & 0xFFFFFFFF:08x}"
-
-
-def is_id_prefix(text: str) -> bool:
-    """Whether the text can be the beginning of a build id."""
-    return _ID.fullmatch(text) is not None
+def is_id_part(text: str) -> bool:
+    """Whether the text can be the beginning, or the last word, of a build id."""
+    return _ID_PART.fullmatch(text) is not None
 
 
 def now() -> str:

@@ -25,7 +25,7 @@ metadata = MetaData()
 build = Table(
     "build",
     metadata,
-    Column("id", String(16), primary_key=True),
+    Column("id", String(64), primary_key=True),
     Column("name", String(255), nullable=False),
     Column("version", String(255), nullable=False),
     Column("target", String(160), nullable=False),  # distribution/suite
@@ -59,7 +59,7 @@ build = Table(
 phase = Table(
     "phase",
     metadata,
-    Column("build_id", String(16), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
+    Column("build_id", String(64), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("name", String(16), nullable=False),
     Column("started_at", String(32), nullable=False),
@@ -78,7 +78,7 @@ phase = Table(
 artifact = Table(
     "artifact",
     metadata,
-    Column("build_id", String(16), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
+    Column("build_id", String(64), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
     Column("path", String(4096), primary_key=True),
     Column("sha256", String(64), nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -88,7 +88,7 @@ artifact = Table(
 note = Table(
     "note",
     metadata,
-    Column("build_id", String(16), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
+    Column("build_id", String(64), ForeignKey("build.id", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("text", Text, nullable=False),
 )

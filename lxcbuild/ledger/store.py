@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import DiskFullError, LedgerError, UnknownBuildError
 from lxcbuild.ledger import database, rows, schema
-from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_prefix, now
+from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_part, now
 from lxcbuild.model import FailureClass, Outcome, PhaseRecord, Status
 
 _CHUNK = 500  # ids in one IN (...): below every database's limit
@@ -140,25 +140,27 @@ class Ledger:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def find(self, id_or_prefix: str) -> BuildRecord:
-        """The build of that id, or of the only id that begins so; raises UnknownBuildError."""
+    def find(self, part: str) -> BuildRecord:
+        """The build of that id, or the only one whose id, or whose id's last word, begins so; raises UnknownBuildError."""
         table = schema.build
         found: Sequence[sa.Row[Any]] = ()
         with self._reading() as connection:
-            if is_id_prefix(id_or_prefix):
-                # A range instead of LIKE: it uses the primary key's index under every collation.
-                query = sa.select(table).where(table.c.id >= id_or_prefix, table.c.id < id_or_prefix + "g")
-                found = connection.execute(query.order_by(table.c.started_at.desc()).limit(5)).all()
+            if is_id_part(part):
+                query = sa.select(table).order_by(table.c.started_at.desc()).limit(5)
+                # A range instead of LIKE uses the primary key's index; "~" sorts behind everything that an id holds.
+                found = connection.execute(query.where(table.c.id >= part, table.c.id < part + "~")).all()
+                found = found or connection.execute(query.where(table.c.id.like(f"%-{part}%"))).all()
+                found = [row for row in found if row.id == part] or found
             if len(found) == 1:
                 return self._detailed(connection, found)[0]
         if found:
             raise UnknownBuildError(
-                f"several builds begin with {id_or_prefix!r}",
+                f"several builds match {part!r}",
                 details="\n".join(f"{row.id}  {row.name} {row.version}  {row.started_at}" for row in found),
-                resolution="give more digits of the id",
+                resolution="give more of the id",
             )
         raise UnknownBuildError(
-            f"the ledger knows no build {id_or_prefix[:40]!r}", resolution="list the recorded ones: lxcbuild history"
+            f"the ledger knows no build {part[:40]!r}", resolution="list the recorded ones: lxcbuild history"
         )
 
     def recent(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import schema
-from lxcbuild.ledger.records import NewBuild, new_build_id
+from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
@@ -82,9 +82,11 @@ def test_prefixes_must_be_unique_and_ids_well_formed(fresh_state: StateDirs) -> 
         ledger.begin(started("ab0000000001"))
         ledger.begin(started("ab1000000001"))
         assert ledger.find("ab1").build_id == "ab1000000001"
-        with pytest.raises(UnknownBuildError, match="several builds begin with 'ab'"):
+        with pytest.raises(UnknownBuildError, match="several builds match 'ab'"):
             ledger.find("ab")
-        for bad in ("ffff", "", "%", "ab' OR 1=1 --", "g"):
+        ledger.begin(started("20261121-010203-0001abcdef"))
+        assert ledger.find("0001abc").build_id == "20261121-010203-0001abcdef"
+        for bad in ("ffff", "", "%", "ab' OR 1=1 --", "g", "_", "-"):
             with pytest.raises(UnknownBuildError, match="knows no build"):
                 ledger.find(bad)
 
@@ -230,8 +232,3 @@ def test_questions_of_a_large_ledger_use_indexes(fresh_state: StateDirs) -> None
         ).fetchall()
         assert f"USING INDEX build_{column}" in str(plan), plan
     connection.close()
-
-
-def test_build_ids_differ_in_their_first_digits() -> None:
-    ids = {new_build_id() for _ in range(100)}
-    assert len({build_id[:4] for build_id in ids}) > 90

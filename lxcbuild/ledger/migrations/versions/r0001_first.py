@@ -15,7 +15,7 @@ def upgrade() -> None:
     """Make the tables."""
     op.create_table(
         "build",
-        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("name", sa.String(255), nullable=False),
         sa.Column("version", sa.String(255), nullable=False),
         sa.Column("target", sa.String(160), nullable=False),
@@ -76,7 +76,7 @@ def upgrade() -> None:
 
 
 def _build_id() -> sa.Column[str]:
-    return sa.Column("build_id", sa.String(16), sa.ForeignKey("build.id", ondelete="CASCADE"), primary_key=True)
+    return sa.Column("build_id", sa.String(64), sa.ForeignKey("build.id", ondelete="CASCADE"), primary_key=True)
 
 
 def downgrade() -> None:
