@@ -64,9 +64,10 @@ class Job:
     loopback_up: bool
     max_ptys: int = 64
     seccomp_profile: str | None = None
-    cgroup_files: list[str] = field(
-        default_factory=list
-    )  # a "0" written to each moves the writer into the build's cgroups
+    # Files to write "0" to, which moves the writer into the build's cgroups; the late ones
+    # forbid mknod, so their turn is when /dev is made.
+    cgroup_files: list[str] = field(default_factory=list)
+    late_cgroup_files: list[str] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The message."""
@@ -166,7 +167,11 @@ def _serve(sock: socket.socket, job: Job, runner_fd: int, id_fd: int) -> None:
         with contextlib.suppress(PermissionError):
             Path("/proc/self/oom_score_adj").write_text("-1000")
         entered_at = time.monotonic()
+        late = [os.open(path, os.O_WRONLY) for path in job.late_cgroup_files]  # out of sight in the new mount namespace
         merged, upper = _make_tree(job)
+        for fd in late:
+            os.write(fd, b"0")
+            os.close(fd)
         timings = {"cgroups_s": entered_at - started_at, "mounts_s": time.monotonic() - entered_at}
         send(sock, {"event": "mounted", "timings": timings}, [merged, upper])
         os.close(merged)

@@ -64,7 +64,10 @@ class LxcBackend:
 
     def create(self, spec: InstanceSpec) -> LxcInstance:
         """An instance that is not yet started. Raises LimitRefusedError for a limit that this host cannot enforce."""
-        return LxcInstance(spec, dirs=self._dirs, nursery=self._nursery, behind=self._behind)
+        host = CgroupHost.detect()
+        plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
+        plan.require()
+        return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
 
     def close(self) -> None:
         """Wait for what is being cleaned up behind, and end the nursery."""
@@ -83,13 +86,23 @@ class LxcBackend:
 class LxcInstance:
     """One container's life; see :class:`lxcbuild.sandbox.base.Instance` for the meaning of each call."""
 
-    def __init__(self, spec: InstanceSpec, *, dirs: StateDirs, nursery: Nursery, behind: Behind) -> None:
+    def __init__(
+        self,
+        spec: InstanceSpec,
+        *,
+        dirs: StateDirs,
+        plan: policy.LimitPlan,
+        host: CgroupHost,
+        nursery: Nursery,
+        behind: Behind,
+    ) -> None:
         self.spec = spec
         self._dirs = dirs
         self._nursery = nursery
         self._behind = behind
         self._resources = contextlib.ExitStack()
-        self._host = CgroupHost.detect()
+        self._plan = plan
+        self._host = host
         self._limits: Mapping[str, object] = {}
         self._launcher: LauncherHandle | None = None
         self._session: Session | None = None
@@ -120,15 +133,17 @@ class LxcInstance:
             stack.callback(handle.close)
             stack.callback(self._forget)
             registration.update(launcher_pid=handle.pid, id_start=id_range.start)
-            cgroup = self._cgroup = stack.enter_context(self._host.create(registration.record.cgroup))
+            group = self._host.create(registration.record.cgroup, controllers=self._plan.controllers)
+            cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
-            self._limits = self._enforce(cgroup)
+            self._plan = policy.enforce(self._plan, cgroup)
             runner_end = self._send_job(handle, cgroup, id_range.fd)
             session = self._session = Session(runner_end, kill=self._kill)
             stack.callback(session.close)
             self._receive_tree(handle, stack)
             self._wait_ready(session, handle)
             self._init_pidfd = self._open_init(handle, stack)
+            self._limits = policy.read_back(self._plan, cgroup)
             self._resources = stack.pop_all()
 
     @property
@@ -198,16 +213,10 @@ class LxcInstance:
 
     # -- parts of start --
 
-    def _enforce(self, cgroup: Cgroup) -> Mapping[str, object]:
-        return policy.enforce(self.spec.policy, cgroup, self._dirs)
-
     def _send_job(self, handle: LauncherHandle, cgroup: Cgroup, id_fd: int) -> socket.socket:
         """Hand the job over; returns our end of the runner's socket."""
         limits = self.spec.policy.disk
-        # v1's "tasks" moves one thread without a lock on the whole group, which "cgroup.procs" takes (5 to 15 ms).
-        entries = [
-            (node.path, "tasks" if h.version is Version.V1 else "cgroup.procs") for h, node in cgroup.nodes.items()
-        ]
+        early, late = _cgroup_files(cgroup)
         job = launcher.Job(
             name=f"{self._dirs.tag}-{self.spec.instance_id}",
             hostname=self.spec.hostname,
@@ -220,7 +229,8 @@ class LxcInstance:
             tmpfs_inodes=limits.max_inodes + _OWN_INODES,
             runner=os.fspath(RUNNER),
             loopback_up=self.spec.policy.network is not NetworkMode.NONE,
-            cgroup_files=[os.fspath(path / name) for path, name in entries],
+            cgroup_files=early,
+            late_cgroup_files=late,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -345,3 +355,16 @@ def _reap(handle: LauncherHandle) -> None:
     handle.kill()
     if not handle.wait(_DEATH_S):
         raise HostError(f"the launcher {handle.pid} does not die", resolution="run: lxcbuild doctor --leftovers")
+
+
+def _cgroup_files(cgroup: Cgroup) -> tuple[list[str], list[str]]:
+    """Where the launcher writes "0" to enter the build's cgroups: at once, and after it has made device nodes.
+
+    v1's ``tasks`` moves one thread without the lock on whole thread groups that ``cgroup.procs`` takes (5 to 15 ms).
+    """
+    early: list[str] = []
+    late: list[str] = []
+    for hierarchy, node in cgroup.nodes.items():
+        file = os.fspath(node.path / ("tasks" if hierarchy.version is Version.V1 else "cgroup.procs"))
+        (late if "devices" in hierarchy.controllers else early).append(file)
+    return early, late

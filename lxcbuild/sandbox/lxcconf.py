@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,11 +31,19 @@ RUNNER_INSIDE = f"/dev/{RUNNER_NAME}"
 #: Capabilities of the runner and of trusted installs as the inner root: what dpkg, apt and a change of user need, and no more.
 ROOT_CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap")
 
-#: Files of /proc that tell about the host; each is covered by an empty file.
+#: Files of /proc that tell about the host and that anybody may open there; each is covered by an empty file. Those that only the
+#: host's root may open (timer_list, slabinfo, kpagecount ...) stay closed to the inner root: their owner is not in its id map.
 MASKED_FILES = (
-    "kcore", "keys", "key-users", "kallsyms", "kmsg", "timer_list", "sched_debug", "latency_stats", "modules", "slabinfo",
-    "vmallocinfo", "kpagecount", "kpageflags", "kpagecgroup", "sysrq-trigger",
-)  # fmt: skip
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "kmsg",
+    "modules",
+    "timer_list",
+    "sched_debug",
+    "latency_stats",
+)
 MASKED_DIRS = ("acpi", "asound", "scsi")
 
 _TEMPLATE = """\
@@ -88,14 +97,18 @@ def _open_files() -> int:
 
 def render(job: Job) -> str:
     """The configuration of one container; the launcher's tree is below /run in its own mount namespace."""
-    masks = [f"lxc.mount.entry = /run/x/null proc/{name} none bind,ro,optional 0 0" for name in MASKED_FILES]
-    masks += [f"lxc.mount.entry = /run/e proc/{name} none bind,ro,optional 0 0" for name in MASKED_DIRS]
+    masks = [(name, "/run/x/null") for name in MASKED_FILES] + [(name, "/run/e") for name in MASKED_DIRS]
+    entries = [
+        f"lxc.mount.entry = {cover} proc/{name} none bind,ro 0 0"
+        for name, cover in masks
+        if Path("/proc", name).exists()
+    ]
     return _TEMPLATE.format(
         hostname=job.hostname,
         base=job.id_base,
         open_files=_open_files(),
         network="lxc.net.0.flags = up" if job.loopback_up else "# lo stays down: the policy says none.",
-        masks="\n".join(["# What tells about the host is covered by an empty file or directory.", *masks]),
+        masks="\n".join(["# What tells about the host is covered by an empty file or directory.", *entries]),
         capabilities=" ".join(ROOT_CAPABILITIES),
         seccomp=f"lxc.seccomp.profile = {job.seccomp_profile}"
         if job.seccomp_profile
