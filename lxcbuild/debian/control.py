@@ -123,7 +123,7 @@ def _plain_paragraphs(text: str) -> list[str]:
         if block.startswith(("    ", "\t")) or any(re.fullmatch(r"[=\-~^#*+.\"'`_]{3,}", line) for line in lines):
             continue
         joined = " ".join(line for line in lines if line)
-        if len(joined) < 30 or joined.startswith(("#", "|", "$", ">>>", "[")) or not joined.isprintable():
+        if len(joined) < 30 or joined.endswith(":") or joined.startswith(("#", "|", "$", ">>>", "[")) or not joined.isprintable():
             continue
         found.append(joined)
     return found

@@ -1,0 +1,199 @@
+"""Verify: install built packages in a fresh base, import them, and hold their metadata against what is installed there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from lxcbuild.debian import documents, steps
+from lxcbuild.debian.control import check_package_name
+from lxcbuild.debian.documents import DocumentError, Reader, clean
+from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.errors import BadNameError
+from lxcbuild.model import FailureClass
+
+RESULT = "verification.json"
+_DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")
+# apt takes what is in the files and what is installed, and nothing else: no lists, no sources, no network, no second user.
+_APT = (
+    "apt-get", "install", "--yes", "--no-download", "--no-install-recommends", "--allow-downgrades",
+    "-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "APT::Sandbox::User=root",
+    "-o", "APT::Get::List-Cleanup=false", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io",
+    "-o", "Dpkg::Options::=--force-confold",
+)  # fmt: skip
+_APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+_UNMET = re.compile(
+    r"^ (?P<package>[a-z0-9][a-z0-9+.:-]*) : (?:Pre)?Depends: (?P<what>.+?)(?: but .*)?$|^ +(?:Pre)?Depends: (?P<more>.+?)(?: but .*)?$",
+    re.MULTILINE,
+)
+_DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One module or command that was tried; ``error`` is None when it works."""
+
+    name: str
+    error: str | None
+    details: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledDistribution:
+    """What a dist-info or egg-info directory of the package says."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was seen in the fresh base. ``problems`` of it are found by :func:`judge`."""
+
+    modules: tuple[Trial, ...]
+    scripts: tuple[Trial, ...]
+    entry_points: tuple[Trial, ...]
+    distributions: tuple[InstalledDistribution, ...]
+    installed: Mapping[str, str]
+    environment: Mapping[str, str]
+
+
+def install_job(deb_names: Sequence[str]) -> Job:
+    """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with apt, offline."""
+    for name in deb_names:
+        if not _DEB_NAME.fullmatch(name):
+            raise BadNameError(f"{name[:80]!r} is no file name of a Debian package")
+    argv = (*_APT, *(f"{steps.DEBS}/{name}" for name in deb_names))
+    return Job(files={}, steps=(InsideStep(argv=argv, env=_APT_ENVIRONMENT, cwd="/", as_root=True),))
+
+
+def check_job(packages: Sequence[str]) -> Job:
+    """As the build user: import the packages' modules and so on; the result goes to :func:`parse_verification`."""
+    asked = {"packages": [check_package_name(name) for name in packages]}
+    return Job(files=steps.request(asked), steps=(steps.python_step("verify", site=True),), results=(RESULT,))
+
+
+def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:
+    """``dep-missing`` when apt or dpkg names a relation that nothing here satisfies, else ``install-failed``."""
+    text = clean(tail[-64 * 1024 :].decode("utf-8", "replace"))
+    details = "\n".join(text.strip().splitlines()[-20:])
+    unmet = [match["what"] or match["more"] for match in _UNMET.finditer(text)]
+    unmet += [match["what"] for match in _DPKG_UNMET.finditer(text)]
+    if unmet:
+        named = ", ".join(dict.fromkeys(item.strip() for item in unmet))[:400]
+        return StepFailure(
+            failure_class=FailureClass.DEP_MISSING, brief=f"nothing here provides: {named}", details=details
+        )
+    last = next((line for line in reversed(text.splitlines()) if line.startswith(("E: ", "dpkg: error"))), status)
+    return StepFailure(
+        failure_class=FailureClass.INSTALL_FAILED, brief=f"apt cannot install it: {last[:300]}", details=details
+    )
+
+
+def parse_verification(data: bytes) -> Verification | StepFailure:
+    """Check what came back; a result that is not ours is class ``install-failed``."""
+    try:
+        reader = documents.load(data)
+        failure = documents.failure_in(reader, allowed=documents.allow(FailureClass.INSTALL_FAILED))
+        if failure is not None:
+            return failure
+        return Verification(
+            modules=_trials(reader, "modules"),
+            scripts=_trials(reader, "scripts"),
+            entry_points=_trials(reader, "entry_points"),
+            distributions=tuple(
+                InstalledDistribution(
+                    name=item.line("name") or "", version=item.line("version") or "", requires=item.texts("requires")
+                )
+                for item in reader.tables("distributions", count=100)
+            ),
+            installed=reader.pairs("installed", count=5000),
+            environment=reader.pairs("environment", count=20),
+        )
+    except DocumentError as error:
+        return documents.broken(error, failure_class=FailureClass.INSTALL_FAILED)
+
+
+def _trials(reader: Reader, key: str) -> tuple[Trial, ...]:
+    return tuple(
+        Trial(name=item.line("name") or "", error=item.line("error"), details=item.text("details", limit=4000))
+        for item in reader.tables(key, count=1000)
+    )
+
+
+def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure | None:
+    """Whether the package counts as built: right project, nothing undeclared or missing, every module imports, commands exist.
+
+    A missing requirement is named before the import that fails of it, because it is the cause.
+    """
+    wanted = _normal(distribution)
+    ours = [item for item in seen.distributions if _normal(item.name) == wanted]
+    if seen.distributions and not ours:
+        named = ", ".join(item.name for item in seen.distributions)[:200]
+        return _failed(FailureClass.GATE_REJECTED, f"the package holds the project {named}, not {distribution}")
+    if not seen.distributions:
+        return _failed(FailureClass.INSTALL_FAILED, "the package holds no metadata of a Python project")
+    if not _same_version(ours[0].version, version):
+        return _failed(FailureClass.GATE_REJECTED, f"the package holds version {ours[0].version[:80]}, not {version}")
+    missing = [problem for item in seen.distributions for problem in unmet_requirements(item, seen)]
+    if missing:
+        return _failed(FailureClass.DEP_MISSING, f"its metadata asks for {'; '.join(missing)[:400]}")
+    for kind, trials in (("import of", seen.modules), ("command", seen.scripts), ("entry point", seen.entry_points)):
+        for trial in trials:
+            if trial.error is not None:
+                return _import_failure(kind, trial)
+    if not seen.modules:
+        return _failed(FailureClass.IMPORT_FAILED, "the package holds no Python module")
+    return None
+
+
+def _import_failure(kind: str, trial: Trial) -> StepFailure:
+    """An import that fails for want of another module is a dependency that upstream did not declare."""
+    absent = re.search(r"ModuleNotFoundError: No module named '([\w.]{1,200})'", trial.error or "")
+    own = trial.name.partition(".")[0]
+    if absent is not None and absent[1].partition(".")[0] != own:
+        brief = f"{kind} {trial.name} needs the module {absent[1]}, which no declared dependency brings"
+        return StepFailure(failure_class=FailureClass.DEP_MISSING, brief=brief, details=trial.details)
+    brief = f"{kind} {trial.name} fails: {trial.error}"
+    return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)
+
+
+def unmet_requirements(item: InstalledDistribution, seen: Verification) -> list[str]:
+    """Requirements (without extras, for the sandbox's own Python) that the installed versions do not satisfy."""
+    installed = {_normal(name): version for name, version in seen.installed.items()}
+    problems = []
+    for text in item.requires:
+        try:
+            requirement = Requirement(text)
+            if requirement.marker is not None and not requirement.marker.evaluate({**seen.environment, "extra": ""}):
+                continue
+            version = installed.get(_normal(requirement.name))
+            if version is None:
+                problems.append(f"{requirement.name}{requirement.specifier}, which is not installed")
+            elif not requirement.specifier.contains(Version(version), prereleases=True):
+                problems.append(f"{requirement.name}{requirement.specifier}, and {version[:60]} is installed")
+        except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName):
+            # pip would not understand it either; what matters then is whether the package imports.
+            continue
+    return problems
+
+
+def _failed(failure_class: FailureClass, brief: str) -> StepFailure:
+    return StepFailure(failure_class=failure_class, brief=brief)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _same_version(left: str, right: str) -> bool:
+    try:
+        return Version(left) == Version(right)
+    except InvalidVersion:
+        return left == right
