@@ -21,7 +21,7 @@ RESULT = "verification.json"
 _DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")
 # apt takes what is in the files and what is installed, and nothing else: no lists, no sources, no network, no second user.
 _APT = (
-    "apt-get", "install", "--yes", "--no-download", "--no-install-recommends", "--allow-downgrades",
+    "apt-get", "install", "--yes", "--no-install-recommends", "--allow-downgrades",
     "-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "APT::Sandbox::User=root",
     "-o", "APT::Get::List-Cleanup=false", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io",
     "-o", "Dpkg::Options::=--force-confold",
