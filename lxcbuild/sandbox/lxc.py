@@ -132,6 +132,7 @@ class LxcInstance:
             handle = self._launcher = self._nursery.launcher()
             stack.callback(handle.close)
             stack.callback(self._forget)
+            self._check_cancelled()
             registration.update(launcher_pid=handle.pid, id_start=id_range.start)
             group = self._host.create(registration.record.cgroup, controllers=self._plan.controllers)
             cgroup = self._cgroup = stack.enter_context(group)
@@ -140,6 +141,7 @@ class LxcInstance:
             runner_end = self._send_job(handle, cgroup, id_range.fd)
             session = self._session = Session(runner_end, kill=self._kill)
             stack.callback(session.close)
+            self._check_cancelled()  # a cancel that came before this line found no session
             self._receive_tree(handle, stack)
             self._wait_ready(session, handle)
             self._init_pidfd = self._open_init(handle, stack)
@@ -311,6 +313,10 @@ class LxcInstance:
         if self._init_pidfd is None or not wait_pidfd(self._init_pidfd, _DEATH_S):
             assert self._cgroup is not None
             self._cgroup.kill(timeout_s=_DEATH_S)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise CancelledError("cancelled")
 
     def _live(self) -> Session:
         if self._session is None or self._closed:
