@@ -1,0 +1,114 @@
+"""The house rules, run as tests: lint, format, types, import contracts, sizes, and documents that must match the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lxcbuild import errors
+from lxcbuild.cli import main as cli_main
+from lxcbuild.cli.bug import BugError
+
+ROOT = Path(__file__).parents[2]
+PYTHON_FILES = sorted((ROOT / "lxcbuild").rglob("*.py"))
+MAX_LINES, MAX_FUNCTION_LINES = 420, 48  # "about 400" and "about 40"
+
+
+def run_tool(*argv: str) -> None:
+    tool = Path(sys.executable).with_name(argv[0])
+    if not tool.exists():
+        pytest.fail(f"{argv[0]} is not installed beside {sys.executable}: run scripts/test")
+    done = subprocess.run([tool, *argv[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
+
+
+def test_ruff_finds_nothing() -> None:
+    run_tool("ruff", "check", "--no-cache", ".")
+
+
+def test_every_file_is_formatted() -> None:
+    run_tool("ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_types_are_strict() -> None:
+    run_tool("mypy")
+
+
+def test_imports_go_down_only() -> None:
+    run_tool("lint-imports", "--no-cache")
+
+
+def test_files_and_functions_stay_small() -> None:
+    too_long = []
+    for path in PYTHON_FILES:
+        text = path.read_text()
+        if (lines := text.count("\n")) > MAX_LINES:
+            too_long.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                length = node.end_lineno - node.lineno + 1
+                if length > MAX_FUNCTION_LINES and "migrations" not in path.parts:
+                    too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+    assert too_long == []
+
+
+def test_starting_is_cheap() -> None:
+    heavy = ["sqlalchemy", "alembic", "pydantic", "rich", "structlog", "yaml", "urllib3", "networkx", "asyncio"]
+    script = f"import sys, lxcbuild.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", cli_main.VERBS)
+def test_every_listed_verb_exists_and_explains_itself(name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "lxcbuild", name, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: lxcbuild {name}")
+
+
+def error_classes() -> set[type[errors.LxcbuildError]]:
+    return {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.LxcbuildError)}
+
+
+def test_exit_codes_are_documented_as_they_are() -> None:
+    text = (ROOT / "docs/reference/exit-codes.md").read_text()
+    documented = {(int(code), ref) for code, ref in re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", text, re.MULTILINE)}
+    actual = {(c.exit_code, c.reference) for c in error_classes() - {errors.LxcbuildError}}
+    actual |= {
+        (0, "ok"),
+        (cli_main.EXIT_USAGE, "usage"),
+        (BugError.exit_code, BugError.reference),
+        (cli_main.EXIT_BROKEN_PIPE, "broken-pipe"),
+    }
+    assert documented == actual
+
+
+def test_every_verb_and_option_is_documented() -> None:
+    text = (ROOT / "docs/reference/cli.md").read_text()
+    missing = []
+    for name in cli_main.VERBS:
+        if f"## `lxcbuild {name}" not in text:
+            missing.append(name)
+        done = subprocess.run(
+            [sys.executable, "-m", "lxcbuild", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        section = text.partition(f"## `lxcbuild {name}")[2].partition("\n## ")[0]
+        missing += [
+            f"{name} {o}" for o in re.findall(r"^  (?:-\w, )?(--[a-z-]+)", done.stdout, re.M) if o not in section
+        ]
+    assert [m for m in missing if not m.endswith("--help")] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    broken = []
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+            if not (document.parent / target).exists():
+                broken.append(f"{document.relative_to(ROOT)}: {target}")
+    assert broken == []
