@@ -1,0 +1,136 @@
+"""What a generated source package Build-Depends on: the suite's packages for the build requirements that can be read statically."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from lxcbuild.debian.conversion import Converter
+from lxcbuild.debian.inspection import Inspection
+from lxcbuild.debian.names import NameMap
+from lxcbuild.debian.relations import TargetPython, Unmapped, translate
+from lxcbuild.errors import BadNameError
+
+#: Installed wherever packages are built, and by Policy never listed in Build-Depends.
+IMPLICIT = ("build-essential",)
+#: Modules that setup.py files import and never declare, by the project that brings them.
+_SETUP_IMPORTS = {
+    "Cython": "cython", "numpy": "numpy", "pbr": "pbr", "cffi": "cffi", "setuptools_scm": "setuptools-scm",
+    "setuptools_rust": "setuptools-rust", "pkgconfig": "pkgconfig", "pybind11": "pybind11", "skbuild": "scikit-build",
+    "packaging": "packaging", "six": "six", "setuptools_git_versioning": "setuptools-git-versioning", "wheel": "wheel",
+}  # fmt: skip
+#: Programs that a backend starts and that no Python requirement names.
+_BACKEND_PROGRAMS = {
+    "mesonpy": ("meson", "ninja-build"), "scikit_build_core": ("cmake", "ninja-build"), "skbuild": ("cmake", "ninja-build"),
+    "maturin": ("cargo", "rustc"), "setuptools_rust": ("cargo", "rustc"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """A build requirement whose package the suite has in too old a version. The build may still work: backends rarely need it."""
+
+    requirement: str
+    name: str
+    package: str
+    available: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRelations:
+    """Relations for Build-Depends (and, with ``implicit``, for the layer), and what stands against the build.
+
+    ``unmet`` is class ``build-dep-missing``: no package of the suite is the project. ``outdated`` are tried anyway.
+    """
+
+    relations: tuple[str, ...]
+    implicit: tuple[str, ...] = IMPLICIT
+    unmet: tuple[Unmapped, ...] = ()
+    outdated: tuple[Outdated, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def build_relations(
+    inspection: Inspection, *, python: TargetPython, names: NameMap, converter: Converter = Converter.PYPROJECT
+) -> BuildRelations:
+    """Map ``build-system.requires`` and what the kind of project needs; raises nothing for what a package says."""
+    base = ["debhelper-compat (= 13)", "dh-python", "python3-all-dev" if inspection.compiled else "python3-all"]
+    if converter is Converter.PYPROJECT:
+        base.append("pybuild-plugin-pyproject")
+    requires = [*inspection.build_requires, *_implied(inspection, names)]
+    satisfied: list[str] = []
+    outdated: list[Outdated] = []
+    for text in requires:
+        found = _outdated(text, python, names)
+        if found is None:
+            satisfied.append(text)
+        else:
+            outdated.append(found)
+    translation = translate(satisfied, python=python, names=names, build=True)
+    relations = [
+        *base,
+        *(str(relation) for relation in translation.relations),
+        *(item.package for item in outdated),
+        *_programs(inspection),
+    ]
+    return BuildRelations(
+        relations=tuple(dict.fromkeys(relations)),
+        unmet=translation.unmapped,
+        outdated=tuple(outdated),
+        notes=translation.notes,
+    )
+
+
+def _implied(inspection: Inspection, names: NameMap) -> list[str]:
+    """What setuptools and setup.py use without saying so, as far as the suite has it."""
+    implied = []
+    backend = inspection.build_backend
+    if backend is None or backend.startswith("setuptools") or inspection.has_setup_py:
+        implied += ["setuptools", "wheel"]
+    implied += [project for module, project in _SETUP_IMPORTS.items() if module in inspection.setup_imports]
+    known = []
+    for name in implied:
+        try:
+            if names.find(name) is not None:
+                known.append(name)
+        except BadNameError:
+            continue
+    return known
+
+
+def _outdated(text: str, python: TargetPython, names: NameMap) -> Outdated | None:
+    """Whether a lower bound is out of the suite's reach; upper bounds of build requirements are not enforced."""
+    try:
+        requirement = Requirement(text)
+        if not python.applies(requirement):
+            return None
+        mapped = names.find(requirement.name)
+        if mapped is None or not mapped.package or mapped.version is None:
+            return None
+        version = Version(mapped.version)
+    except (InvalidRequirement, InvalidVersion, BadNameError):
+        return None
+    bounds = [part for part in requirement.specifier if part.operator in (">=", ">", "~=", "==", "===")]
+    # "== 1.2" and "~= 1.2" are also upper bounds; only being too old counts here.
+    too_old = [
+        part for part in bounds if not part.contains(version, prereleases=True) and version < _floor(part.version)
+    ]
+    if not too_old:
+        return None
+    return Outdated(text, requirement.name, mapped.package, mapped.version)
+
+
+def _floor(version: str) -> Version:
+    return Version(version.removesuffix(".*"))
+
+
+def _programs(inspection: Inspection) -> list[str]:
+    wanted = [inspection.build_backend or "", *inspection.setup_imports]
+    found = [
+        program for name in wanted for program in _BACKEND_PROGRAMS.get(name.partition(".")[0].partition(":")[0], ())
+    ]
+    if inspection.rust:
+        found += ["cargo", "rustc"]
+    return list(dict.fromkeys(found))
