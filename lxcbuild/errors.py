@@ -227,6 +227,12 @@ class DependencyError(LxcbuildError):
     reference, exit_code = "unsatisfiable", 45
 
 
+class StoppedError(LxcbuildError):
+    """A limit of the policy ended a command of ``lxcbuild run``; the brief names its failure class."""
+
+    reference, exit_code = "stopped", 46
+
+
 class CancelledError(LxcbuildError):
     """The user pressed Ctrl-C, or the caller was asked to stop."""
 
