@@ -1,30 +1,28 @@
-"""The recipes of base images: ``rootfs/*.yaml``, those of the administrator (``/etc/lxcbuild/rootfs``) over those that ship."""
+"""The recipes of base images: ``rootfs/*.yaml``, the administrator's (``/etc/lxcbuild/rootfs``) over those that ship.
+
+A file of the administrator replaces the shipped one of the same name as a whole: an image is not patched together.
+"""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-import lxcbuild
-from lxcbuild.errors import ConfigError, UnknownTargetError
+from lxcbuild.config import data
+from lxcbuild.config.documents import nearest, read_document, validate
+from lxcbuild.config.units import parse_seconds
+from lxcbuild.errors import UnknownTargetError
 from lxcbuild.model import Target
 
-ADMINISTRATOR = Path("/etc/lxcbuild/rootfs")
-_UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+KIND = "rootfs"
 
-
-def _age(value: Any) -> Any:
-    match = re.fullmatch(r"(\d+)\s*([mhdw])", str(value))
-    if match is None:
-        raise ValueError("write an age such as 12h or 7d")
-    return int(match[1]) * _UNITS_S[match[2]]
-
-
-Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+/-]*$")]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+/-]{0,99}$")]
+Mirror = Annotated[str, Field(pattern=r"^(https?|file|copy|cdrom|mirror\+https?|tor\+https?)://?[!-~]{1,500}$")]
+Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Suffix = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+]{0,30}$")]
+Keyring = Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 
 
 class Recipe(BaseModel):
@@ -37,17 +35,17 @@ class Recipe(BaseModel):
     description: str = ""
     components: tuple[Word, ...] = ("main",)
     variant: Word = "minbase"
-    updates: tuple[Word, ...] = ()
-    security: tuple[Word, ...] = ()
-    mirrors: tuple[str, ...] = ()
-    security_mirrors: tuple[str, ...] = ()
-    keyring: str | None = None
+    updates: tuple[Word, ...] = ()  # further suites on the main mirror
+    security: tuple[Word, ...] = ()  # suites on the security mirror
+    mirrors: tuple[Mirror, ...] = ()  # none: the host's, else mmdebstrap's own defaults
+    security_mirrors: tuple[Mirror, ...] = ()
+    keyring: Keyring | None = None
     packages: tuple[Word, ...] = ()
-    toolchain: tuple[Word, ...] = ()
-    hooks: tuple[str, ...] = ()
-    version_suffix: str
-    expires_after_s: Annotated[float, BeforeValidator(_age), Field(alias="expires_after")] = Field(
-        default="7d", validate_default=True, alias="expires_after"
+    toolchain: tuple[Word, ...] = ()  # what the layer for Python builds holds
+    hooks: tuple[Hook, ...] = ()  # scripts in hooks/ beside the recipe
+    version_suffix: Suffix  # marks the versions of packages built for this target: deb12
+    expires_after_s: Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)] = Field(
+        default=7 * 86400.0, alias="expires_after"
     )
     directory: Path = Field(default=Path(), exclude=True)
 
@@ -56,39 +54,41 @@ class Recipe(BaseModel):
         return Target(self.distribution, self.suite, architecture)
 
     def hook_paths(self) -> tuple[Path, ...]:
-        """The hook scripts, which lie beside the recipe in ``hooks/``."""
-        return tuple(self.directory / "hooks" / name for name in self.hooks)
+        """The hook scripts, which lie beside the recipe in ``hooks/`` or beside the shipped ones."""
+        return tuple(self._hook(name) for name in self.hooks)
+
+    def _hook(self, name: str) -> Path:
+        own = self.directory / "hooks" / name
+        return own if own.exists() else data.shipped_directory(KIND) / "hooks" / name
 
 
-def shipped_directory() -> Path:
-    """``rootfs/`` of the installed package, or of the source tree."""
-    package = Path(lxcbuild.__file__).parent
-    inside = package / "_data" / "rootfs"
-    return inside if inside.is_dir() else package.parent / "rootfs"
+def load_recipes(*, places: tuple[Path, ...] | None = None) -> tuple[Recipe, ...]:
+    """All recipes, sorted by file name; raises :class:`ConfigError` naming file, line and key."""
+    return tuple(_read(paths[-1]) for paths in data.files(KIND, places=places).values())
 
 
-def load_recipes() -> tuple[Recipe, ...]:
-    """All recipes, sorted by file name; raises :class:`ConfigError` naming file and key."""
-    files: dict[str, Path] = {}
-    for directory in (shipped_directory(), ADMINISTRATOR):
-        if directory.is_dir():
-            files.update({path.stem: path for path in directory.glob("*.yaml")})
-    return tuple(_read(files[name]) for name in sorted(files))
-
-
-def load_recipe(target: Target) -> Recipe:
-    """The recipe of a target; raises :class:`UnknownTargetError`."""
-    recipes = load_recipes()
+def load_recipe(target: Target, *, places: tuple[Path, ...] | None = None) -> Recipe:
+    """The recipe of a target; raises :class:`UnknownTargetError` with the known ones and the nearest."""
+    files = data.files(KIND, places=places)
+    usual = files.get(target.image_name)
+    if usual is not None:  # no need to read them all
+        recipe = _read(usual[-1])
+        if (recipe.distribution, recipe.suite) == (target.distribution, target.suite):
+            return recipe
+    recipes = [_read(paths[-1]) for paths in files.values()]
     for recipe in recipes:
         if (recipe.distribution, recipe.suite) == (target.distribution, target.suite):
             return recipe
-    known = ", ".join(str(recipe.target()) for recipe in recipes)
-    raise UnknownTargetError(f"no recipe describes {target}", details=f"known: {known}", resolution="lxcbuild rootfs list")
+    known = [str(recipe.target()) for recipe in recipes]
+    raise UnknownTargetError(
+        f"no recipe describes {target}.{nearest(str(target), known)}",
+        details=f"known: {', '.join(known) or 'none'}",
+        resolution="run: lxcbuild rootfs list",
+    )
 
 
 def _read(path: Path) -> Recipe:
-    try:
-        raw = yaml.safe_load(path.read_text())
-        return Recipe.model_validate({**raw, "directory": path.parent})
-    except (yaml.YAMLError, ValidationError, TypeError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}", details=str(error)) from error
+    document = read_document(path)
+    if "directory" in document.value:
+        raise document.error(("directory",), "there is no such key")
+    return validate(document, Recipe).model_copy(update={"directory": path.parent})

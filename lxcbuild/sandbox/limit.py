@@ -75,6 +75,7 @@ class Facts:
 
 
 def missing(name: str, value: object, *, controller: str) -> Limit:
+    """The limit of a controller that this host does not have."""
     return Limit(
         name=name,
         value=value,

@@ -256,6 +256,6 @@ def _devices(facts: Facts) -> Limit:
     return Limit(
         name="devices",
         value=list(DEVICES),
-        mechanism=Mechanism.BACKEND,
-        how="a BPF program on the container's cgroup (v2), which liblxc loads from lxc.cgroup2.devices.*",
+        mechanism=Mechanism.NAMESPACE,
+        how="the user namespace forbids mknod, and /dev holds no other device (cgroup v2 has no device files)",
     )
