@@ -45,7 +45,7 @@ _GIT_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT
 
 
 def from_path(
-    path: Path, *, dirs: StateDirs, monitor: Monitor | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    path: Path, dirs: StateDirs, *, monitor: Monitor | None = None, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> Source:
     """A local sdist or project directory as a source in the cache; name and version are what the file's name claims.
 
