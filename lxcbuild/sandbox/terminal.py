@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -47,8 +46,8 @@ class Terminal(contextlib.AbstractContextManager["Terminal"]):
         """Rows and columns; None when there is no terminal."""
         if not self.is_terminal:
             return None
-        columns, rows = shutil.get_terminal_size()
-        return [rows, columns]
+        columns, rows = os.get_terminal_size(self.fd)
+        return [rows or 24, columns or 80]  # a serial line does not know its size
 
     def take_resize(self) -> dict[str, int]:
         """The new size, after :attr:`resize_fd` became readable."""
