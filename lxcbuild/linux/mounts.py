@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -35,8 +36,13 @@ def clone(path: str | os.PathLike[str], *, attributes: int, userns_fd: int | Non
     tree = syscalls.open_tree(path)
     try:
         syscalls.mount_setattr(tree, attr_set=attributes, userns_fd=userns_fd)
-    except OSError:
+    except OSError as error:
         os.close(tree)
+        if userns_fd is not None and error.errno == errno.EINVAL:
+            # mount_setattr(2): EINVAL when the file system cannot be id-mapped; ext4, xfs: Linux 5.12 on; tmpfs: 6.3 on.
+            raise OSError(
+                error.errno, f"the file system of {os.fspath(path)} cannot be id-mapped by this kernel"
+            ) from error
         raise
     return tree
 

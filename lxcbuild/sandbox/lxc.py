@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, NotRootError, SandboxError
-from lxcbuild.linux import ids
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import NetworkMode, OutputLimits, Usage
@@ -44,6 +43,7 @@ class LxcBackend:
         self._dirs = dirs
         self._nursery = Nursery()
         self._behind = Behind()
+        self._host: CgroupHost | None = None
 
     def probe(self) -> Verdict:
         """Whether this host can run LXC sandboxes, by trying what is cheap to try; ``lxcbuild doctor`` tries the rest."""
@@ -51,20 +51,21 @@ class LxcBackend:
             if os.geteuid() != 0:
                 raise NotRootError("LXC sandboxes need root", resolution="run it with sudo")
             CgroupHost.detect()
-            with ids.acquire():
-                pass
-            self._nursery.launcher().close()
+            self._nursery.prepare()
         except LxcbuildError as error:
             return Verdict(usable=False, reason=error.brief, resolution=error.resolution)
         return Verdict(usable=True)
 
     def prestart(self) -> None:
-        """Start what the first sandbox needs in the background, so that it need not wait for a Python to start."""
+        """Make ready in the background what the next sandbox needs (a launcher, ids, a user namespace); call it any time."""
         self._nursery.warm()
+        self._behind.run("prestart", self._nursery.prepare)
 
     def create(self, spec: InstanceSpec) -> LxcInstance:
         """An instance that is not yet started. Raises LimitRefusedError for a limit that this host cannot enforce."""
-        host = CgroupHost.detect()
+        if self._host is None:
+            self._host = CgroupHost.detect()  # a millisecond; hierarchies do not come and go while we run
+        host = self._host
         plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
@@ -127,18 +128,17 @@ class LxcInstance:
             # Everything is given back in the reverse order: processes, then descriptors, cgroups, ids, and last the record.
             registration = Registration.create(self._dirs, self.spec.instance_id)
             stack.callback(registration.release)
-            id_range = stack.enter_context(ids.acquire())
-            self._id_start = id_range.start
-            handle = self._launcher = self._nursery.launcher()
+            handle = self._launcher = self._nursery.take()
+            self._id_start = handle.id_range.start
             stack.callback(handle.close)
             stack.callback(self._forget)
             self._check_cancelled()
-            registration.update(launcher_pid=handle.pid, id_start=id_range.start)
+            registration.update(launcher_pid=handle.pid, id_start=self._id_start)
             group = self._host.create(registration.record.cgroup, controllers=self._plan.controllers)
             cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
             self._plan = policy.enforce(self._plan, cgroup)
-            runner_end = self._send_job(handle, cgroup, id_range.fd)
+            runner_end = self._send_job(handle, cgroup)
             session = self._session = Session(runner_end, kill=self._kill)
             stack.callback(session.close)
             self._check_cancelled()  # a cancel that came before this line found no session
@@ -215,7 +215,7 @@ class LxcInstance:
 
     # -- parts of start --
 
-    def _send_job(self, handle: LauncherHandle, cgroup: Cgroup, id_fd: int) -> socket.socket:
+    def _send_job(self, handle: LauncherHandle, cgroup: Cgroup) -> socket.socket:
         """Hand the job over; returns our end of the runner's socket."""
         limits = self.spec.policy.disk
         early, late = _cgroup_files(cgroup)
@@ -237,7 +237,7 @@ class LxcInstance:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
-                socket.send_fds(handle.job, [job.encode()], [theirs.fileno(), id_fd])
+                socket.send_fds(handle.job, [job.encode()], [theirs.fileno(), handle.id_range.fd])
             except OSError as error:
                 ours.close()
                 raise SandboxError("the launcher of the sandbox died before it began", details=str(error)) from error

@@ -1,4 +1,4 @@
-"""The orchestrator's side of the nursery: starts it once, asks it for launchers, and keeps one warm (see launcher.py)."""
+"""The orchestrator's side of the nursery: starts it once, asks it for launchers, and keeps one ready (see launcher.py)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.errors import SandboxError
+from lxcbuild.linux import ids
 from lxcbuild.sandbox import launcher
 
 #: python3-lxc belongs to the distribution's Python, which need not be the one that runs us.
 PYTHON = "/usr/bin/python3"
 _START_S = 30.0
+_DEATH_S = 10.0
 
 
 @dataclass(slots=True)
 class LauncherHandle:
-    """One launcher: its pid, a descriptor of the process, and the socket that it takes its job from."""
+    """One launcher that waits for its job, with the id range that it has a user namespace for."""
 
     pid: int
     pidfd: int
-    job: socket.socket
+    job: socket.socket  # it takes its job from the other end
+    id_range: ids.IdRange
 
     def kill(self) -> None:
         """SIGKILL; the payload dies with it. Safe in any thread, also when it is dead already."""
@@ -38,9 +41,10 @@ class LauncherHandle:
         return wait_pidfd(self.pidfd, timeout_s)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors and the ids back; a launcher that got no job ends by itself."""
         os.close(self.pidfd)
         self.job.close()
+        self.id_range.release()
 
 
 def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
@@ -58,41 +62,67 @@ class Nursery:
         self._resources = contextlib.ExitStack()
         self._control: socket.socket | None = None
         self._ready = False
+        self._spare: LauncherHandle | None = None
 
     def warm(self) -> None:
         """Start the nursery without waiting for it: the first sandbox then finds it up."""
         with self._lock:
             self._start()
 
-    def launcher(self) -> LauncherHandle:
-        """A new launcher that waits for its job. Raises :class:`SandboxError` when the nursery does not answer."""
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs, self._lock:
-                control = self._start()
-                launcher.send(control, {"op": "fork"}, [theirs.fileno()])
-                if not self._ready:
-                    launcher.receive(control)
-                    self._ready = True
-                message, fds = launcher.receive(control)
-        except (OSError, EOFError) as error:
-            mine.close()
-            self._reset()
-            raise SandboxError(
-                "the launcher of sandboxes does not start",
-                details=f"{PYTHON} {launcher.__file__}: {error or 'it ended'}",
-                resolution="run: lxcbuild doctor (is python3-lxc installed for /usr/bin/python3?)",
-            ) from error
-        return LauncherHandle(message["pid"], fds[0], mine)
+    def prepare(self) -> None:
+        """Have one launcher ready for the next sandbox. Raises what ``take`` raises."""
+        if self._spare is not None:
+            return
+        made = self._make()
+        with self._lock:
+            if self._spare is None:
+                self._spare = made
+                return
+        made.close()  # another thread was quicker
+
+    def take(self) -> LauncherHandle:
+        """The launcher that is ready, or a new one. Raises :class:`SandboxError` or :class:`NoIdRangeError`."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if not spare.wait(0):
+                return spare
+            spare.close()
+        return self._make()
+
+    def _make(self) -> LauncherHandle:
+        with contextlib.ExitStack() as stack:
+            id_range = stack.enter_context(ids.acquire())
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.enter_context(mine)
+            try:
+                with theirs, self._lock:
+                    control = self._start()
+                    launcher.send(control, {"op": "fork"}, [theirs.fileno()])
+                    if not self._ready:
+                        launcher.receive(control)
+                        self._ready = True
+                    message, fds = launcher.receive(control)
+                launcher.send(mine, {"op": "warm", "id_base": id_range.start})
+            except (OSError, EOFError) as error:
+                self.close()
+                raise SandboxError(
+                    "the launcher of sandboxes does not start",
+                    details=f"{PYTHON} {launcher.__file__}: {error or 'it ended'}",
+                    resolution=f"run: lxcbuild doctor (is python3-lxc installed for {PYTHON}?)",
+                ) from error
+            stack.pop_all()
+        return LauncherHandle(message["pid"], fds[0], mine, id_range)
 
     def close(self) -> None:
         """End the nursery and every launcher that still lives. A second call does nothing."""
-        self._reset()
-
-    def _reset(self) -> None:
         with self._lock:
+            spare, self._spare = self._spare, None
             self._control, self._ready = None, False
             self._resources.close()
+        if spare is not None:
+            spare.wait(_DEATH_S)
+            spare.close()
 
     def _start(self) -> socket.socket:
         if self._control is None:
