@@ -93,13 +93,18 @@ class AptArchive:
         with self._lock(root):
             if root.age_s() <= max_age_s:
                 return False
-            self._monitor.emit(Note(text=f"fetching package lists of {self.name}"))
-            root.update(self._source_lines(), sources.inherited_options())
+            what = {"apt": "package lists", "contents": "lists of files", "sources": "lists of source packages"}[
+                root.path.name
+            ]
+            self._monitor.emit(Note(text=f"fetching the {what} of {self.name}"))
+            failed = root.update(self._source_lines(), sources.inherited_options())
+            if failed is not None:
+                self._monitor.emit(Note(text=f"the {what} of {self.name} are incomplete: {failed}", warning=True))
         return True
 
     @property
     def lists_digest(self) -> str:
-        """SHA-256 over the signed Release files of the package lists: the same lists have the same digest. Fetches them if there are none."""
+        """SHA-256 over the signed Release files of the package lists: equal for equal lists. Fetches missing ones."""
         self._ensure_lists()
         return self._binary.digest()
 
@@ -193,9 +198,7 @@ class AptArchive:
         """
         if self._missing(resolved):
             waiting = Note(text="waiting for another process that downloads packages")
-            with locks.exclusive(
-                self._dirs.locks / "debs.lock", on_wait=lambda: self._monitor.emit(waiting)
-            ):
+            with locks.exclusive(self._dirs.locks / "debs.lock", on_wait=lambda: self._monitor.emit(waiting)):
                 self._download(self._missing(resolved))
         return tuple(self.deb_path(package) for package in resolved.packages)
 
@@ -328,5 +331,3 @@ def _unsatisfiable(name: str, explained: process.Completed) -> DependencyError:
         details = explained.stderr.decode(errors="replace").strip()
     details = details.replace("satisfy:command-line : ", "")
     return DependencyError(f"{name} cannot satisfy what is asked for", details=details)
-
-

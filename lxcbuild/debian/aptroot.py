@@ -23,11 +23,9 @@ _TARGETS = {
 Acquire::IndexTargets {
   deb::Packages::DefaultEnabled "false";
   deb::Contents-arch { MetaKey "$(COMPONENT)/Contents-$(ARCHITECTURE)"; ShortDescription "Contents"; Description "Contents";
-    KeepCompressed "true"; PDiffs "false"; Optional "true"; };
-  deb::Contents-all { MetaKey "$(COMPONENT)/Contents-all"; ShortDescription "Contents"; Description "Contents";
-    KeepCompressed "true"; PDiffs "false"; Optional "true"; };
+    KeepCompressed "true"; KeepCompressedAs "gz"; PDiffs "false"; Optional "true"; };
   deb::Contents-top { MetaKey "Contents-$(ARCHITECTURE)"; ShortDescription "Contents"; Description "Contents";
-    KeepCompressed "true"; PDiffs "false"; Optional "true"; };
+    KeepCompressed "true"; KeepCompressedAs "gz"; PDiffs "false"; Optional "true"; };
 };
 """,
     "sources": "",
@@ -65,18 +63,29 @@ class AptRoot:
         """SHA-256 over the signed Release files, as recorded when the lists were fetched."""
         return self._stamp.read_text().strip()
 
-    def update(self, source_lines: Sequence[str], inherited: Sequence[str]) -> None:
-        """Fetch the lists; the caller holds the lock. Raises :class:`NetworkError`; then there are no valid lists."""
+    def update(self, source_lines: Sequence[str], inherited: Sequence[str]) -> str | None:
+        """Fetch the lists; the caller holds the lock. Raises :class:`NetworkError`; then the lists are as they were.
+
+        Contents files may be incomplete (mirrors are late with those of small suites): then what failed is returned.
+        """
         self._write_configuration(source_lines, inherited)
-        command = ["-q", "update", "-o", "APT::Update::Error-Mode=any"]
-        with network_or("package lists"):
-            self.run("apt-get", command)
+        failed = None
+        try:
+            with network_or("package lists"):
+                self.run("apt-get", ["-q", "update", "-o", "APT::Update::Error-Mode=any"])
+        except NetworkError as error:
+            if self._targets != "contents" or not any((self.path / "lists").glob("*Contents*")):
+                raise
+            failed = next(
+                (line for line in (error.details or "").splitlines() if "Failed to fetch" in line), error.brief
+            )
         hashed = hashlib.sha256()
         for release in sorted((self.path / "lists").glob("*Release")):
             hashed.update(release.read_bytes())
         fresh = self._stamp.with_suffix(".new")
         fresh.write_text(hashed.hexdigest() + "\n")
         fresh.rename(self._stamp)
+        return failed
 
     def _write_configuration(self, source_lines: Sequence[str], inherited: Sequence[str]) -> None:
         for name in ("lists/partial", "archives/partial", "empty", "state"):

@@ -40,7 +40,7 @@ def choose_storage(size_bytes: int, *, total_bytes: int, available_bytes: int, f
     mib = 1024**2
     if available_bytes - size_bytes < floor:
         return Storage.DISK, (
-            f"{size_bytes // mib} MiB in memory would leave less than {floor // mib} MiB of the {available_bytes // mib} MiB available"
+            f"{size_bytes // mib} MiB in memory would leave less than {floor // mib} MiB of {available_bytes // mib} MiB available"
         )
     if size_bytes > free_bytes:
         return Storage.DISK, f"the images in memory have only {free_bytes // mib} MiB left of their share"
@@ -69,9 +69,7 @@ class HotStore:
                 return tree, storage
         return None
 
-    def place(
-        self, digest: str, *, size_bytes: int, what: str, fill: Callable[[Path], None]
-    ) -> tuple[Path, Storage]:
+    def place(self, digest: str, *, size_bytes: int, what: str, fill: Callable[[Path], None]) -> tuple[Path, Storage]:
         """The tree of that digest, made by ``fill`` (which gets an empty directory) if it is not there; pinned.
 
         Single-flight across processes. ``what`` names it for people.
@@ -90,8 +88,9 @@ class HotStore:
             place = self._dirs.hot if storage is Storage.RAM else self._disk
             place.mkdir(parents=True, exist_ok=True)
             fresh = place / f"new-{digest[:16]}"
-            if fresh.exists():
-                shutil.rmtree(fresh)  # we hold the lock, so its maker is dead
+            for left in (fresh, *place.glob(f".new-{digest[:16]}.*")):
+                if left.exists():
+                    shutil.rmtree(left)  # we hold the lock, so its maker is dead
             fresh.mkdir(mode=0o755)
             try:
                 fill(fresh)
@@ -190,7 +189,9 @@ class HotStore:
             if not place.is_dir():
                 continue
             for path in place.iterdir():
-                kind, _, digest = path.name.partition("-")
+                # A tree that is being saved has a staging directory of its own beside it: .new-<digest>.<random>
+                kind, _, rest = path.name.lstrip(".").partition("-")
+                digest = rest[:16]
                 lock = {"new": f"load-{digest}.lock", "old": f"use-{digest}.lock"}.get(kind)
                 if lock is None:
                     continue

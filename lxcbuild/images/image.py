@@ -120,9 +120,7 @@ def read_status(text: str) -> tuple[InstalledPackage, ...]:
         fields: Mapping[str, str] = dict(re.findall(r"(?m)^(Package|Version|Architecture|Status): (.*)$", block))
         if fields.get("Status", "").endswith(" installed"):
             found.append(
-                InstalledPackage(
-                    name=fields["Package"], version=fields["Version"], architecture=fields["Architecture"]
-                )
+                InstalledPackage(name=fields["Package"], version=fields["Version"], architecture=fields["Architecture"])
             )
     return tuple(sorted(found))
 
@@ -136,5 +134,7 @@ def python_version_of(packages: tuple[InstalledPackage, ...]) -> str:
     default = re.match(r"(?:\d+:)?(3\.\d+)", versions.get("python3-minimal", ""))
     if default is None:
         raise ImageError("the image has no Python 3", resolution="add python3 to the packages of its recipe")
-    complete = re.match(r"(?:\d+:)?(\d+\.\d+(?:\.\d+)?(?:(?:a|b|rc)\d+)?)", versions.get(f"python{default[1]}-minimal", ""))
+    complete = re.match(
+        r"(?:\d+:)?(\d+\.\d+(?:\.\d+)?(?:(?:a|b|rc)\d+)?)", versions.get(f"python{default[1]}-minimal", "")
+    )
     return complete[1] if complete else default[1]

@@ -112,7 +112,7 @@ def _hook_text(path: Path) -> str:
 
 
 def choose_mode() -> str:
-    """``unshare`` where root has subordinate ids and may make user namespaces, so that maintainer scripts are not root; else ``root``."""
+    """``unshare`` where root has subordinate ids and user namespaces (maintainer scripts are not root), else ``root``."""
     if not any(line.startswith(("root:", "0:")) for line in _lines("/etc/subuid")):
         return "root"
     done = process.run(["unshare", "--user", "true"], check=False)
@@ -176,7 +176,9 @@ def _bootstrap(plan_: MakePlan, plain: Path, started: datetime, monitor: Monitor
 
     def hear(line: str) -> None:
         said.append(line)
-        if line.startswith("I: ") and not line.startswith(("I: running --", "I: chroot arch", "I: skipping", "I: using")):
+        if line.startswith("I: ") and not line.startswith(
+            ("I: running --", "I: chroot arch", "I: skipping", "I: using")
+        ):
             monitor.emit(Note(text=f"{plan_.target}: {line[3:]}"))
 
     text = "".join(f"{line}\n" for line in plan_.sources)
@@ -186,9 +188,7 @@ def _bootstrap(plan_: MakePlan, plain: Path, started: datetime, monitor: Monitor
         status = _run_heard(argv, stdin=stdin, stdout=out.fileno(), epoch=epoch, hear=hear)
     if status != 0:
         raise _explained(plan_, argv, status, said)
-    return tuple(
-        line.removeprefix(_SOURCE_MARK) for line in said if line.startswith(f"{_SOURCE_MARK}deb ")
-    )
+    return tuple(line.removeprefix(_SOURCE_MARK) for line in said if line.startswith(f"{_SOURCE_MARK}deb "))
 
 
 def _explained(plan_: MakePlan, argv: Sequence[str], status: int, said: Sequence[str]) -> LxcbuildError:
@@ -208,9 +208,7 @@ def _explained(plan_: MakePlan, argv: Sequence[str], status: int, said: Sequence
     )
 
 
-def _run_heard(
-    argv: Sequence[str], *, stdin: int, stdout: int, epoch: int, hear: Callable[[str], None]
-) -> int:
+def _run_heard(argv: Sequence[str], *, stdin: int, stdout: int, epoch: int, hear: Callable[[str], None]) -> int:
     """Run a program and hand each line of its standard error to ``hear`` as it comes; returns its status."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as pipe:

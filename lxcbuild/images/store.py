@@ -111,7 +111,7 @@ class ImageStore:
         return record
 
     def archive(self, image: Image) -> AptArchive:
-        """The apt archive that matches an image: the host's mirrors as they are when lists are fetched, else those of the making."""
+        """The apt archive of an image: the host's mirrors as they are when lists are fetched, else those of the making."""
         recipe = load_recipe(image.target)
 
         def lines() -> tuple[str, ...]:
@@ -161,7 +161,9 @@ class ImageStore:
             try:
                 plan = making.plan(recipe, target)
                 self._monitor.emit(
-                    Note(text=f"making the image {target} (maintainer scripts run {_how(plan.mode)}); takes about half a minute")
+                    Note(
+                        text=f"making the image {target} (maintainer scripts run {_how(plan.mode)}); takes about half a minute"
+                    )
                 )
                 archive, made = making.make(plan, workdir, self._monitor)
                 archive.rename(self._archive(made))
@@ -202,7 +204,7 @@ class ImageStore:
 
     # -- leftovers --------------------------------------------------------------------------------------------
 
-    def stale(self) -> list[Path]:
+    def stale(self) -> tuple[Path, ...]:
         """Files and directories that interrupted makes left and that no live process owns."""
         found = self.hot.stale()
         if self._dirs.images.is_dir():
@@ -210,9 +212,9 @@ class ImageStore:
                 with locks.try_exclusive(self._dirs.locks / f"make-{path.name[4:]}.lock") as alone:
                     if alone:
                         found.append(path)
-        return found
+        return tuple(found)
 
-    def sweep(self) -> list[Path]:
+    def sweep(self) -> tuple[Path, ...]:
         """Remove what :meth:`stale` lists, and unpacked trees that no record names and nobody uses; what was removed."""
         gone = self.stale()
         for path in gone:

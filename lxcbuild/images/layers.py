@@ -1,0 +1,254 @@
+"""Dependency layers: what was once installed on top of an image or layer, kept as an overlay lower and shared by all builds.
+
+A layer's key says everything that its content depends on, so a known key is never installed again: in memory it costs
+nothing, on disk one unpacking. Which packages a set of requirements means is remembered too, so that apt does not run either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lxcbuild.config import locks
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
+from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.images import pack
+from lxcbuild.images.hot import HotStore
+from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
+from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS, install
+from lxcbuild.sandbox.base import Backend
+
+#: Room that an installed package needs, as a multiple of its compressed size (measured: 3.2 for a toolchain), for choosing a place.
+_UNPACKED_FACTOR = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """Lower directories with the packages that were asked for: owned by root, never changed.
+
+    ``lowers`` has the topmost layer first and the image last; ``packages`` is all that is installed, image included.
+    """
+
+    key: str
+    lowers: tuple[Path, ...]
+    packages: tuple[InstalledPackage, ...]
+    hit: bool  # nothing was installed for this request
+    seconds: float  # what this request took
+
+    @property
+    def status(self) -> Path:
+        """The dpkg status file that holds for the whole stack."""
+        return self.lowers[0] / STATUS_FILE
+
+
+def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
+    """SHA-256 of parent key, sorted package=version=sha256, installer version, architecture and options."""
+    packages = sorted(f"{p.name}={p.version}={p.sha256}" for p in resolved.packages)
+    text = json.dumps([parent, packages, INSTALLER_VERSION, architecture, list(OPTIONS)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class LayerStore:
+    """The layers of one state directory. Layers that it handed out stay in place until it is closed or the process ends."""
+
+    def __init__(self, dirs: StateDirs, backend: Backend, monitor: Monitor | None = None) -> None:
+        self._dirs = dirs
+        self._backend = backend
+        self._monitor = monitor or NullMonitor()
+        self.hot = HotStore(dirs, self._monitor)
+
+    def provide(self, image: Image, archive: AptArchive, *groups: Sequence[str]) -> Layer:
+        """A stack of layers, one per group of relations in that order (toolchain first), each resolved on top of the one before.
+
+        A known stack runs neither apt nor dpkg. Raises :class:`DependencyError`, :class:`NetworkError`, :class:`ImageError`.
+        """
+        started = time.monotonic()
+        layer = self.base(image)
+        for group in groups:
+            resolved = self.resolve(image, layer, archive, group)
+            layer = self.extend(image, layer, archive, resolved, hit_so_far=layer.hit)
+        return _timed(layer, started)
+
+    def ensure(self, image: Image, archive: AptArchive, *resolved_sets: ResolvedSet) -> Layer:
+        """The same for sets that are already resolved."""
+        started = time.monotonic()
+        layer = self.base(image)
+        for resolved in resolved_sets:
+            layer = self.extend(image, layer, archive, resolved, hit_so_far=layer.hit)
+        return _timed(layer, started)
+
+    def base(self, image: Image) -> Layer:
+        """The image itself as the lowest layer."""
+        return Layer(key=image.digest, lowers=(image.path,), packages=image.packages, hit=True, seconds=0.0)
+
+    # -- from requirements to packages ------------------------------------------------------------------------
+
+    def resolve(self, image: Image, parent: Layer, archive: AptArchive, relations: Sequence[str]) -> ResolvedSet:
+        """What the relations need on top of ``parent``; remembered for as long as the package lists do not change."""
+        wanted = check_relations(relations)
+        if not wanted:
+            return ResolvedSet(packages=())
+        text = json.dumps([parent.key, archive.lists_digest, wanted, image.target.architecture])
+        memo = self._memos / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+        if memo.is_file():
+            return ResolvedSet(packages=tuple(ResolvedPackage(**p) for p in json.loads(memo.read_text())))
+        resolved = archive.resolve(wanted, status=parent.status)
+        _write(memo, json.dumps([asdict(package) for package in resolved.packages]))
+        return resolved
+
+    @property
+    def _memos(self) -> Path:
+        return self._dirs.images / "layers" / "resolved"
+
+    # -- from packages to layers ------------------------------------------------------------------------------
+
+    def extend(
+        self, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet, *, hit_so_far: bool = True
+    ) -> Layer:
+        """One layer on top of ``parent``; the parent itself when nothing is missing in it."""
+        started = time.monotonic()
+        if not resolved.packages:
+            return parent
+        key = layer_key(parent.key, resolved, architecture=image.target.architecture)
+        hit = True
+        if not self._record_path(key).is_file():
+            with self._making(key):
+                if not self._record_path(key).is_file():
+                    self._make(key, image, parent, archive, resolved)
+                    hit = False
+        path = self._load(key)
+        record = json.loads(self._record_path(key).read_text())
+        return Layer(
+            key=key,
+            lowers=(path, *parent.lowers),
+            packages=tuple(InstalledPackage(**package) for package in record["packages"]),
+            hit=hit and hit_so_far,
+            seconds=time.monotonic() - started,
+        )
+
+    def _making(self, key: str) -> AbstractContextManager[None]:
+        waiting = Note(text="waiting for another process that installs the same packages")
+        return locks.exclusive(
+            self._dirs.locks / f"make-layer-{key[:16]}.lock", on_wait=lambda: self._monitor.emit(waiting)
+        )
+
+    def _make(self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> None:
+        started = time.monotonic()
+        debs = archive.fetch(resolved)
+        self._monitor.emit(Note(text=f"installing {len(debs)} packages for {image.target}, once"))
+        workdir = self._dirs.images / "layers" / f"new-{key[:16]}"
+        if workdir.exists():
+            shutil.rmtree(workdir)  # we hold the lock, so its maker is dead
+        (workdir / "debs").mkdir(parents=True)
+        try:
+            for package, deb in zip(resolved.packages, debs, strict=True):
+                (workdir / "debs" / package.filename).hardlink_to(deb)
+            saved = install(
+                self._backend,
+                instance_id=f"layer-{key[:16]}-{os.getpid()}",
+                lowers=parent.lowers,
+                debs=workdir / "debs",
+                names=tuple(package.filename for package in resolved.packages),
+                download_bytes=resolved.size_bytes,
+            )
+            with saved as save_delta:
+                self._keep(key, parent, resolved, workdir, save_delta, started)
+        finally:
+            shutil.rmtree(workdir, ignore_errors=True)
+
+    def _keep(
+        self,
+        key: str,
+        parent: Layer,
+        resolved: ResolvedSet,
+        workdir: Path,
+        save_delta: Callable[[Path], None],
+        started: float,
+    ) -> None:
+        def fill(tree: Path) -> None:
+            tree.rmdir()
+            save_delta(tree)
+            tree.chmod(0o755)
+            plain = workdir / "layer.tar"
+            pack.tar_tree(tree, plain)
+            digest = pack.digest_of(plain)
+            pack.compress(plain, workdir / "layer.tar.zst")
+            packages = read_status((tree / STATUS_FILE).read_text())
+            record = {
+                "key": key,
+                "parent": parent.key,
+                "digest": digest,
+                "created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+                "made_in_s": round(time.monotonic() - started, 3),
+                "unpacked_bytes": pack.tree_bytes(tree),
+                "archive_bytes": (workdir / "layer.tar.zst").stat().st_size,
+                "installed": [asdict(package) for package in resolved.packages],
+                "packages": [asdict(package) for package in packages],
+            }
+            (workdir / "layer.tar.zst").rename(self._archive_path(key))
+            _write(self._record_path(key), json.dumps(record, indent=1) + "\n")
+
+        self.hot.place(key, size_bytes=resolved.size_bytes * _UNPACKED_FACTOR, what="a layer", fill=fill)
+
+    def _load(self, key: str) -> Path:
+        found = self.hot.find(key)
+        if found is not None:
+            return found[0]
+        size = json.loads(self._record_path(key).read_text())["unpacked_bytes"]
+        path, _ = self.hot.place(
+            key, size_bytes=size, what="a layer", fill=lambda tree: pack.unpack(self._archive_path(key), tree)
+        )
+        return path
+
+    def _record_path(self, key: str) -> Path:
+        return self._dirs.images / "layers" / f"{key[:16]}.json"
+
+    def _archive_path(self, key: str) -> Path:
+        return self._dirs.images / "layers" / f"{key[:16]}.tar.zst"
+
+    # -- housekeeping -----------------------------------------------------------------------------------------
+
+    def remove(self, key: str) -> bool:
+        """Forget one layer; False when its tree stays for now because builds use it."""
+        self._record_path(key).unlink(missing_ok=True)
+        self._archive_path(key).unlink(missing_ok=True)
+        return self.hot.drop(key)
+
+    def stale(self) -> list[Path]:
+        """What interrupted installations left and no live process owns."""
+        found = []
+        for path in (self._dirs.images / "layers").glob("new-*"):
+            with locks.try_exclusive(self._dirs.locks / f"make-layer-{path.name[4:]}.lock") as alone:
+                if alone:
+                    found.append(path)
+        return found
+
+    def close(self) -> None:
+        """Stop using the layers that were handed out."""
+        self.hot.close()
+
+
+def _timed(layer: Layer, started: float) -> Layer:
+    return Layer(
+        key=layer.key,
+        lowers=layer.lowers,
+        packages=layer.packages,
+        hit=layer.hit,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """A complete file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.rename(path)
