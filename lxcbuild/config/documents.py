@@ -70,6 +70,8 @@ def read_document(path: Path) -> Document:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {path}", resolution="run: lxcbuild policy list") from error
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "")
         raise ConfigError(f"{path}: cannot be read ({name})", details=str(error)) from error

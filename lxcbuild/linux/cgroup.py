@@ -28,18 +28,18 @@ from lxcbuild.linux.cgroup_tree import directories, make, pids_of, remove_if_emp
 
 __all__ = ["DEVICES", "Cgroup", "CgroupHost", "Counters", "Hierarchy", "Version"]
 
-#: The devices that a sandbox may open, in the words of v1's devices.allow and of ``lxc.cgroup2.devices.allow``: null, zero, full,
-#: random, urandom, tty, ptmx and the slaves of pseudo-terminals. No "m": nothing inside may make device nodes.
-DEVICES: tuple[str, ...] = (
-    "c 1:3 rw",
-    "c 1:5 rw",
-    "c 1:7 rw",
-    "c 1:8 rw",
-    "c 1:9 rw",
-    "c 5:0 rw",
-    "c 5:2 rw",
-    "c 136:* rw",
-)
+#: The devices that a sandbox may open, in the words of v1's devices.allow, with their names. No "m": nothing inside may make
+#: device nodes. Numbers: Documentation/admin-guide/devices.txt of the kernel; 136 are the slaves of pseudo-terminals.
+DEVICES: Mapping[str, str] = {
+    "c 1:3 rw": "null",
+    "c 1:5 rw": "zero",
+    "c 1:7 rw": "full",
+    "c 1:8 rw": "random",
+    "c 1:9 rw": "urandom",
+    "c 5:0 rw": "tty",
+    "c 5:2 rw": "ptmx",
+    "c 136:* rw": "pts/*",
+}
 _CREATED = frozenset({"cpu", "cpuacct", "memory", "pids", "blkio", "io", "devices", "freezer"})
 _DEATH_S = 10.0  # tasks in uninterruptible sleep may take a while to die; beyond this something is wrong with the host
 _REMOVE_S = 3.0

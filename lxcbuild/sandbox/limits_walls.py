@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lxcbuild.linux.cgroup import Version
 from lxcbuild.model import BackendChoice, NetworkMode, Policy
@@ -11,6 +10,7 @@ from lxcbuild.sandbox.limit import Facts, Limit, Mechanism
 
 #: What this version can build; the others are named in the vocabulary of policies, and refused.
 NETWORK_MODES = frozenset({NetworkMode.NONE, NetworkMode.LOOPBACK})
+SECCOMP_PROFILES: frozenset[str] = frozenset()
 BACKENDS = frozenset({BackendChoice.LXC, BackendChoice.AUTO})
 
 
@@ -41,7 +41,7 @@ def _mounts_and_clocks(policy: Policy, facts: Facts) -> Iterator[Limit]:
         name="time.cpu",
         value=time.cpu_s,
         mechanism=Mechanism.CLOCK if time.cpu_s is not None else Mechanism.NOTHING,
-        how="the cgroup's CPU counter, looked at every second" if time.cpu_s is not None else "not asked for",
+        how="the cgroup's CPU counter, looked at while the step runs" if time.cpu_s is not None else "not asked for",
         problem=None if counted or time.cpu_s is None else "no controller counts CPU time here",
     )
     for name, value in (
@@ -65,17 +65,14 @@ def _walls(policy: Policy) -> Iterator[Limit]:
         problem=None if possible else f"this version of lxcbuild cannot build the mode {policy.network}",
         fix=None if possible else "use network: none or network: loopback",
     )
-    available = Path("/proc/sys/kernel/seccomp/actions_avail").exists()
-    off = policy.seccomp == "none"
+    off, known = policy.seccomp == "none", policy.seccomp in SECCOMP_PROFILES
     yield Limit(
         name="seccomp",
         value=policy.seccomp,
         mechanism=Mechanism.NOTHING if off else Mechanism.SECCOMP,
-        how="switched off by the policy"
-        if off
-        else f"profile {policy.seccomp}, loaded by liblxc before the first instruction",
-        problem=None if available or off else "this kernel has no seccomp filters",
-        fix=None if available or off else "use a kernel with CONFIG_SECCOMP_FILTER",
+        how="switched off by the policy" if off else f"profile {policy.seccomp}, loaded before the first instruction",
+        problem=None if off or known else f"this version of lxcbuild has no seccomp profile {policy.seccomp!r}",
+        fix=None if off or known else "use seccomp: none",
     )
     usable = policy.backend in BACKENDS
     yield Limit(
