@@ -172,7 +172,7 @@ class Policy:
     pids_max: int = 1024
     network: NetworkMode = NetworkMode.NONE
     proxy_hosts: tuple[str, ...] = ()
-    seccomp: str = "none"  # name of a profile; "none" switches it off
+    seccomp: str = "build"  # name of a profile; "none" switches it off
     backend: BackendChoice = BackendChoice.AUTO
     best_effort: frozenset[str] = frozenset()  # dotted names of limits, such as "io.weight", or "*"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lxcbuild.errors import LimitRefusedError
+from lxcbuild.linux import probe
 from lxcbuild.linux.cgroup import Version
 from lxcbuild.model import BackendChoice, NetworkMode, Policy
+from lxcbuild.sandbox import seccomp
 from lxcbuild.sandbox.limit import Facts, Limit, Mechanism
 
 #: What this version can build; the others are named in the vocabulary of policies, and refused.
 NETWORK_MODES = frozenset({NetworkMode.NONE, NetworkMode.LOOPBACK})
-SECCOMP_PROFILES: frozenset[str] = frozenset()
 BACKENDS = frozenset({BackendChoice.LXC, BackendChoice.AUTO})
 
 
@@ -65,15 +67,7 @@ def _walls(policy: Policy) -> Iterator[Limit]:
         problem=None if possible else f"this version of lxcbuild cannot build the mode {policy.network}",
         fix=None if possible else "use network: none or network: loopback",
     )
-    off, known = policy.seccomp == "none", policy.seccomp in SECCOMP_PROFILES
-    yield Limit(
-        name="seccomp",
-        value=policy.seccomp,
-        mechanism=Mechanism.NOTHING if off else Mechanism.SECCOMP,
-        how="switched off by the policy" if off else f"profile {policy.seccomp}, loaded before the first instruction",
-        problem=None if off or known else f"this version of lxcbuild has no seccomp profile {policy.seccomp!r}",
-        fix=None if off or known else "use seccomp: none",
-    )
+    yield _seccomp(policy)
     usable = policy.backend in BACKENDS
     yield Limit(
         name="backend",
@@ -82,4 +76,23 @@ def _walls(policy: Policy) -> Iterator[Limit]:
         how="LXC container" if usable else "nothing",
         problem=None if usable else f"this version of lxcbuild has no {policy.backend} backend",
         fix=None if usable else "use backend: auto or backend: lxc",
+    )
+
+
+def _seccomp(policy: Policy) -> Limit:
+    name, problem, fix = policy.seccomp, None, None
+    try:
+        text = seccomp.profile(name)
+    except LimitRefusedError as error:
+        text, problem, fix = "", error.brief, error.resolution
+    if text is not None and problem is None and (problem := probe.seccomp()) is not None:
+        fix = "use a kernel with CONFIG_SECCOMP_FILTER"
+    off = text is None
+    return Limit(
+        name="seccomp",
+        value=name,
+        mechanism=Mechanism.NOTHING if off else Mechanism.SECCOMP,
+        how="switched off by the policy" if off else f"profile {name}, loaded by liblxc before the first instruction",
+        problem=problem,
+        fix=fix,
     )
