@@ -123,7 +123,14 @@ def _plain_paragraphs(text: str) -> list[str]:
         if block.startswith(("    ", "\t")) or any(re.fullmatch(r"[=\-~^#*+.\"'`_]{3,}", line) for line in lines):
             continue
         joined = " ".join(line for line in lines if line)
-        if len(joined) < 30 or joined.endswith(":") or joined.startswith(("#", "|", "$", ">>>", "[")) or not joined.isprintable():
+        if any(re.match(r"[-*+\u2022] |\d+[.)] ", line) for line in lines) or joined.count("://") > 1:
+            continue
+        if (
+            len(joined) < 30
+            or joined.endswith(":")
+            or joined.startswith(("#", "|", "$", ">>>", "["))
+            or not joined.isprintable()
+        ):
             continue
         found.append(joined)
     return found

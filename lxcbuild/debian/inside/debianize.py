@@ -20,8 +20,8 @@ from lxcbuild.debian.inside.report import answer, read_request, refuse, say
 from lxcbuild.debian.inside.unpack import unpack
 
 _MAGIC = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\x00", "xz"))
-# Fields of a stdeb.cfg that add to the host's.
-_KEPT_FIELDS = ("Recommends", "Suggests", "Conflicts", "Breaks", "Provides", "Replaces")
+# Fields of a stdeb.cfg that add to the host's; a project may not displace other packages.
+_KEPT_FIELDS = ("Recommends", "Suggests")
 _RUN_SETUP = (
     "import sys;sys.path.insert(0,'');sys.argv[0]='setup.py';import setuptools;__file__='setup.py';"
     "exec(compile(open('setup.py','rb').read(),'setup.py','exec'))"

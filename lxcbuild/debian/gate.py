@@ -1,0 +1,268 @@
+"""The output gate: what a build made is what was asked for, lies where it may, and brings no maintainer script of its own.
+
+It reads bytes only (:mod:`lxcbuild.debian.artifacts`) and says what it found as data. Rules come from Debian's Python policy (where
+modules lie), Debian Policy 9.1 (the file system's layout) and the shapes of debhelper's own snippets.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxcbuild.debian import layout
+from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
+from lxcbuild.debian.scripts import unknown_lines
+
+_MAX_FINDINGS = 200
+_ARTIFACT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9.+~_-]{1,250}\.(?:u?deb|ddeb|dsc|changes|buildinfo|(?:orig(?:-[a-z0-9-]+)?|debian)\.tar\.(?:gz|bz2|xz|zst)"
+    r"|diff\.gz|tar\.(?:gz|bz2|xz))"
+)
+_MAX_FIELD = 20_000
+_NEVER = (
+    "Essential",
+    "Protected",
+    "Important",
+    "Pre-Depends",
+    "Conflicts",
+    "Breaks",
+    "Replaces",
+    "Enhances",
+    "Built-Using",
+)
+_CONTROL_FILES = frozenset({"md5sums", "shlibs", "symbols", "triggers", "postinst", "prerm", "preinst", "postrm"})
+_SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
+
+
+class RuleSet(enum.StrEnum):
+    """How strict the layout is."""
+
+    PYTHON = "python"  # a source package that we generated: one binary package, Python policy
+    ANY = "any"  # any Debian source package: several binaries, own maintainer scripts, the whole of /usr, /etc, /var
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRequest:
+    """What was asked for. ``owners`` names the packages of the suite that own a path (``usr/bin/x``); None: not known."""
+
+    rules: RuleSet
+    source: str
+    version: str
+    suite: str
+    architecture: str
+    package: str | None = None  # PYTHON: the one binary package
+    compiled: bool = False  # PYTHON: Architecture any
+    project: str | None = None  # PYTHON: the project's name
+    project_version: str | None = None
+    owners: Callable[[str], Iterable[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One observation. ``rule`` is a stable word; a ``fatal`` one rejects the package. Texts are bounded, but hostile."""
+
+    rule: str
+    subject: str
+    message: str
+    fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """The verdict. ``relations`` maps each binary package to its Depends field, for the caller to resolve."""
+
+    findings: tuple[Finding, ...]
+    relations: Mapping[str, str]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing fatal was found."""
+        return not any(finding.fatal for finding in self.findings)
+
+    def summary(self) -> str:
+        """One line for people."""
+        fatal = [finding for finding in self.findings if finding.fatal]
+        if not fatal:
+            return "accepted"
+        more = f" (and {len(fatal) - 1} more)" if len(fatal) > 1 else ""
+        return f"{fatal[0].subject}: {fatal[0].message}{more}"
+
+
+class _Gate:
+    def __init__(self, request: GateRequest, files: Sequence[Path]) -> None:
+        self.request = request
+        self.files = {path.name: path for path in files}
+        self.findings: list[Finding] = []
+        self.relations: dict[str, str] = {}
+        self.strict = request.rules is RuleSet.PYTHON
+
+    def find(self, rule: str, subject: str, message: str, *, fatal: bool = True) -> None:
+        if len(self.findings) < _MAX_FINDINGS:
+            self.findings.append(Finding(rule=rule, subject=subject[:300], message=message[:500], fatal=fatal))
+        elif fatal and all(not finding.fatal for finding in self.findings):
+            self.findings[-1] = Finding(rule=rule, subject=subject[:300], message=message[:500])
+
+    # -- the set of files
+
+    def check_set(self) -> None:
+        for name in self.files:
+            if not _ARTIFACT.fullmatch(name):
+                self.find("name", name, "is no artefact of a package build")
+        by_end = {
+            end: [name for name in self.files if name.endswith(end)]
+            for end in (".changes", ".dsc", ".buildinfo", ".deb")
+        }
+        for end in (".changes", ".buildinfo"):
+            if len(by_end[end]) != 1:
+                self.find("set", end, f"there must be exactly one, and there are {len(by_end[end])}")
+        if len(by_end[".dsc"]) > 1 or (self.strict and not by_end[".dsc"]):
+            self.find("set", ".dsc", f"there must be exactly one, and there are {len(by_end['.dsc'])}")
+        if not by_end[".deb"]:
+            self.find("set", ".deb", "there is no binary package")
+        for name in (*by_end[".changes"], *by_end[".dsc"], *by_end[".buildinfo"]):
+            try:
+                self.check_document(name)
+            except ArtifactError as error:
+                self.find("document", name, str(error))
+
+    def check_document(self, name: str) -> None:
+        path = self.files[name]
+        if path.stat().st_size > 1024 * 1024:
+            raise ArtifactError("is larger than any such file")
+        fields = parse_stanza(path.read_bytes(), what=name)
+        request = self.request
+        self.expect(name, "Source", fields.get("Source", "").split(" ")[0], request.source)
+        self.expect(name, "Version", fields.get("Version", ""), request.version)
+        if name.endswith(".changes"):
+            self.expect(name, "Distribution", fields.get("Distribution", ""), request.suite)
+            listed = checksums(fields, what=name)
+            for missing in sorted(set(self.files) - set(listed) - {name}):
+                self.find("set", missing, "is not listed in the .changes file")
+        listed = checksums(fields, what=name)
+        if self.strict and "Binary" in fields and fields["Binary"].split() != [request.package]:
+            self.find("field", name, "names another set of binary packages than the one that was asked for")
+        for file, (digest, size) in listed.items():
+            known = self.files.get(file)
+            if known is None:
+                self.find("hash", file, f"is listed in {name} and is not there")
+            elif known.stat().st_size != size or _sha256(known) != digest:
+                self.find("hash", file, f"is not the file that {name} describes")
+
+    def expect(self, subject: str, field: str, value: str, wanted: str) -> None:
+        if value != wanted:
+            self.find("field", subject, f"{field} is {value[:100]!r}, and {wanted!r} was asked for")
+
+    # -- binary packages
+
+    def check_debs(self) -> None:
+        for name in sorted(self.files):
+            if name.endswith((".deb", ".ddeb", ".udeb")):
+                try:
+                    deb = read_deb(self.files[name])
+                except ArtifactError as error:
+                    self.find("format", name, str(error))
+                    continue
+                self.check_control(deb)
+                self.check_scripts(deb)
+                for finding in layout.check_tree(deb, self.request_layout()):
+                    self.find(finding.rule, finding.subject, finding.message, fatal=finding.fatal)
+                self.check_owners(deb)
+
+    def request_layout(self) -> layout.Layout:
+        request = self.request
+        return layout.Layout(
+            strict=self.strict,
+            package=request.package or "",
+            project=request.project,
+            project_version=request.project_version,
+            compiled=request.compiled,
+        )
+
+    def check_control(self, deb: Deb) -> None:
+        request, control, name = self.request, deb.control, deb.path.name
+        package = control.get("Package", "")
+        self.relations[package[:200]] = control.get("Depends", "")[:_MAX_FIELD]
+        architecture = control.get("Architecture", "")
+        self.expect(
+            name, "Version", re.sub(r"^\d+:", "", control.get("Version", "")), re.sub(r"^\d+:", "", request.version)
+        )
+        self.expect(name, "Source", control.get("Source", package).split(" ")[0], request.source)
+        file_version = re.sub(r"^\d+:", "", control.get("Version", ""))
+        if name.rpartition(".")[0] != f"{package}_{file_version}_{architecture}":
+            self.find("name", name, "is not named after its package, version and architecture")
+        if architecture not in ("all", request.architecture):
+            self.find("field", name, f"Architecture is {architecture[:50]!r}")
+        for field, value in control.items():
+            if len(value) > _MAX_FIELD:
+                self.find("field", name, f"{field} has more than {_MAX_FIELD} characters")
+        if self.strict:
+            self.check_strict_control(deb, package, architecture)
+        elif control.get("Essential", "no") == "yes":
+            self.find("field", name, "Essential is yes")
+
+    def check_strict_control(self, deb: Deb, package: str, architecture: str) -> None:
+        request, control, name = self.request, deb.control, deb.path.name
+        self.expect(name, "Package", package, request.package or "")
+        self.expect(name, "Architecture", architecture, request.architecture if request.compiled else "all")
+        for field in _NEVER:
+            if field in control:
+                self.find("field", name, f"{field} is {control[field][:100]!r}, and a generated package has none")
+        stem = re.escape((request.package or "").removeprefix("python3-"))
+        for item in filter(None, control.get("Provides", "").split(",")):
+            if not re.fullmatch(rf"python3(?:\.\d+)?-{stem}(?: \(= [^)]{{1,200}}\))?", item.strip()):
+                self.find("field", name, f"Provides {item.strip()[:100]!r}")
+        for file in sorted(set(deb.control_files) - _CONTROL_FILES):
+            self.find("control-file", name, f"holds the control file {file[:80]!r}")
+
+    def check_scripts(self, deb: Deb) -> None:
+        package = deb.control.get("Package", "")
+        for file in sorted(set(deb.control_files).intersection((*_SCRIPTS, "triggers"))):
+            unknown = unknown_lines(file, deb.control_files[file], package=package)
+            if unknown:
+                shown = unknown[0][:200]
+                self.find(
+                    "script", f"{deb.path.name}:{file}", f"is not of debhelper's shapes: {shown!r}", fatal=self.strict
+                )
+
+    def check_owners(self, deb: Deb) -> None:
+        if self.request.owners is None:
+            return
+        package = deb.control.get("Package", "")
+        for member in deb.members:
+            if member.kind != "dir" and layout.is_worth_asking(member.name):
+                others = sorted(set(self.request.owners(member.name)) - {package})
+                if others:
+                    self.find("owned", member.name, f"belongs to the package {', '.join(others)[:200]} of the suite")
+
+
+def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
+    """Judge all artefacts of one build (sealed files on the host). Raises nothing for what the files hold."""
+    assert request.rules is RuleSet.ANY or request.package is not None
+    gate = _Gate(request, files)
+    gate.check_set()
+    gate.check_debs()
+    return GateReport(findings=tuple(gate.findings), relations=gate.relations)
+
+
+def suite_owners(
+    executables: Callable[[str], Iterable[str]], modules: Callable[[str], Iterable[str]]
+) -> Callable[[str], Iterable[str]]:
+    """Who owns a path, from an index of programs on the PATH and of top-level modules."""
+
+    def owners(path: str) -> Iterable[str]:
+        place, _, name = path.rpartition("/")
+        if place in ("usr/bin", "usr/sbin", "bin", "sbin", "usr/games"):
+            return executables(name)
+        module = layout.regular_module(path)
+        return modules(module) if module is not None else ()
+
+    return owners
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,195 @@
+"""Where the files of a package may lie, and of which kind they may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from packaging.version import InvalidVersion, Version
+
+from lxcbuild.debian.artifacts import Deb, Member
+
+_DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
+_STRICT = (
+    rf"{_DIST_PACKAGES}/.+",
+    r"usr/bin/[A-Za-z0-9_][A-Za-z0-9._+-]*",
+    r"usr/share/doc/{package}(?:/.+)?",
+    r"usr/share/man/(?:[a-z]{{2}}(?:_[A-Z]{{2}})?/)?man[1-9]/[^/]+",
+    r"usr/share/python3/(?:dist|runtime\.d|bcep)/{package}(?:\.[a-z]+)?",
+    r"usr/share/lintian/overrides/{package}",
+    r"usr/share/(?:{package}|{project}|jupyter|info|locale|icons|pixmaps|applications|metainfo|mime/packages)(?:/.+)?",
+    r"usr/share/(?:bash-completion/completions|zsh/vendor-completions|zsh/site-functions|fish/vendor_completions\.d|fish/completions)/[^/]+",
+    r"usr/include/python3(?:\.\d{{1,2}})?/.+",
+)
+_STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/.+",)
+_ANY_ROOTS = ("usr", "etc", "var", "opt", "srv", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "boot")
+_ANY_NEVER = re.compile(
+    r"(?:usr/local/|usr/tmp/|var/tmp/|var/run/|var/lock/|var/lib/dpkg/|var/cache/apt/|etc/os-release$|usr/lib/os-release$|etc/sudoers"
+    r"|etc/(?:passwd|shadow|group|gshadow|subuid|subgid|fstab|ld\.so\.preload|ld\.so\.conf$|resolv\.conf|hostname|hosts|machine-id)"
+    r"|etc/(?:apt|dpkg|ssh|security)/|etc/pam\.d/common-).*"
+)
+_EXTENSION = re.compile(r"\.(?:cpython-\d+[a-z]*(?:-[\w-]+)?\.|abi3\.)?so(?:\.\d+)*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which rules hold: ``strict`` is Python policy for one generated package."""
+
+    strict: bool
+    package: str
+    project: str | None
+    project_version: str | None
+    compiled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misplaced:
+    """One member that breaks a rule."""
+
+    rule: str
+    subject: str
+    message: str
+    fatal: bool = True
+
+
+def check_tree(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
+    """All that is wrong with a package's file tree."""
+    kinds: dict[str, str] = {}
+    for member in deb.members:
+        if member.name in kinds:
+            yield Misplaced(rule="tree", subject=member.name, message="is in the package twice")
+        yield from _check_kind(member, kinds, layout)
+        kinds[member.name] = member.kind
+        if member.kind != "dir" or not layout.strict:
+            yield from _check_place(member, layout)
+    if layout.strict:
+        yield from _check_python(deb, layout)
+
+
+def _check_kind(member: Member, kinds: dict[str, str], layout: Layout) -> Iterator[Misplaced]:
+    def bad(rule: str, message: str) -> Misplaced:
+        return Misplaced(rule=rule, subject=member.name, message=message)
+
+    parts = member.name.split("/")
+    if any(kinds.get("/".join(parts[:depth]), "dir") != "dir" for depth in range(1, len(parts))):
+        yield bad("tree", "lies below something that is no directory")
+    if member.mode & 0o6000 and member.kind != "dir":
+        yield bad("mode", f"is setuid or setgid (mode {member.mode:o})")
+    elif member.mode & 0o6000 and layout.strict:
+        yield bad("mode", f"is a directory with mode {member.mode:o}")
+    if member.mode & 0o002 and member.kind != "symlink" and not (member.kind == "dir" and member.mode & 0o1000):
+        yield bad("mode", f"can be written by everybody (mode {member.mode:o})")
+    # Only ids that base-passwd fixes mean the same everywhere.
+    if (member.uid, member.gid) != (0, 0) and (layout.strict or member.uid >= 100 or member.gid >= 100):
+        yield bad("owner", f"belongs to {member.uid}:{member.gid}, not to root")
+    if member.kind == "symlink":
+        yield from _check_symlink(member, layout)
+    if member.kind == "hardlink":
+        target = member.link.removeprefix("./")
+        if kinds.get(target) not in ("file", "hardlink"):
+            yield bad("link", "is a hard link to something that is not in the package before it")
+
+
+def _check_symlink(member: Member, layout: Layout) -> Iterator[Misplaced]:
+    link = member.link
+    if not link:
+        yield Misplaced(rule="link", subject=member.name, message="is a link to nothing")
+    elif link.startswith("/"):
+        root = link.split("/")[1] if len(link) > 1 else ""
+        if layout.strict or root not in (*_ANY_ROOTS, "run", "dev"):
+            yield Misplaced(rule="link", subject=member.name, message=f"is an absolute link to {link[:200]!r}")
+    else:
+        depth = member.name.count("/")
+        for part in link.split("/"):
+            depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+            if depth < 0:
+                yield Misplaced(rule="link", subject=member.name, message=f"is a link that leads out: {link[:200]!r}")
+                return
+
+
+def _check_place(member: Member, layout: Layout) -> Iterator[Misplaced]:
+    if layout.strict:
+        if not any(pattern.fullmatch(member.name) for pattern in _patterns(layout)):
+            yield Misplaced(rule="layout", subject=member.name, message="is not where a Python package may put files")
+        return
+    root = member.name.split("/")[0]
+    if root not in _ANY_ROOTS:
+        yield Misplaced(rule="layout", subject=member.name, message="is not where a package may put files")
+    elif member.kind != "dir" and _ANY_NEVER.match(member.name):
+        yield Misplaced(
+            rule="layout", subject=member.name, message="is a file that no package of a third party may bring"
+        )
+
+
+_compiled_patterns: dict[tuple[str, str | None, bool], tuple[re.Pattern[str], ...]] = {}
+
+
+def _patterns(layout: Layout) -> tuple[re.Pattern[str], ...]:
+    key = (layout.package, layout.project, layout.compiled)
+    if key not in _compiled_patterns:
+        project = layout.project or layout.package
+        forms = {
+            project,
+            project.lower(),
+            re.sub(r"[-_.]+", "-", project).lower(),
+            re.sub(r"[-_.]+", "_", project).lower(),
+        }
+        # A project that is called like one of the shared directories gets no more than its own name's directory there.
+        named = "|".join(re.escape(form) for form in sorted(forms))
+        texts = [*_STRICT, *(_STRICT_COMPILED if layout.compiled else ())]
+        _compiled_patterns[key] = tuple(
+            re.compile(
+                text.replace("{package}", re.escape(layout.package))
+                .replace("{project}", named)
+                .replace("{{", "{")
+                .replace("}}", "}")
+            )
+            for text in texts
+        )
+    return _compiled_patterns[key]
+
+
+def _check_python(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
+    """The package is the project that it claims to be, and what is compiled says so."""
+    infos = set()
+    for member in deb.members:
+        match = re.match(rf"{_DIST_PACKAGES}/([^/]+)\.(?:dist|egg)-info(?:/|$)", member.name)
+        if match:
+            infos.add(match[1])
+        if not layout.compiled and member.kind == "file" and _EXTENSION.search(member.name):
+            yield Misplaced(
+                rule="compiled", subject=member.name, message="is a compiled file in a package for all architectures"
+            )
+    if not infos:
+        yield Misplaced(rule="project", subject=deb.path.name, message="holds no metadata of a Python project")
+    for info in sorted(infos):
+        name, _, version = info.partition("-")
+        version = version.split("-py")[0]
+        if layout.project is not None and _plain(name) != _plain(layout.project):
+            yield Misplaced(rule="project", subject=info, message=f"is another project than {layout.project}")
+        elif layout.project_version is not None and not _same(version, layout.project_version):
+            yield Misplaced(rule="project", subject=info, message=f"is another version than {layout.project_version}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _same(left: str, right: str) -> bool:
+    try:
+        # Directory names write "_" where a local version has "-" or where a dash would split the name.
+        return Version(left.replace("_", "-")) == Version(right)
+    except InvalidVersion:
+        return _plain(left) == _plain(right)
+
+
+def is_worth_asking(path: str) -> bool:
+    """Whether a path is of a kind whose owner the suite's index can know."""
+    return path.startswith(("usr/bin/", "usr/sbin/", "bin/", "sbin/", "usr/games/")) or regular_module(path) is not None
+
+
+def regular_module(path: str) -> str | None:
+    """The top-level module that a path is the code of; None for the inner parts, and so for namespace packages."""
+    match = re.fullmatch(rf"{_DIST_PACKAGES}/(?:([A-Za-z_]\w*)\.py|([A-Za-z_]\w*)/__init__\.py)", path)
+    return (match[1] or match[2]) if match else None
