@@ -64,7 +64,7 @@ class Job:
     runner: str
     loopback_up: bool
     max_ptys: int = 64
-    seccomp_profile: str | None = None
+    seccomp_profile: str | None = None  # its text, in liblxc's format
     # Files to write "0" to, which moves the writer into the build's cgroups; the late ones
     # forbid mknod, so their turn is when /dev is made.
     cgroup_files: list[str] = field(default_factory=list)
@@ -209,6 +209,8 @@ def _run_container(sock: socket.socket, job: Job, id_fd: int) -> bool:
     os.environ["LISTEN_FDS"] = "4"
     config = Path(f"{PLACE}/l/config")
     config.write_text(lxcconf.render(job))
+    if job.seccomp_profile:
+        Path(lxcconf.SECCOMP_FILE).write_text(job.seccomp_profile)
     container = lxc.Container(job.name, f"{PLACE}/l")
     if not container.load_config(os.fspath(config)):
         raise ValueError("liblxc refused its configuration")

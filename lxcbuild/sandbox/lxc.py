@@ -19,7 +19,7 @@ from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import NetworkMode, OutputLimits, Usage
 from lxcbuild.sandbox import extract as extraction
-from lxcbuild.sandbox import launcher, policy
+from lxcbuild.sandbox import launcher, policy, seccomp
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User, Verdict
 from lxcbuild.sandbox.behind import Behind
 from lxcbuild.sandbox.nursery import LauncherHandle, Nursery, wait_pidfd
@@ -68,6 +68,7 @@ class LxcBackend:
         host = self._host
         plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
+        seccomp.profile(spec.policy.seccomp)
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
 
     def close(self) -> None:
@@ -231,6 +232,7 @@ class LxcInstance:
             tmpfs_inodes=limits.max_inodes + _OWN_INODES,
             runner=os.fspath(RUNNER),
             loopback_up=self.spec.policy.network is not NetworkMode.NONE,
+            seccomp_profile=seccomp.profile(self.spec.policy.seccomp),
             cgroup_files=early,
             late_cgroup_files=late,
         )

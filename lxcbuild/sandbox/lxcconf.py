@@ -26,6 +26,7 @@ DEVICE_LINKS = (
     ("stderr", "/proc/self/fd/2"),
 )
 RUNNER_NAME = ".runner"
+SECCOMP_FILE = "/run/l/seccomp"
 RUNNER_INSIDE = f"/dev/{RUNNER_NAME}"
 
 #: Capabilities of the runner and of trusted installs as the inner root: what dpkg, apt and a change of user need, and no more.
@@ -110,7 +111,7 @@ def render(job: Job) -> str:
         network="lxc.net.0.flags = up" if job.loopback_up else "# lo stays down: the policy says none.",
         masks="\n".join(["# What tells about the host is covered by an empty file or directory.", *entries]),
         capabilities=" ".join(ROOT_CAPABILITIES),
-        seccomp=f"lxc.seccomp.profile = {job.seccomp_profile}"
+        seccomp=f"# The policy's system-call filter.\nlxc.seccomp.profile = {SECCOMP_FILE}"
         if job.seccomp_profile
         else "# No seccomp profile was asked for.",
     )
