@@ -19,7 +19,7 @@ from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import NetworkMode, OutputLimits, Usage
 from lxcbuild.sandbox import extract as extraction
-from lxcbuild.sandbox import launcher, policy, seccomp
+from lxcbuild.sandbox import launcher, lxcconf, policy, seccomp
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User, Verdict
 from lxcbuild.sandbox.behind import Behind
 from lxcbuild.sandbox.nursery import LauncherHandle, Nursery, wait_pidfd
@@ -255,10 +255,21 @@ class LxcInstance:
 
     def _wait_ready(self, session: Session, handle: LauncherHandle) -> None:
         try:
-            session.wait_ready(_START_S)
+            ready = session.wait_ready(_START_S)
         except SandboxError as error:
             message, _ = self._message(handle, 1.0)
             raise self._failure(message, error) from error
+        # Said by our runner before anything hostile has run: no belt may be missing without a word.
+        capabilities = sum(1 << number for number in lxcconf.ROOT_CAPABILITIES.values())
+        filtered = 0 if self.spec.policy.seccomp == "none" else 2  # SECCOMP_MODE_FILTER
+        found = {
+            "no_new_privs": ready.no_new_privs,
+            "seccomp": ready.seccomp,
+            "capabilities": ready.cap_bnd | ready.cap_eff,
+        }
+        wanted = {"no_new_privs": 1, "seccomp": filtered, "capabilities": capabilities}
+        if found != wanted:
+            raise SandboxError("the sandbox is not confined as it should be", details=f"wanted {wanted}, found {found}")
 
     def _message(self, handle: LauncherHandle, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
         """The launcher's next message; an empty one when it has died or stays silent."""

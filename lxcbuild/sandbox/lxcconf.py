@@ -30,7 +30,17 @@ SECCOMP_FILE = "/run/l/seccomp"
 RUNNER_INSIDE = f"/dev/{RUNNER_NAME}"
 
 #: Capabilities of the runner and of trusted installs as the inner root: what dpkg, apt and a change of user need, and no more.
-ROOT_CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap")
+#: Names as lxc.container.conf(5) wants them, numbers as in linux/capability.h.
+ROOT_CAPABILITIES = {
+    "chown": 0,
+    "dac_override": 1,
+    "fowner": 3,
+    "fsetid": 4,
+    "kill": 5,
+    "setgid": 6,
+    "setuid": 7,
+    "setpcap": 8,
+}
 
 #: Files of /proc that tell about the host and that anybody may open there; each is covered by an empty file. Those that only the
 #: host's root may open (timer_list, slabinfo, kpagecount ...) stay closed to the inner root: their owner is not in its id map.
