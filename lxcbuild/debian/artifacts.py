@@ -12,10 +12,10 @@ import lzma
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from lxcbuild import process
 
@@ -25,6 +25,7 @@ MAX_MEMBERS = 200_000
 MAX_STANZA_BYTES = 1024 * 1024
 _MAX_NAME = 4096
 _CHUNK = 1 << 18
+_PIPE = -1  # what Popen takes for "make a pipe"; the module that names it belongs to process.py
 _XZ_MEMORY_BYTES = 256 * 1024 * 1024
 _FIELD = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,80}):[ \t]*(.*)")
 _AR_HEADER = re.compile(rb"(.{16})(.{12})(.{6})(.{6})(.{8})(.{10})`\n", re.DOTALL)
@@ -144,13 +145,6 @@ def _ar_members(file: IO[bytes], size_bytes: int) -> Iterator[tuple[str, int, in
         at += 60 + size + size % 2
 
 
-class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
-
-
 class _Gzip:
     """zlib's decompressor with the interface of the two others."""
 
@@ -204,7 +198,7 @@ class _Stream:
             count -= len(data)
 
 
-def _raw(file: IO[bytes], offset: int, size: int) -> Iterator[bytes]:
+def _raw(file: IO[bytes], offset: int, size: int) -> Generator[bytes, None, None]:
     file.seek(offset)
     while size > 0:
         data = file.read(min(size, _CHUNK))
@@ -214,7 +208,9 @@ def _raw(file: IO[bytes], offset: int, size: int) -> Iterator[bytes]:
         yield data
 
 
-def _decompressed(raw: Iterator[bytes], inner: lzma.LZMADecompressor | bz2.BZ2Decompressor | _Gzip) -> Iterator[bytes]:
+def _decompressed(
+    raw: Iterator[bytes], inner: lzma.LZMADecompressor | bz2.BZ2Decompressor | _Gzip
+) -> Generator[bytes, None, None]:
     for data in raw:
         if inner.eof:
             raise ArtifactError("it has data after its compressed stream")
@@ -233,14 +229,14 @@ def _pump(inner: lzma.LZMADecompressor | bz2.BZ2Decompressor | _Gzip, data: byte
             return
 
 
-def _zstd(raw: Iterator[bytes]) -> Iterator[bytes]:
+def _zstd(raw: Iterator[bytes]) -> Generator[bytes, None, None]:
     """Through the zstd program, whose memory is bounded by its own option and whose output by the reader's limit."""
     with tempfile.TemporaryFile() as packed:
         for data in raw:
             packed.write(data)
         packed.seek(0)
         argv = ["zstd", "--decompress", "--stdout", "--quiet", "--memory=256MB"]
-        with process.spawn(argv, stdin=packed.fileno(), stdout=process_pipe()) as child:
+        with process.spawn(argv, stdin=packed.fileno(), stdout=_PIPE) as child:
             assert child.stdout is not None
             while data := child.stdout.read(_CHUNK):
                 yield data
@@ -248,15 +244,11 @@ def _zstd(raw: Iterator[bytes]) -> Iterator[bytes]:
                 raise ArtifactError("its zstd stream is damaged")
 
 
-def process_pipe() -> int:
-    """The constant that asks for a pipe (the standard library's ``PIPE``), without importing what only process.py may."""
-    return -1
-
-
 @contextlib.contextmanager
 def _opened(file: IO[bytes], part: tuple[str, int, int], *, stem: str, limit: int) -> Iterator[_Stream]:
     name, offset, size = part
     raw = _raw(file, offset, size)
+    source: Generator[bytes, None, None]
     if name == f"{stem}.tar":
         source = raw
     elif name == f"{stem}.tar.xz":

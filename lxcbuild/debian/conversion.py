@@ -82,6 +82,8 @@ class ConversionPlan:
     maintainer: str = DEFAULT_MAINTAINER
     environment: Mapping[str, str] = field(default_factory=dict)
     converter: Converter = Converter.PYPROJECT
+    #: Patch licence fields away that the suite's backend is too old for (set it when a build requirement is outdated).
+    lower_metadata: bool = False
 
     def __post_init__(self) -> None:
         control.check_package_name(self.source)
@@ -128,6 +130,7 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
         "files": debian_files(inspection, plan),
         "stdeb": _stdeb_options(plan) if plan.converter is Converter.STDEB else None,
         "environment": build_environment(plan),
+        "lower_metadata": plan.lower_metadata,
     }
     return Job(files=steps.request(asked), steps=(steps.python_step("debianize"),), results=(RESULT,))
 

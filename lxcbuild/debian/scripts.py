@@ -13,15 +13,15 @@ _PLAIN = frozenset(
         "find /usr/lib/python3/dist-packages/ -type d -name __pycache__ -empty -print0 | xargs --null --no-run-if-empty rmdir",
     }
 )  # fmt: skip
+_OLD_CLEAN = r"perl -ne 's,/([^/]*)\.py$,/__pycache__/\1.*, or next; unlink $_ or die $! foreach glob($_)'"
 _ARGUMENTS = r"(?: (?:-V \d+\.\d+(?:-(?:\d+\.\d+)?)?|/usr/(?:lib|share)/{package}(?:/[\w.+-]+)*))*"
 _WITH_PACKAGE = (
     rf"py3compile -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS}",
     rf"pypy3compile -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS} \|\| true",
     rf"py3clean -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS}",
     r"""dpkg -L {package}(?::[a-z0-9]+)? \| sed -En -e '/\^\(\.\*\)\\/\(\.\+\)\\\.py\$/s,,rm "\\1/__pycache__/\\2"\.\*,e'""",
-    r"""dpkg -L {package}(?::[a-z0-9]+)? \| perl -ne """
-    r"""'s,/\(\[\^/\]\*\)\\\.py\$,/__pycache__/\\1\.\*, or next; unlink \$_ or die \$! foreach glob\(\$_\)'""",
-)
+    r"dpkg -L {package}(?::[a-z0-9]+)? \| " + re.escape(_OLD_CLEAN),
+)  # fmt: skip
 _TRIGGERS = frozenset({"activate-noawait ldconfig"})
 _MAX_BYTES = 64 * 1024
 

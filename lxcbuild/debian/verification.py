@@ -28,7 +28,8 @@ _APT = (
 )  # fmt: skip
 _APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 _UNMET = re.compile(
-    r"^ (?P<package>[a-z0-9][a-z0-9+.:-]*) : (?:Pre)?Depends: (?P<what>.+?)(?: but .*)?$|^ +(?:Pre)?Depends: (?P<more>.+?)(?: but .*)?$",
+    r"^ [a-z0-9][a-z0-9+.:-]* : (?:Pre)?Depends: (?P<what>.+?)(?: but .*)?$"
+    r"|^ +(?:Pre)?Depends: (?P<more>.+?)(?: but .*)?$",
     re.MULTILINE,
 )
 _DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)

@@ -32,7 +32,9 @@ def _verify() -> dict[str, Any]:
     request = read_request()
     files: list[str] = []
     for package in request["packages"]:
-        listed = subprocess.run(["dpkg", "-L", package], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+        listed = subprocess.run(
+            ["/usr/bin/dpkg", "-L", package], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+        )
         files.extend(os.fsdecode(line) for line in listed.stdout.splitlines())
     distributions = [_distribution(path) for path in sorted(_metadata_directories(files))]
     scripts = [_script(path) for path in files if re.fullmatch(r"/usr/s?bin/[^/]+", path)][:500]
