@@ -4,9 +4,9 @@ Runs inside the image, on whatever CPython (3.9 or newer) is there, as ``python3
 library only, and of it only what is compiled in (``posix`` for ``os``, ``_signal`` for ``signal``, the C half of ``json``),
 because each ordinary import costs milliseconds of every start. The default stream is descriptor 0.
 
-Protocol: JSON objects, one a line, bytes as base64. The host sends ``run``, ``put``, ``signal``, ``kill``, ``stdin``, ``resize``,
-``ping``; the runner sends ``ready`` first, then ``out``, ``exit``, ``took``, ``done``, ``error``, ``pong`` or, before it gives
-up, ``fatal``.
+Protocol: JSON objects, one a line, bytes as base64. The runner sends ``ready`` first; then the host sends ``load`` (the other half
+of this program), and ``run``, ``put``, ``signal``, ``kill``, ``stdin``, ``resize``, ``ping``; the runner sends ``out``, ``exit``,
+``took``, ``done``, ``error``, ``pong`` or, before it gives up, ``fatal``.
 
 A step ends when its first process ends: everything else in the PID namespace is killed then, and only when nothing is
 left and the output is drained does ``exit`` go out. When the stream closes, the runner exits, and the kernel kills the rest.
@@ -18,23 +18,9 @@ import select
 import sys
 from binascii import a2b_base64, b2a_base64
 
-BUILD_ID = 1000  # uid and gid of the build user, inside
 CHUNK_BYTES = 65536
 MAX_LINE_BYTES = 24 * 1024 * 1024
 MAX_TYPED_BYTES = 1024 * 1024
-OPEN_FILES = (
-    1024,
-    65536,
-)  # fakeroot and old Pythons close every possible descriptor: a limit of a billion takes minutes
-STEP_OOM_SCORE_ADJ = 500  # within the memory cgroup a step's processes die before the runner does
-
-# linux/prctl.h, linux/capability.h
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 4, 24, 38, 47, 4
-CAPABILITY_VERSION_3 = 0x20080522
-EINVAL = 22
-
-# asm-generic/ioctls.h
-TIOCSCTTY, TIOCSWINSZ = 0x540E, 0x5414
 
 
 def _json_codec():  # type: ignore[no-untyped-def]
@@ -57,42 +43,6 @@ def _json_codec():  # type: ignore[no-untyped-def]
 
     scan = make_scanner(Context())  # type: ignore[arg-type]
     return (lambda text: scan(text, 0)[0]), encode_basestring_ascii
-
-
-class Libc:
-    """The calls that the standard library lacks. Made after ``ready`` is sent, because importing ctypes takes 3 ms."""
-
-    def __init__(self) -> None:
-        import ctypes
-
-        self._ctypes = ctypes
-        self._libc = ctypes.CDLL(None, use_errno=True)
-
-    def _check(self, what: str, result: int) -> None:
-        if result != 0:
-            number = self._ctypes.get_errno()
-            raise OSError(number, what + ": " + posix.strerror(number))
-
-    def prctl(self, option: int, value: int) -> None:
-        """``prctl(2)`` with one argument; the others must be zero for most options."""
-        c_ulong = self._ctypes.c_ulong
-        zero = c_ulong(0)
-        self._check(f"prctl({option}, {value})", self._libc.prctl(option, c_ulong(value), zero, zero, zero))
-
-    def drop_bounding_set(self) -> None:
-        """Empty the capability bounding set, whatever the highest capability of this kernel is."""
-        for capability in range(64):
-            try:
-                self.prctl(PR_CAPBSET_DROP, capability)
-            except OSError as error:
-                if error.errno == EINVAL and capability > 0:
-                    return
-                raise
-
-    def drop_capabilities(self) -> None:
-        """Empty the effective, permitted and inheritable sets."""
-        header = (self._ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-        self._check("capset", self._libc.capset(header, (self._ctypes.c_uint32 * 6)()))
 
 
 class Step:
@@ -120,7 +70,7 @@ class Runner:
         self.outbox = b""
         self.step: Step | None = None
         self.alone = True
-        self.libc: Libc | None = None
+        self.steps = type(sys)("runner_step")
         posix.set_blocking(stream, False)
         self.woken, wake = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -172,12 +122,20 @@ class Runner:
 
     def act(self, message: "dict[str, object]") -> None:
         """Do what one message asks for."""
+        if message["op"] == "load":
+            self.load(str(message["source"]))
+            return
         try:
             getattr(self, "do_" + str(message["op"]))(message)
         except (OSError, MemoryError, ValueError) as error:
             self.send("error", id=message.get("id", 0), errno=getattr(error, "errno", None) or 0, text=str(error)[:500])
 
     # -- what the host can ask for --------------------------------------------------------------------------------
+
+    def load(self, source: str) -> None:
+        """Take the other half of this program; the host is trusted, it chooses every command anyway."""
+        exec(compile(source, "runner_step.py", "exec"), self.steps.__dict__)  # noqa: S102
+        self.steps.guard_runner()
 
     def do_ping(self, message) -> None:  # type: ignore[no-untyped-def]
         """Answer."""
@@ -203,50 +161,20 @@ class Runner:
     def do_resize(self, message) -> None:  # type: ignore[no-untyped-def]
         """Follow the size of the host's terminal."""
         if self.step is not None and self.step.terminal and self.step.out >= 0:
-            set_size(self.step.out, message["rows"], message["cols"])
+            self.steps.set_size(self.step.out, message["rows"], message["cols"])
 
     def do_put(self, message) -> None:  # type: ignore[no-untyped-def]
         """Write one file."""
-        owner = BUILD_ID if message["user"] == "build" else 0
-        put_file(message["path"], a2b_base64(message["data"]), mode=message["mode"], owner=owner)
+        self.steps.put_file(message["path"], message["data"], mode=message["mode"], user=message["user"])
         self.send("done", id=message["id"])
 
     def do_run(self, message) -> None:  # type: ignore[no-untyped-def]
         """Start a step."""
         if self.step is not None:
             raise ValueError("a step is running")
-        if self.libc is None:
-            self.libc = Libc()
-        size = message.get("pty")
-        opened: list[int] = []
-        try:
-            keys = -1
-            if size:
-                out, theirs = posix.openpty()
-                opened += [out, theirs]
-                set_size(out, size[0], size[1])
-                posix.fchown(theirs, BUILD_ID if message["user"] == "build" else 0, -1)
-                stdin, keys = theirs, out
-            else:
-                out, theirs = posix.pipe2(posix.O_CLOEXEC)
-                opened += [out, theirs]
-                if message.get("keyboard"):
-                    stdin, keys = posix.pipe2(posix.O_CLOEXEC)
-                    opened.append(keys)
-                else:
-                    stdin = open_stdin(message.get("stdin"))
-                opened.append(stdin)
-            for fd in {out, keys} - {-1}:
-                posix.set_blocking(fd, False)
-            pid = posix.fork()
-            if pid == 0:
-                become(message, self.libc, stdin=stdin, output=theirs, terminal=bool(size))
-            opened = [fd for fd in opened if fd not in (out, keys)]
-            self.step = Step(message["id"], pid=pid, out=out, keys=keys, terminal=bool(size))
-            self.alone = False
-        finally:
-            for fd in opened:
-                posix.close(fd)
+        pid, out, keys = self.steps.start(message)
+        self.step = Step(message["id"], pid=pid, out=out, keys=keys, terminal=bool(message.get("pty")))
+        self.alone = False
 
     # -- children -------------------------------------------------------------------------------------------------
 
@@ -366,120 +294,6 @@ def signal_all(number: int) -> None:
         return
 
 
-def set_size(fd: int, rows: int, columns: int) -> None:
-    """Tell a terminal its size."""
-    from fcntl import ioctl
-
-    size = b"".join(value.to_bytes(2, sys.byteorder) for value in (rows, columns, 0, 0))
-    ioctl(fd, TIOCSWINSZ, size)
-
-
-def open_stdin(encoded: "str | None") -> int:
-    """What a step reads: the bytes given, else nothing."""
-    if encoded is None:
-        return posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
-    data = a2b_base64(encoded)
-    fd = posix.memfd_create("stdin", posix.MFD_CLOEXEC)
-    while data:
-        data = data[posix.write(fd, data) :]
-    posix.lseek(fd, 0, 0)
-    return fd
-
-
-def put_file(path: str, data: bytes, *, mode: int, owner: int) -> None:
-    """Write a file, making its parents; no component may be a link, and what was there before is replaced, never opened."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if not path.startswith("/") or not parts or ".." in parts:
-        raise ValueError("not an absolute path: " + path)
-    walk = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-    at = posix.open("/", walk)
-    try:
-        for part in parts[:-1]:
-            try:
-                below = posix.open(part, walk, dir_fd=at)
-            except FileNotFoundError:
-                posix.mkdir(part, 0o755, dir_fd=at)
-                below = posix.open(part, walk, dir_fd=at)
-                posix.fchown(below, owner, owner)
-            posix.close(at)
-            at = below
-        new = ".lxcbuild-put"
-        fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600, dir_fd=at)
-        try:
-            while data:
-                data = data[posix.write(fd, data) :]
-            posix.fchown(fd, owner, owner)
-            posix.fchmod(fd, mode)
-            posix.rename(new, parts[-1], src_dir_fd=at, dst_dir_fd=at)
-        except OSError:
-            posix.unlink(new, dir_fd=at)
-            raise
-        finally:
-            posix.close(fd)
-    finally:
-        posix.close(at)
-
-
-def become(message, libc: Libc, *, stdin: int, output: int, terminal: bool) -> None:  # type: ignore[no-untyped-def]
-    """In the child: turn into the step's command. Never returns; says why on the step's output when it cannot."""
-    try:
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD):
-            _signal.signal(number, _signal.SIG_DFL)  # Python ignores some of them, and exec keeps what is ignored
-        posix.setsid()
-        for target, fd in enumerate((stdin, output, output)):
-            posix.dup2(fd, target)
-        if terminal:
-            from fcntl import ioctl
-
-            ioctl(0, TIOCSCTTY, 0)
-        restrict(message["user"], libc)
-        posix.chdir(message["cwd"])
-        execute(message["argv"], message["env"])
-    except BaseException as error:  # noqa: BLE001 - nothing may return into the runner's loop
-        text = "lxcbuild: cannot run " + message["argv"][0] + ": " + (str(error) or type(error).__name__) + "\n"
-        posix.write(2, text.encode(errors="backslashreplace"))
-        posix._exit(127 if isinstance(error, FileNotFoundError) else 126)
-
-
-def restrict(user: str, libc: Libc) -> None:
-    """Limits of every step, and for the build user the end of every privilege."""
-    import resource
-
-    fd = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
-    posix.write(fd, b"%d" % STEP_OOM_SCORE_ADJ)
-    posix.close(fd)
-    posix.umask(0o022)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    hard = OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES[0]), hard))
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
-    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    if user == "root":
-        return
-    posix.setgroups([])
-    libc.drop_bounding_set()
-    posix.setresgid(BUILD_ID, BUILD_ID, BUILD_ID)
-    posix.setresuid(BUILD_ID, BUILD_ID, BUILD_ID)
-    libc.drop_capabilities()
-
-
-def execute(argv: "list[str]", env: "dict[str, str]") -> None:
-    """``execvpe``: the program is looked up along the step's own PATH."""
-    program = argv[0]
-    folders = [""] if "/" in program else [folder + "/" for folder in env.get("PATH", "").split(":") if folder]
-    seen: OSError = FileNotFoundError(2, "No such file or directory")
-    for folder in folders:
-        try:
-            posix.execve(folder + program, argv, env)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            seen = error
-    raise seen
-
-
 def status_fields() -> "dict[str, object]":
     """What the kernel says about this process's rights."""
     fd = posix.open("/proc/self/status", posix.O_RDONLY | posix.O_CLOEXEC)
@@ -531,8 +345,6 @@ def main() -> None:
     try:
         runner.send("ready", python=list(sys.version_info[:3]), **status_fields())
         runner.flush()
-        runner.libc = Libc()
-        runner.libc.prctl(PR_SET_DUMPABLE, 0)
         runner.loop()
     except BaseException as error:  # noqa: BLE001 - the host learns why before the namespace dies
         runner.outbox = b""

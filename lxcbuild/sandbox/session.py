@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 #: The script that runs as PID 1 inside: ``python3 -I -S RUNNER [FD | DEVICE]``; the default is descriptor 0.
 RUNNER = Path(__file__).with_name("runner.py")
+#: Its other half, which it gets over the stream when it is up.
+_RUNNER_STEP = Path(__file__).with_name("runner_step.py")
 
 #: Time for a step to end after SIGTERM, after SIGKILL from the runner, and after the backend's kill.
 _TERM_GRACE_S, _KILL_GRACE_S, _DEATH_GRACE_S = 0.5, 1.0, 5.0
@@ -65,6 +67,8 @@ class Session:
             self._channel.fail("the runner's first message is not 'ready'")
             self._channel.check()
         assert isinstance(answer, Ready)
+        self._channel.tell("load", source=_RUNNER_STEP.read_text())
+        self._channel.exchange(0, {})  # so that it is compiled there while the caller does something else here
         return answer
 
     def put(self, inside: str, data: bytes, *, mode: int = 0o644, user: User = User.BUILD) -> None:

@@ -519,7 +519,7 @@ def read_until(fd: int, wanted: bytes) -> bytes:
     seen = b""
     while wanted not in seen:
         data = os.read(fd, 4096)
-        assert data, f"the end came before {wanted!r}: {seen!r}"
+        assert data, f"the end came before {wanted!r}: {seen[-200:]!r}"
         seen += data
     return seen
 
@@ -567,7 +567,8 @@ def test_shell_without_a_terminal() -> None:
     try:
         os.write(write_in, b"echo one\n")
         read_until(read_out, b"one\n")
-        os.write(write_in, b"wc -c\n")
+        os.write(write_in, b"echo two; wc -c\n")
+        read_until(read_out, b"two\n")  # the shell reads ahead: what follows must not be there before wc is
         os.write(write_in, b"x" * 300_000)
         os.close(write_in)
         read_until(read_out, b"300000\nstatus 0\n")
