@@ -133,8 +133,13 @@ def run_command_line(argv: Sequence[str]) -> int:
 
 def _run(ui: Ui, argv: Sequence[str]) -> int:
     try:
-        result = cli.main(list(argv), prog_name="lxcbuild", standalone_mode=False, obj=ui)
+        # Not cli.main(): that turns a broken pipe and an interruption into exits of its own.
+        with cli.make_context("lxcbuild", list(argv), obj=ui) as context:
+            result = cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as done:  # --help, --version
+        sys.stdout.flush()
+        return done.exit_code
     except click.ClickException as error:
         ui.usage_error(error)
         return EXIT_USAGE

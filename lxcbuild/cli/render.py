@@ -109,22 +109,35 @@ class Ui:
         if self.log_format == "json":
             self._json_line({"event": "error", **error_document(error)})
             return
-        self._talk("error", error.brief, "31;1")
-        lines = (error.details or "").splitlines()
+        self._explain(error.brief, error.details, error.resolution)
+
+    def failure(self, failure: Failure) -> None:
+        """Print why a build failed: its class and phase, what is known, how to mend it. The log is the caller's to name."""
+        where = f"{failure.failure_class.value} in {failure.phase.value}: {failure.brief}"
+        self._explain(where, failure.details, failure.resolution)
+
+    def _explain(self, brief: str, details: str | None, resolution: str | None) -> None:
+        self._talk("error", brief, "31;1")
+        lines = (details or "").splitlines()
         if lines and (self.verbosity or len(lines) <= _SHORT_DETAILS):
             for detail in lines:
                 sys.stderr.write(f"  {safe(detail)}\n")
         elif lines:
             sys.stderr.write(f"  {safe(lines[-1])[:200]}\n  ({len(lines)} lines of details: run again with -v)\n")
-        if error.resolution:
-            self.hint(error.resolution)
+        if resolution:
+            self.hint(resolution)
 
     def usage_error(self, error: click.ClickException) -> None:
         """Print what is wrong with the command line itself."""
+        import click
+
         message = error.format_message()
         document = {"reference": "usage", "brief": message, "details": None, "resolution": None, "exit_code": 2}
         if self.json and not self.printed_document:
             self.emit_json({"error": document})
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            sys.stderr.write(f"{message}\n")
+            return
         self._talk("error", message, "31;1")
         context = getattr(error, "ctx", None)
         if context is not None:

@@ -89,20 +89,13 @@ def test_exit_codes_are_documented_as_they_are() -> None:
     assert documented == actual
 
 
-def test_every_verb_and_option_is_documented() -> None:
-    text = (ROOT / "docs/reference/cli.md").read_text()
-    missing = []
-    for name in cli_main.VERBS:
-        if f"## `lxcbuild {name}" not in text:
-            missing.append(name)
-        done = subprocess.run(
-            [sys.executable, "-m", "lxcbuild", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        section = text.partition(f"## `lxcbuild {name}")[2].partition("\n## ")[0]
-        missing += [
-            f"{name} {o}" for o in re.findall(r"^  (?:-\w, )?(--[a-z-]+)", done.stdout, re.M) if o not in section
-        ]
-    assert [m for m in missing if not m.endswith("--help")] == []
+def test_the_command_line_is_documented_as_it_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lxcbuild.cli.reference"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs/reference/cli.md").read_text() == done.stdout, (
+        "run: .venv/bin/python -m lxcbuild.cli.reference > docs/reference/cli.md"
+    )
 
 
 def test_links_between_documents_lead_somewhere() -> None:
