@@ -1,21 +1,22 @@
 """Python requirements as Debian relations, for the target's Python and never the host's.
 
-How a PEP 440 clause is carried over (``next`` is the version with its last number raised; two tildes sort before every
-pre-release, so ``<< 2~~`` shuts out 2.0rc1 as PEP 440 wants it; a lower bound must let a Debian revision pass):
+How a PEP 440 clause is carried over:
 
-==============  ===========================================  ==================================================
-``>=1.2``       ``(>= 1.2)``
-``>1.2``        ``(>> 1.2.0.~)``                             ``>> 1.2`` would admit 1.2-1, which is 1.2
-``<2.0``        ``(<< 2~~)``                                 also right for a package whose upstream says "2"
-``<=1.2.3``     ``(<< 1.2.4~~)``                             ``<= 1.2.3`` would shut out 1.2.3-1
-``==1.2.3``     ``(>= 1.2.3), (<< 1.2.4~~)``
-``==1.2.*``     ``(>= 1.2), (<< 1.3~~)``
-``~=1.4.2``     ``(>= 1.4.2), (<< 1.5~~)``
-``===1.2.3``    as ``==``; a text that is no version cannot be mapped
-``!=1.5``       nothing; noted                               Debian has no such relation
-==============  ===========================================  ==================================================
+==============  =========================================  ========================================================
+``>=1.2``       ``(>= 1.2-0~)``                            1.2 itself, in any revision: see below
+``>1.2``        ``(>> 1.2.0.~)``                           ``>> 1.2`` would admit 1.2-1, which is 1.2
+``<2.0``        ``(<< 2~~)``                               also right for a package whose upstream says "2"
+``<=1.2.3``     ``(<< 1.2.4~~)``                           ``<= 1.2.3`` would shut out 1.2.3-1
+``==1.2.3``     ``(>= 1.2.3-0~), (<< 1.2.4~~)``
+``==1.2.*``     ``(>= 1.2-0~), (<< 1.3~~)``
+``~=1.4.2``     ``(>= 1.4.2-0~), (<< 1.5~~)``
+``===1.2.3``    as ``==``                                  a text that is no version cannot be mapped
+``!=1.5``       nothing; noted                             Debian has no such relation
+==============  =========================================  ========================================================
 
-Upper bounds of build requirements are noted and not enforced: a suite has one version of everything.
+A lower bound ends in ``-0~`` because packages made here have the revision ``0~lxcbuild1~deb12``, which sorts below a bare
+``1.2``; pre-releases (``1.2~rc1``) stay out all the same. Two tildes sort before every pre-release, so ``<< 2~~`` shuts out
+2.0rc1, as PEP 440 wants it. Upper bounds of build requirements are noted and not enforced: a suite has one version of everything.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _MACHINES = {
     "loong64": "loongarch64",
     "mips64el": "mips64",
 }
+#: Sorts below every revision that a version can have, those made here included.
+_ANY_REVISION = "-0~"
 #: Extras of extras of extras ...: more rounds than any real project needs.
 _MAX_DEPTH = 16
 
@@ -267,7 +270,7 @@ def clause(part: Specifier, *, available: str | None = None) -> list[tuple[str, 
 
 
 def _lower_bound(version: Version, part: Specifier, available: str | None) -> str:
-    bound = upstream_version(version)
+    bound = f"{upstream_version(version)}{_ANY_REVISION}"
     if available is None or _is_special(version):
         return bound
     try:
@@ -283,13 +286,13 @@ def _lower_bound(version: Version, part: Specifier, available: str | None) -> st
         and release[-1] == 0
     ):
         release.pop()
-        bound = _dotted(release)
+        bound = f"{_dotted(release)}{_ANY_REVISION}"
     return bound
 
 
 def _below(version: Version) -> str:
     if _is_special(version):
-        return upstream_version(version)
+        return f"{upstream_version(version)}{_ANY_REVISION}"
     release = list(version.release)
     while len(release) > 1 and release[-1] == 0:
         release.pop()

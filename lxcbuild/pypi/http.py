@@ -76,7 +76,7 @@ class Http:
     def __init__(self, config: PipConfig, *, backoff_s: float = 0.25) -> None:
         self._config = config
         self._backoff_s = backoff_s
-        self._pools: dict[tuple[bool, str | None], PoolManager] = {}
+        self._pools: dict[tuple[bool, bool, str | None], PoolManager] = {}
         self._netrc: netrc.netrc | bool | None = False  # False: not looked for yet
 
     def close(self) -> None:
@@ -196,15 +196,17 @@ class Http:
     def _pool(self, url: str) -> PoolManager:
         checked = not self._config.is_declared_trusted(url)
         proxy = self._proxy(url)
-        if (checked, proxy) not in self._pools:
-            self._pools[checked, proxy] = self._make_pool(checked=checked, proxy=proxy)
-        return self._pools[checked, proxy]
+        secure = url.startswith("https:") or (proxy or "").startswith("https:")
+        key = (secure, checked, proxy)
+        if key not in self._pools:
+            self._pools[key] = self._make_pool(secure=secure, checked=checked, proxy=proxy)
+        return self._pools[key]
 
-    def _make_pool(self, *, checked: bool, proxy: str | None) -> PoolManager:
+    def _make_pool(self, *, secure: bool, checked: bool, proxy: str | None) -> PoolManager:
         import urllib3
         from urllib3.exceptions import HTTPError
 
-        context = self._ssl_context(checked=checked)
+        context = self._ssl_context(checked=checked) if secure else None
         if proxy is None:
             return urllib3.PoolManager(ssl_context=context, maxsize=4)
         bare, login = split_credentials(proxy if "://" in proxy else f"http://{proxy}")
