@@ -16,8 +16,8 @@ LIMITS = (
     "cpu.weight", "cpu.quota", "cpu.cpuset", "memory.max", "memory.high", "memory.swap_max", "pids.max", "io.weight", "io.devices",
     "devices", "disk.max", "disk.max_inodes", "time.wall", "time.silence", "time.cpu", "network", "seccomp", "backend",
 )  # fmt: skip
-_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
-_ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?")
+_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
+_ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?", re.ASCII)
 
 
 class Size(BaseModel):
