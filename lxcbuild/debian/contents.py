@@ -183,6 +183,7 @@ def _make(path: Path, files: Sequence[Path], target: Target, monitor: Monitor) -
         os.utime(path)
         return
     monitor.emit(Note(text=f"reading what {target} ships; this takes some seconds, once a week at most"))
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(descriptor)
     fresh = Path(name)

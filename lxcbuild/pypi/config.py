@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from lxcbuild.errors import ConfigError
 
-_LISTS = ("extra-index-url", "find-links", "trusted-host")
+_SYSTEM_FILE = Path("/etc/pip.conf")
 _SECTIONS = ("global", "install")
 _TRUE = {"1", "true", "yes", "on", "y", "t"}
 _FALSE = {"0", "false", "no", "off", "n", "f", ""}
@@ -137,7 +137,7 @@ def _config_files(env: Mapping[str, str]) -> list[Path]:
     if chosen == os.devnull:
         return []
     roots = [Path(root) for root in (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep) if root]
-    files = [*(root / "pip" / "pip.conf" for root in roots), Path("/etc/pip.conf")]
+    files = [*(root / "pip" / "pip.conf" for root in roots), _SYSTEM_FILE]
     if not (chosen and Path(chosen).exists()):
         home = Path(env.get("HOME") or Path.home())
         files += [home / ".pip" / "pip.conf", Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"]
