@@ -10,6 +10,7 @@ import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from lxcbuild import process
 from lxcbuild.errors import SandboxError
@@ -54,6 +55,11 @@ def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
+class _Child(Protocol):
+    def poll(self) -> int | None:
+        """The exit status, once there is one."""
+
+
 class Nursery:
     """One nursery process, started when first needed or by ``warm``. Safe to share between threads."""
 
@@ -61,6 +67,7 @@ class Nursery:
         self._lock = threading.Lock()
         self._resources = contextlib.ExitStack()
         self._control: socket.socket | None = None
+        self._child: _Child | None = None
         self._ready = False
         self._spare: LauncherHandle | None = None
 
@@ -118,13 +125,18 @@ class Nursery:
         """End the nursery and every launcher that still lives. A second call does nothing."""
         with self._lock:
             spare, self._spare = self._spare, None
-            self._control, self._ready = None, False
+            self._control, self._child, self._ready = None, None, False
             self._resources.close()
         if spare is not None:
             spare.wait(_DEATH_S)
             spare.close()
 
     def _start(self) -> socket.socket:
+        if (
+            self._child is not None and self._child.poll() is not None
+        ):  # somebody killed it: its launchers are dead, too
+            self._resources.close()
+            self._control, self._child, self._ready = None, None, False
         if self._control is None:
             with contextlib.ExitStack() as stack:
                 control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -133,7 +145,7 @@ class Nursery:
                     fd = theirs.fileno()
                     script = Path(launcher.__file__)
                     argv: list[str | Path] = [PYTHON, "-I", "-S", script, str(fd), str(os.getpid())]
-                    stack.enter_context(process.spawn(argv, cwd=Path("/"), pass_fds=[fd]))
+                    self._child = stack.enter_context(process.spawn(argv, cwd=Path("/"), pass_fds=[fd]))
                 # Closed first: the nursery ends by itself when its socket does.
                 stack.enter_context(control)
                 self._resources = stack.pop_all()

@@ -1,0 +1,84 @@
+"""Fixtures of the tests that start sandboxes: an image, a backend, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lxc_sandboxes import spec
+
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.sandbox import registry
+from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+
+
+@pytest.fixture(scope="session")
+def rootfs(state: StateDirs) -> Path:
+    """A small Debian tree with Python, made once and kept with the other images of the tests."""
+    if given := os.environ.get("LXCBUILD_TEST_ROOTFS"):
+        return Path(given)
+    tree = state.cache / "test-rootfs"
+    if not tree.exists():
+        tree.parent.mkdir(parents=True, exist_ok=True)
+        new = tree.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        suite = next(
+            line.partition("=")[2].strip()
+            for line in Path("/etc/os-release").read_text().splitlines()
+            if line.startswith("VERSION_CODENAME=")
+        )
+        command = ["mmdebstrap", "--variant=minbase", "--include=python3", suite, os.fspath(new)]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        new.rename(tree)
+    return tree
+
+
+@dataclass
+class Traces:
+    """What a sandbox could leave behind on the host."""
+
+    mounts: list[str]
+    cgroups: list[str]
+    instances: list[str]
+    descriptors: int
+
+    @classmethod
+    def of(cls, dirs: StateDirs) -> Traces:
+        return cls(
+            # Ours have the source "none" or lie below the state directory; others may come and go while the tests run.
+            mounts=[line for line in Path("/proc/self/mountinfo").read_text().splitlines() if _ours(line, dirs)],
+            cgroups=CgroupHost.detect().list(dirs.cgroup),
+            instances=[record.instance_id for record in registry.list_instances(dirs)],
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        )
+
+
+def _ours(line: str, dirs: StateDirs) -> bool:
+    return line.partition(" - ")[2].split()[1] == "none" or os.fspath(dirs.run.parent) in line
+
+
+@pytest.fixture
+def dirs(fresh_state: StateDirs) -> Iterator[StateDirs]:
+    """A state directory of one test; nothing of it may be on the host afterwards."""
+    before = Traces.of(fresh_state)
+    yield fresh_state
+    assert Traces.of(fresh_state) == before
+
+
+@pytest.fixture
+def backend(dirs: StateDirs) -> Iterator[LxcBackend]:
+    with LxcBackend(dirs) as made:
+        yield made
+
+
+@pytest.fixture
+def running(backend: LxcBackend, rootfs: Path) -> Iterator[LxcInstance]:
+    with backend.create(spec(rootfs)) as instance:
+        instance.start()
+        yield instance
