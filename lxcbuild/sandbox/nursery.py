@@ -65,6 +65,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._owner_pid = os.getpid()
         self._resources = contextlib.ExitStack()
         self._control: socket.socket | None = None
         self._child: _Child | None = None
@@ -90,6 +91,7 @@ class Nursery:
     def take(self) -> LauncherHandle:
         """The launcher that is ready, or a new one. Raises :class:`SandboxError` or :class:`NoIdRangeError`."""
         with self._lock:
+            self._start()
             spare, self._spare = self._spare, None
         if spare is not None:
             if not spare.wait(0):
@@ -133,8 +135,14 @@ class Nursery:
 
     def _start(self) -> socket.socket:
         if (
+            self._owner_pid != os.getpid()
+        ):  # we are a fork of the owner: its nursery and spare are not ours to use or to end
+            self._resources.pop_all()
+            self._control, self._child, self._ready, self._spare = None, None, False, None
+            self._owner_pid = os.getpid()
+        if (
             self._child is not None and self._child.poll() is not None
-        ):  # somebody killed it: its launchers are dead, too
+        ):  # somebody killed it; its launchers are dead, too
             self._resources.close()
             self._control, self._child, self._ready = None, None, False
         if self._control is None:

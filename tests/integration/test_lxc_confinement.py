@@ -85,6 +85,28 @@ def test_there_is_no_network_but_lo(running: LxcInstance) -> None:
     assert out.split() == ["lo"]
 
 
+def test_pseudo_terminals_work_for_the_build_user(running: LxcInstance) -> None:
+    script = "import os, pty; a, b = pty.openpty(); print(os.ttyname(b)); os.write(a, b'x'); print(os.stat(os.ttyname(b)).st_gid)"
+    parts: list[bytes] = []
+    assert running.run(Step(argv=("python3", "-c", script)), parts.append).ok
+    name, gid = b"".join(parts).decode().split()
+    assert name.startswith("/dev/pts/")
+    assert gid == "5"
+
+
+def test_the_sandbox_offers_what_builds_take_for_granted(running: LxcInstance) -> None:
+    script = """
+        set -e
+        touch /build/a /out/a /tmp/a /dev/shm/a /var/tmp/a
+        echo x > /dev/null; head -c 4 /dev/urandom | wc -c; head -c 4 /dev/zero | wc -c
+        python3 -c "import multiprocessing as m; m.Lock(); print(m.Pool(2).map(abs, [-1]))"
+        pwd; hostname; mkfifo /build/fifo; ln -s a /build/link
+    """
+    result, out = shell(running, script)
+    assert result.ok
+    assert out.split() == ["4", "4", "[1]", "/build", "build"]
+
+
 @pytest.mark.parametrize(("mode", "up"), [(NetworkMode.NONE, False), (NetworkMode.LOOPBACK, True)])
 def test_lo_is_up_when_the_policy_says_so(backend: LxcBackend, rootfs: Path, mode: NetworkMode, *, up: bool) -> None:
     probe = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); socket.create_connection(s.getsockname())"
