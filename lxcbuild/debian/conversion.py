@@ -6,7 +6,6 @@ executes setup.py) and completes its output: where stdeb's rules stand, everythi
 
 from __future__ import annotations
 
-import enum
 import json
 import re
 import shlex
@@ -21,7 +20,7 @@ from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
 from lxcbuild.errors import BadNameError
-from lxcbuild.model import FailureClass
+from lxcbuild.model import Converter, FailureClass
 
 RESULT = "conversion.json"
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
@@ -48,18 +47,11 @@ _SUITE = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?")
 _UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,150}")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
-# What a pure or simple build never needs; debhelper skips an empty override without starting make.
+# What a freshly unpacked Python project never needs; debhelper skips an empty override without starting make.
 _SKIPPED = (
     "dh_auto_clean", "dh_auto_configure", "dh_auto_test", "dh_autoreconf", "dh_autoreconf_clean", "dh_update_autotools_config",
-    "dh_perl", "dh_missing", "dh_usrlocal",
+    "dh_perl", "dh_missing", "dh_usrlocal", "dh_testroot", "dh_prep", "dh_installsystemduser", "dh_link",
 )  # fmt: skip
-
-
-class Converter(enum.StrEnum):
-    """Who writes the rules of a generated source package."""
-
-    PYPROJECT = "pyproject"
-    STDEB = "stdeb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +229,9 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     environment = {**build_environment(plan), "PYBUILD_SYSTEM": "pyproject"}
     if plan.converter is Converter.STDEB:
         del environment["PYBUILD_SYSTEM"]
+    elif not plan.compiled:
+        # One wheel serves every Python of the suite, and debhelper need not ask which there are.
+        environment["PYBUILD_INTERPRETERS"] = "python3"
     if plan.package.startswith("python3-"):
         environment["PYBUILD_NAME"] = plan.package.removeprefix("python3-")
     lines = ["#!/usr/bin/make -f"] if plan.converter is Converter.PYPROJECT else []
