@@ -26,7 +26,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_VALUES = 5_000
 _MERGE = "tag:yaml.org,2002:merge"
-_SIMPLE = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")}
+_SIMPLE = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")}
 
 KeyPath = tuple[str | int, ...]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML has it: ten times as fast
@@ -139,14 +139,14 @@ class _Builder:
         self._count += 1
         if self._count > MAX_VALUES or len(at) > MAX_DEPTH:
             raise self._error(at, f"more than {MAX_VALUES} values, or aliases that contain themselves")
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, at)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*at, place)) for place, child in enumerate(node.value)]
         if node.tag not in _SIMPLE:
             raise self._error(
                 at, f"values of the type {node.tag.rsplit(':', 1)[-1][:40]!r} are not used here; put it in quotes"
             )
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*at, place)) for place, child in enumerate(node.value)]
         try:
             return self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:

@@ -112,7 +112,7 @@ class CgroupHost:
             for hierarchy in wanted:
                 cgroup.nodes[hierarchy] = make(hierarchy, name, frozenset(controllers))
         except BaseException:
-            cgroup.remove()
+            cgroup.remove(only_own=True)
             raise
         return cgroup
 
@@ -320,15 +320,16 @@ class Cgroup:
             os.close(self._peak_fd)
             self._peak_fd = None
 
-    def remove(self, *, timeout_s: float = _REMOVE_S) -> None:
+    def remove(self, *, timeout_s: float = _REMOVE_S, only_own: bool = False) -> None:
         """Remove the directories, children first, in every hierarchy (also those that others made under our name).
 
-        Processes must be dead; the kernel may still be putting them away, so EBUSY is retried until ``timeout_s``; then
-        :class:`HostError`. The parent goes too when it is empty. A second call does nothing.
+        ``only_own`` leaves alone the hierarchies that this object has no directory in. Processes must be dead; the kernel may
+        still be putting them away, so EBUSY is retried until ``timeout_s``; then :class:`HostError`. The parent goes too when it
+        is empty. A second call does nothing.
         """
         self.close()
         deadline = time.monotonic() + timeout_s
-        for hierarchy in self.host.hierarchies:
+        for hierarchy in list(self.nodes) if only_own else self.host.hierarchies:
             remove_tree(hierarchy.directory(self.name), deadline)
             if "/" in self.name:
                 remove_if_empty(hierarchy.directory(self.name.rsplit("/", 1)[0]))

@@ -43,6 +43,7 @@ def _make_path(hierarchy: Hierarchy, name: str, controllers: frozenset[str]) -> 
                     cgroup_v1.initialise(child, parent)
             except BaseException:
                 child.close()
+                remove_if_empty(place)
                 raise
             parent.close()
             parent = child

@@ -57,8 +57,13 @@ def oom_kills(nodes: Nodes) -> int:
 
 
 def memory_denied(nodes: Nodes) -> int:
-    """How often the limit was hit (and pages had to be reclaimed)."""
-    return (nodes["memory"].number("memory.failcnt") if "memory" in nodes else None) or 0
+    """How often a limit was hit and pages had to be reclaimed.
+
+    With swap forbidden, the limit of memory and swap together is hit first, and kernels since 6.13 do not count those hits.
+    """
+    if "memory" not in nodes:
+        return 0
+    return sum(nodes["memory"].number(file) or 0 for file in ("memory.failcnt", "memory.memsw.failcnt"))
 
 
 def pids_denied(nodes: Nodes) -> int:
