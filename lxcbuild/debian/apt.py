@@ -88,10 +88,10 @@ class AptArchive:
         return self._update(self._binary, max_age_s=max_age_s)
 
     def _update(self, root: AptRoot, *, max_age_s: float) -> bool:
-        if root.age_s() <= max_age_s:
+        if root.is_fresh(max_age_s=max_age_s):
             return False
         with self._lock(root):
-            if root.age_s() <= max_age_s:
+            if root.is_fresh(max_age_s=max_age_s):
                 return False
             what = {"apt": "package lists", "contents": "lists of files", "sources": "lists of source packages"}[
                 root.path.name

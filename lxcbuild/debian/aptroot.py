@@ -59,6 +59,11 @@ class AptRoot:
         except FileNotFoundError:
             return float("inf")
 
+    def is_fresh(self, *, max_age_s: float) -> bool:
+        """Whether lists were fetched, and no longer ago than ``max_age_s``."""
+        age_s = self.age_s()
+        return age_s != float("inf") and age_s <= max_age_s
+
     def digest(self) -> str:
         """SHA-256 over the signed Release files, as recorded when the lists were fetched."""
         return self._stamp.read_text().strip()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from lxcbuild.debian.conversion import Converter
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.names import NameMap
 from lxcbuild.debian.relations import TargetPython, Unmapped, translate
 from lxcbuild.errors import BadNameError
+from lxcbuild.model import Converter
 
 #: Installed wherever packages are built, and by Policy never listed in Build-Depends.
 IMPLICIT = ("build-essential",)

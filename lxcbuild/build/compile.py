@@ -1,0 +1,71 @@
+"""Phase compile (sandbox, no network, unprivileged): ``dpkg-buildpackage``, in the sandbox that debianize left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lxcbuild.build.failures import fail
+from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.work import Work
+from lxcbuild.debian import compilation, conversion
+from lxcbuild.debian.steps import OUT, StepFailure
+from lxcbuild.sandbox.base import ExtractedFile, Instance
+
+#: Where a build may write: its own directories, and places that are scratch by definition.
+_OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
+_NAMED_PATHS = 20
+
+
+def run(work: Work) -> None:
+    """Set ``work.built``: a directory with what came out, sealed, everything inside being dead."""
+    assert work.instance is not None, "debianize leaves its sandbox open"
+    assert work.conversion is not None
+    instance = work.instance
+    job = compilation.compile_job(
+        work.conversion.tree, timestamp_s=work.conversion.timestamp_s, parallel=work.request.jobs
+    )
+    end = run_job(work, instance, job)
+    if not end.ok:
+        _explain(work, end)
+    destination = work.workspace / "built"
+    files = take_output(work, instance, destination)
+    _report_writes_outside(work, instance)
+    work.finish_sandbox()
+    _note_conversion(work, files)
+    work.built = destination
+    work.sealed = [files[name] for name in sorted(files) if name != conversion.RESULT]
+
+
+def _note_conversion(work: Work, files: Mapping[str, ExtractedFile]) -> None:
+    """What debianize had to say: it ran in this sandbox, whose output could not be read before."""
+    found = conversion.parse_conversion(result_bytes(files, conversion.RESULT))
+    if isinstance(found, StepFailure):
+        raise_failure(work, found)
+    for text in found.notes:
+        work.note(text)
+
+
+def _explain(work: Work, end: JobEnd) -> None:
+    status = f"exit status {end.result.exit_status}" if end.result.signal is None else f"signal {end.result.signal}"
+    failure = compilation.classify_compile_failure(end.tail, status=status)
+    raise fail(
+        failure.failure_class,
+        work.phase,
+        failure.brief,
+        details=failure.details,
+        resolution=f"read the whole log: lxcbuild log {work.build_id}",
+    )
+
+
+def _report_writes_outside(work: Work, instance: Instance) -> None:
+    """Flag what the build changed outside its own directories: it cannot matter to the package, but tells of a bad build."""
+    outside = [
+        change.path for change in instance.changes() if not any(_below(change.path, own) for own in _OWN_PREFIXES)
+    ]
+    if outside:
+        shown = ", ".join(outside[:_NAMED_PATHS]) + (" ..." if len(outside) > _NAMED_PATHS else "")
+        work.note(f"wrote-outside: the build changed {shown}", warning=True)
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")

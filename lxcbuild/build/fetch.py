@@ -1,0 +1,17 @@
+"""Phase fetch (host): the source archive, into the content-addressed cache, hash-checked. Nothing is unpacked."""
+
+from __future__ import annotations
+
+from lxcbuild.build.work import Work
+from lxcbuild.pypi.local import from_path
+
+
+def run(work: Work) -> None:
+    """Set ``work.source``."""
+    if work.request.path is not None:
+        work.source = from_path(work.request.path, work.facilities.dirs)
+        return
+    assert work.release is not None
+    work.source = work.facilities.index.fetch_source(work.release)
+    if not work.release.sdist.hashes:
+        work.note(f"the index gives no hash for {work.release.sdist.filename}: trusted on first use", warning=True)

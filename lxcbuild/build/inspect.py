@@ -1,0 +1,69 @@
+"""Phase inspect (sandbox): what kind of project the archive holds, read without running it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from lxcbuild.build.failures import fail
+from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.work import Work
+from lxcbuild.debian import inspection as inspecting
+from lxcbuild.debian.inspection import Inspection
+from lxcbuild.debian.steps import SOURCE, StepFailure
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.sandbox.base import Bind
+
+
+def run(work: Work) -> None:
+    """Set ``work.inspection``, and name and version of the source where only the archive knows them."""
+    assert work.source is not None
+    assert work.image is not None
+    job = inspecting.inspect_job(work.source.path.name)
+    bind = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
+    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    run_job(work, instance, job)
+    files = take_output(work, instance, work.workspace / "inspect")
+    work.finish_sandbox()
+    found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
+    if isinstance(found, StepFailure):
+        raise_failure(work, found)
+    work.inspection = found
+    _settle_identity(work, found)
+
+
+def _settle_identity(work: Work, found: Inspection) -> None:
+    """The archive must be what was asked for; a local one may say who it is."""
+    assert work.source is not None
+    source = work.source
+    if source.name and found.name and canonicalize_name(found.name) != canonicalize_name(source.name):
+        raise fail(
+            FailureClass.BROKEN_SDIST,
+            Phase.INSPECT,
+            f"the archive says that it is {found.name}, not {source.name}",
+        )
+    if source.version and found.version and not _same_version(source.version, found.version):
+        raise fail(
+            FailureClass.BROKEN_SDIST,
+            Phase.INSPECT,
+            f"the archive says that it is version {found.version}, not {source.version}",
+        )
+    name, version = source.name or found.name, source.version or found.version
+    if not name or not version:
+        missing = "name" if not name else "version"
+        raise fail(
+            FailureClass.BROKEN_SDIST,
+            Phase.INSPECT,
+            f"nothing in the archive tells the project's {missing}",
+            resolution="build an sdist first (python3 -m build --sdist) and give its path",
+        )
+    work.source = replace(source, name=canonicalize_name(name), version=version)
+
+
+def _same_version(first: str, second: str) -> bool:
+    try:
+        return Version(first) == Version(second)
+    except InvalidVersion:
+        return first == second

@@ -1,0 +1,105 @@
+"""Runs a job of the Debian room in a sandbox: puts its files inside, runs its steps, reads its results."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from lxcbuild.build.failures import PhaseFailedError, fail
+from lxcbuild.build.work import Work
+from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
+from lxcbuild.model import FailureClass
+from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
+
+_TAIL_BYTES = 64 * 1024
+_STOP_RESOLUTION = {
+    FailureClass.OOM: "raise memory.max in the policy (lxcbuild policy show), or choose another one with --policy",
+    FailureClass.DISK_FULL: "raise disk.max in the policy, or choose another one with --policy",
+    FailureClass.PIDS_EXHAUSTED: "raise pids.max in the policy, or choose another one with --policy",
+    FailureClass.TIMEOUT: "raise time.wall in the policy, or choose another one with --policy",
+    FailureClass.SILENT: "raise time.silence in the policy, or choose another one with --policy",
+    FailureClass.LOG_FLOOD: "raise log.max in the policy, or choose another one with --policy",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobEnd:
+    """How a job ended: its last step's result, and the end of what that step printed."""
+
+    step: InsideStep
+    result: StepResult
+    tail: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step succeeded."""
+        return self.result.ok
+
+
+def run_job(work: Work, instance: Instance, job: Job) -> JobEnd:
+    """Run the steps until one fails. A step that a limit ended is a failure of that class, raised here."""
+    for inside, content in job.files.items():
+        instance.put(inside, content)
+    assert job.steps, "a job has steps"
+    for step in job.steps:
+        end = _run_step(work, instance, step)
+        if not end.ok:
+            break
+    return end
+
+
+def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
+    tail: deque[bytes] = deque()
+    size = 0
+
+    def hear(data: bytes) -> None:
+        nonlocal size
+        work.hear(data)
+        tail.append(data)
+        size += len(data)
+        while size - len(tail[0]) > _TAIL_BYTES:
+            size -= len(tail.popleft())
+
+    result = instance.run(
+        Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD), hear
+    )
+    work.charge(result.usage)
+    if result.stopped_by is not None:
+        raise stopped(work, result)
+    return JobEnd(step=step, result=result, tail=b"".join(tail))
+
+
+def stopped(work: Work, result: StepResult) -> PhaseFailedError:
+    """The failure of a step that a limit ended."""
+    assert result.stopped_by is not None
+    policy = work.policy
+    brief = {
+        FailureClass.OOM: f"the build needs more than {policy.memory.max_bytes / 2**20:.0f} MiB of memory",
+        FailureClass.DISK_FULL: f"the build fills {policy.disk.max_bytes / 2**20:.0f} MiB "
+        f"or {policy.disk.max_inodes} files",
+        FailureClass.PIDS_EXHAUSTED: f"the build wants more than {policy.pids_max} processes",
+        FailureClass.TIMEOUT: f"{work.phase} took longer than {policy.time.wall_s:.0f} s",
+        FailureClass.SILENT: f"{work.phase} printed nothing for {policy.time.silence_s or 0:.0f} s",
+        FailureClass.LOG_FLOOD: f"{work.phase} printed more than {policy.log.max_bytes / 2**20:.0f} MiB",
+        FailureClass.CANCELLED: "cancelled",
+    }.get(result.stopped_by, f"the sandbox ended while {work.phase} ran")
+    return fail(result.stopped_by, work.phase, brief, resolution=_STOP_RESOLUTION.get(result.stopped_by))
+
+
+def take_output(work: Work, instance: Instance, destination: Path) -> Mapping[str, ExtractedFile]:
+    """Stop the sandbox and take ``/out`` out of it, by name."""
+    instance.stop()
+    return {file.name: file for file in instance.extract(OUT, destination, work.policy.output)}
+
+
+def result_bytes(files: Mapping[str, ExtractedFile], name: str) -> bytes:
+    """The content of one result file; empty when the step did not leave it (its parser then says so)."""
+    return files[name].path.read_bytes() if name in files else b""
+
+
+def raise_failure(work: Work, failure: StepFailure, *, resolution: str | None = None) -> NoReturn:
+    """Raise what a script inside reported."""
+    raise fail(failure.failure_class, work.phase, failure.brief, details=failure.details, resolution=resolution)

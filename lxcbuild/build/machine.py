@@ -1,0 +1,137 @@
+"""The life of one build as states and transitions, without any input or output.
+
+Facts come in (a phase succeeded, a phase failed), instructions come out (run this phase, finish in this way). Whatever is
+tried a second time is decided here: another converter, another round of missing build dependencies. The story of all
+transitions is kept for post-mortems.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, Status
+
+#: How often a failed compile may name missing build dependencies that are then provided.
+MAX_DEPENDENCY_ROUNDS = 3
+
+_SUCCESSOR = {
+    Phase.RESOLVE: Phase.FETCH,
+    Phase.FETCH: Phase.INSPECT,
+    Phase.INSPECT: Phase.PROVISION,
+    Phase.PROVISION: Phase.DEBIANIZE,
+    Phase.DEBIANIZE: Phase.COMPILE,
+    Phase.COMPILE: Phase.VERIFY,
+    Phase.VERIFY: Phase.COLLECT,
+}
+
+
+class ConverterChoice(enum.StrEnum):
+    """What the user asked for."""
+
+    AUTO = "auto"
+    PYPROJECT = "pyproject"
+    STDEB = "stdeb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPhase:
+    """Run this phase next."""
+
+    phase: Phase
+    converter: Converter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The build is over."""
+
+    status: Status
+    failure: Failure | None = None
+
+
+Instruction = RunPhase | Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """What inspection says that the course of the build depends on."""
+
+    has_setup_py: bool
+    suite_has_pyproject_plugin: bool
+
+
+@dataclass(slots=True)
+class BuildMachine:
+    """One build. Call ``start`` once, then ``succeeded`` or ``failed`` for each instruction that was carried out."""
+
+    choice: ConverterChoice
+    kind: SourceKind = SourceKind.SDIST
+    story: list[str] = field(default_factory=list)
+    _phase: Phase | None = None
+    _converters: list[Converter] = field(default_factory=list)
+    _dependency_rounds: int = 0
+    _first_failure: Failure | None = None
+
+    def start(self) -> Instruction:
+        """The first instruction."""
+        assert self._phase is None, "a build starts once"
+        self._converters = [Converter.STDEB if self.choice is ConverterChoice.STDEB else Converter.PYPROJECT]
+        return self._run(Phase.RESOLVE)
+
+    def official(self) -> Instruction:
+        """Debian ships the project already and the user does not insist."""
+        self.story.append(f"{self._phase}: official")
+        return Finish(status=Status.OFFICIAL)
+
+    def inspected(self, facts: Inspected) -> Instruction:
+        """Inspection is done: settle which converters will be tried, and in which order."""
+        if self.choice is ConverterChoice.AUTO:
+            first = [Converter.PYPROJECT] if facts.suite_has_pyproject_plugin else []
+            self._converters = first + ([Converter.STDEB] if facts.has_setup_py else [])
+            if not self._converters:
+                return self.failed(
+                    Failure(
+                        failure_class=FailureClass.CONVERT_FAILED,
+                        phase=Phase.INSPECT,
+                        brief="this suite has no pybuild-plugin-pyproject and the project has no setup.py",
+                        resolution="build for a newer suite, or write debian/ by hand and build the source package",
+                    )
+                )
+        elif self.choice is ConverterChoice.STDEB and not facts.has_setup_py:
+            return self.failed(
+                Failure(
+                    failure_class=FailureClass.CONVERT_FAILED,
+                    phase=Phase.INSPECT,
+                    brief="stdeb needs a setup.py and this project has none",
+                    resolution="leave --converter away, or ask for --converter pyproject",
+                )
+            )
+        return self.succeeded()
+
+    def succeeded(self) -> Instruction:
+        """The phase of the last instruction did its work."""
+        assert self._phase is not None, "nothing was running"
+        self.story.append(f"{self._phase}: done")
+        if self._phase is Phase.COLLECT:
+            return Finish(status=Status.BUILT)
+        return self._run(_SUCCESSOR[self._phase])
+
+    def failed(self, failure: Failure, *, can_provide_more: bool = False) -> Instruction:
+        """The phase failed. ``can_provide_more``: the log names build dependencies that the suite can provide."""
+        self.story.append(f"{failure.phase}: {failure.failure_class}: {failure.brief}")
+        self._first_failure = self._first_failure or failure
+        if can_provide_more and self._dependency_rounds < MAX_DEPENDENCY_ROUNDS:
+            self._dependency_rounds += 1
+            return self._run(Phase.PROVISION)
+        if failure.failure_class is FailureClass.CONVERT_FAILED and len(self._converters) > 1:
+            self.story.append(f"{self._converters[0]} gave up; {self._converters[1]} is tried")
+            del self._converters[0]
+            return self._run(Phase.PROVISION)
+        # The first failure is the one that the user can act on: a fallback that fails as well only adds noise.
+        same_class = self._first_failure.failure_class is FailureClass.CONVERT_FAILED
+        return Finish(status=Status.FAILED, failure=self._first_failure if same_class else failure)
+
+    def _run(self, phase: Phase) -> RunPhase:
+        self._phase = phase
+        return RunPhase(phase=phase, converter=self._converters[0])

@@ -1,0 +1,74 @@
+"""What is asked of one build, and what it may use: values that the command line or the farm puts together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from lxcbuild.build.machine import ConverterChoice
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.recipes import Recipe
+from lxcbuild.debian.apt import AptArchive
+from lxcbuild.debian.contents import ContentsIndex
+from lxcbuild.events import Monitor
+from lxcbuild.images.layers import LayerStore
+from lxcbuild.images.store import ImageStore
+from lxcbuild.model import Policy, SourceKind, Target
+from lxcbuild.pypi.client import IndexClient, parse_requirement
+from lxcbuild.sandbox.base import Backend
+
+DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One wish: this requirement (or local path) for this target."""
+
+    requirement: str
+    target: Target
+    path: Path | None = None  # a local sdist or project directory, instead of the index
+    kind: SourceKind = SourceKind.SDIST
+    converter: ConverterChoice = ConverterChoice.AUTO
+    force: bool = False  # build although the distribution ships it
+    output: Path | None = None  # where the user wants the packages, besides the store
+    maintainer: str = DEFAULT_MAINTAINER
+    jobs: int = 1
+
+    @property
+    def display_name(self) -> str:
+        """What to call the build before anything is known of it."""
+        return (self.path.absolute().name if self.path is not None else self.requirement)[:200]
+
+    @property
+    def project_name(self) -> str:
+        """The normalised name as far as the request tells it."""
+        if self.path is not None:
+            return self.display_name
+        return canonicalize_name(parse_requirement(self.requirement).name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facilities:
+    """What all builds of one process share. ``policy_for`` gives the policy of a package (per-package overrides applied)."""
+
+    dirs: StateDirs
+    monitor: Monitor
+    index: IndexClient
+    images: ImageStore
+    layers: LayerStore
+    backend: Backend
+    recipe_for: Callable[[Target], Recipe]
+    archive_for: Callable[[Target], AptArchive]
+    contents_for: Callable[[Target], ContentsIndex]
+    policy_for: Callable[[str | None], Policy]
+
+
+def new_build_id() -> str:
+    """A sortable id that no other build of any machine has: time in UTC, process, and 24 random bits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid() % 0x10000:04x}{secrets.token_hex(3)}"

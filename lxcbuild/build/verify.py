@@ -1,0 +1,94 @@
+"""Phase verify: the output gate on the host, then a fresh sandbox that holds nothing but the base, what the package
+declares, and the package itself: install it, import it, look for what it forgot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lxcbuild.build.failures import fail
+from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.work import Work
+from lxcbuild.debian import gate, verification
+from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
+from lxcbuild.debian.steps import DEBS, StepFailure
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.sandbox.base import Bind, ExtractedFile
+
+
+def run(work: Work) -> None:
+    """Judge ``work.sealed``; raises for a package that the gate refuses, or that does not install, import or declare enough."""
+    assert work.image is not None
+    report = _pass_gate(work)
+    debs = [item for item in work.sealed if item.name.endswith(".deb")]
+    archive = work.facilities.archive_for(work.request.target)
+    declared = tuple(sorted(filter(None, report.relations.values())))
+    layer = work.facilities.layers.provide(work.image, archive, declared)
+    shown = _hand_in(work, debs)
+    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
+    end = run_job(work, instance, verification.install_job([item.name for item in debs]))
+    if not end.ok:
+        status = f"exit status {end.result.exit_status}"
+        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    run_job(work, instance, verification.check_job(tuple(report.relations)))
+    files = take_output(work, instance, work.workspace / "verify")
+    work.finish_sandbox()
+    seen = verification.parse_verification(result_bytes(files, verification.RESULT))
+    if isinstance(seen, StepFailure):
+        raise_failure(work, seen)
+    assert work.conversion is not None
+    problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
+    if problem is not None:
+        raise_failure(work, problem)
+
+
+def _pass_gate(work: Work) -> GateReport:
+    assert work.conversion is not None
+    plan, target = work.conversion, work.request.target
+    contents = work.facilities.contents_for(target)
+    report = gate.check(
+        GateRequest(
+            rules=RuleSet.PYTHON,
+            source=plan.source,
+            version=plan.debian_version,
+            suite=plan.suite,
+            architecture=target.architecture,
+            package=plan.package,
+            compiled=plan.compiled,
+            project=plan.distribution,
+            project_version=plan.version,
+            owners=gate.suite_owners(contents.executables, contents.modules),
+        ),
+        [item.path for item in work.sealed],
+    )
+    for finding in report.findings:
+        if not finding.fatal:
+            work.note(f"{finding.subject}: {finding.message}")
+    if report.accepted:
+        return report
+    kept = _keep_aside(work)
+    details = "\n".join(f"{item.rule}: {item.subject}: {item.message}" for item in report.findings if item.fatal)
+    raise fail(
+        FailureClass.GATE_REJECTED,
+        Phase.VERIFY,
+        report.summary(),
+        details=details,
+        resolution=f"nothing was published; the files are kept for inspection in {kept}",
+    )
+
+
+def _keep_aside(work: Work) -> Path:
+    """Rejected files stay for whoever wants to know, in a place that nothing publishes from."""
+    assert work.built is not None
+    kept = work.facilities.dirs.lib / "rejected" / work.build_id
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return work.built.rename(kept)
+
+
+def _hand_in(work: Work, debs: Sequence[ExtractedFile]) -> Path:
+    """A directory with the binary packages only: all that the sandbox gets to see."""
+    shown = work.workspace / "debs"
+    shown.mkdir(mode=0o755)
+    for item in debs:
+        (shown / item.path.name).hardlink_to(item.path)
+    return shown

@@ -1,0 +1,195 @@
+"""One build in progress: the request, and what each phase found out, gathered in one object that the phases pass on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lxcbuild.build.machine import Inspected
+from lxcbuild.build.request import BuildRequest, Facilities, new_build_id
+from lxcbuild.config.recipes import Recipe
+from lxcbuild.debian.conversion import ConversionPlan
+from lxcbuild.debian.inspection import Inspection
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.events import Monitor, Note, Output
+from lxcbuild.images.image import Image
+from lxcbuild.images.layers import Layer
+from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
+from lxcbuild.pypi.model import Release
+from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec
+from lxcbuild.sandbox.logs import LogWriter
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """The state of one build. Phases read what earlier phases wrote; None means that the phase has not run."""
+
+    request: BuildRequest
+    facilities: Facilities
+    build_id: str = field(default_factory=new_build_id)
+    # what the phases found
+    recipe: Recipe | None = None
+    image: Image | None = None
+    release: Release | None = None
+    official: str | None = None  # the version that the distribution ships
+    source: Source | None = None
+    inspection: Inspection | None = None
+    layer: Layer | None = None
+    converter: Converter = Converter.PYPROJECT
+    build_relations: tuple[str, ...] = ()  # Build-Depends
+    conversion: ConversionPlan | None = None
+    learned_packages: set[str] = field(default_factory=set)
+    built: Path | None = None  # directory of files taken out of the compile sandbox
+    sealed: list[ExtractedFile] = field(default_factory=list)  # those of them that belong to the package
+    # for the outcome
+    error: LxcbuildError | None = (
+        None  # what ended the build, where it was an error and not something that a phase found
+    )
+    outcome: Outcome | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    limits_in_force: dict[str, object] = field(default_factory=dict)
+    # private
+    phase: Phase = Phase.RESOLVE
+    instance: Instance | None = None
+    _log: LogWriter | None = None
+    _usage: Usage = field(default_factory=Usage)
+    _sandboxes: int = 0
+
+    # -- naming ---------------------------------------------------------------------------------------------
+
+    @property
+    def monitor(self) -> Monitor:
+        """Who watches."""
+        return self.facilities.monitor
+
+    @property
+    def name(self) -> str:
+        """The best name known so far."""
+        if self.source is not None and self.source.name:
+            return self.source.name
+        return self.release.name if self.release is not None else self.request.display_name
+
+    @property
+    def version(self) -> str:
+        """The upstream version, once known; what the distribution ships if that is the answer."""
+        if self.official is not None:
+            return self.official
+        if self.source is not None and self.source.version:
+            return self.source.version
+        return self.release.version if self.release is not None else ""
+
+    @property
+    def policy(self) -> Policy:
+        """The limits for this package."""
+        return self.facilities.policy_for(self.name)
+
+    @property
+    def workspace(self) -> Path:
+        """A directory of the host for this build alone; gone when the build ends."""
+        path = self.facilities.dirs.lib / "work" / self.build_id
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    # -- talking --------------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        """The build's log file."""
+        return self.facilities.dirs.logs / f"{self.build_id}.log"
+
+    @property
+    def log(self) -> LogWriter:
+        """Writes the build's log; opened when first used."""
+        if self._log is None:
+            self._log = LogWriter(self.log_path)
+        return self._log
+
+    def enter(self, phase: Phase, converter: Converter) -> None:
+        """A phase begins."""
+        self.phase, self.converter = phase, converter
+        self.log.heading(str(phase))
+
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """Tell people something that does not stop the build; kept in the record."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.log.remark(text)
+            self.monitor.emit(Note(text=text, build_id=self.build_id, warning=warning))
+
+    def hear(self, data: bytes) -> None:
+        """Output of a step: to the log and to those who watch."""
+        self.log.write(data)
+        self.monitor.emit(Output(build_id=self.build_id, phase=self.phase, data=data))
+
+    # -- sandboxes ------------------------------------------------------------------------------------------
+
+    def open_sandbox(self, lowers: Sequence[Path], *, binds: Sequence[Bind] = ()) -> Instance:
+        """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called."""
+        assert self.instance is None, "the last sandbox was not given back"
+        self._sandboxes += 1
+        spec = InstanceSpec(
+            instance_id=f"{self.build_id}.{self._sandboxes}",
+            lowers=tuple(lowers),
+            policy=self.policy,
+            binds=tuple(binds),
+        )
+        self.instance = self.facilities.backend.create(spec)
+        self.instance.start()
+        self.limits_in_force = dict(self.instance.limits_in_force)
+        return self.instance
+
+    def charge(self, usage: Usage) -> None:
+        """Add what a sandbox consumed to the running phase: sums add up, peaks are the larger one."""
+        self._usage = add_usage(self._usage, usage)
+
+    def take_usage(self) -> Usage:
+        """What the sandboxes of the phase consumed, and start anew."""
+        taken, self._usage = self._usage, Usage()
+        return taken
+
+    def finish_sandbox(self) -> None:
+        """Give the sandbox back."""
+        if self.instance is not None:
+            instance, self.instance = self.instance, None
+            instance.close()
+
+    def abandon_instance(self) -> None:
+        """After a failed phase: nothing of its sandbox is used any more."""
+        self.finish_sandbox()
+
+    def inspected_facts(self) -> Inspected:
+        """What the machine needs to know after inspection."""
+        assert self.inspection is not None
+        assert self.recipe is not None
+        return Inspected(
+            has_setup_py=self.inspection.has_setup_py,
+            suite_has_pyproject_plugin="pybuild-plugin-pyproject" in self.recipe.toolchain,
+        )
+
+    def close(self) -> None:
+        """Give everything back. Idempotent."""
+        self.finish_sandbox()
+        if self._log is not None:
+            self._log.close()
+        shutil.rmtree(self.facilities.dirs.lib / "work" / self.build_id, ignore_errors=True)
+
+
+def add_usage(first: Usage, second: Usage) -> Usage:
+    """The cost of two things after each other: sums, and for peaks the larger one."""
+    return replace(
+        first,
+        wall_s=first.wall_s + second.wall_s,
+        cpu_s=first.cpu_s + second.cpu_s,
+        peak_memory_bytes=max(first.peak_memory_bytes, second.peak_memory_bytes),
+        read_bytes=first.read_bytes + second.read_bytes,
+        written_bytes=first.written_bytes + second.written_bytes,
+        peak_pids=max(first.peak_pids, second.peak_pids),
+        throttled_s=first.throttled_s + second.throttled_s,
+        oom_kills=first.oom_kills + second.oom_kills,
+        pids_denied=first.pids_denied + second.pids_denied,
+        peak_disk_bytes=max(first.peak_disk_bytes, second.peak_disk_bytes),
+    )

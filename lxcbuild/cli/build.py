@@ -1,0 +1,175 @@
+"""``lxcbuild build``: Debian packages from requirements, each built in fresh sandboxes, checked, recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from lxcbuild.build.driver import build as build_one
+from lxcbuild.build.machine import ConverterChoice
+from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest, Facilities
+from lxcbuild.build.work import Work
+from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
+from lxcbuild.cli.render import Ui, outcome_document
+from lxcbuild.cli.workshop import workshop
+from lxcbuild.errors import BuildsFailedError, InputError
+from lxcbuild.events import BuildEnded, Event, FanOut, PhaseEnded
+from lxcbuild.ledger.records import NewBuild
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import Outcome, SourceKind, Status, Target
+from lxcbuild.pypi.client import parse_requirement
+
+
+@click.command()
+@click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
+@target_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Also copy the packages to this directory."
+)
+@policy_option
+@click.option("--force", is_flag=True, help="Build although the distribution ships the project.")
+@click.option(
+    "--converter",
+    type=click.Choice([choice.value for choice in ConverterChoice]),
+    default=ConverterChoice.AUTO.value,
+    show_default=True,
+    help="What writes debian/ for a Python project.",
+)
+@click.option("--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages.")
+@json_option
+@pass_ui
+def build(
+    ui: Ui,
+    /,
+    *,
+    requirements: Sequence[str],
+    target: Target | None,
+    output: Path | None,
+    policy: str,
+    force: bool,
+    converter: str,
+    maintainer: str,
+    as_json: bool,
+) -> int:
+    """Build Debian packages from Python projects.
+
+    A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or the path of an sdist or
+    of a project directory (./dist/x-1.0.tar.gz, .).
+    """
+    chosen = target or host_target()
+    wishes = [
+        _request(text, target=chosen, output=output, force=force, converter=converter, maintainer=maintainer)
+        for text in requirements
+    ]
+    require_root("start sandboxes")
+    with (
+        ui.monitor() as monitor,
+        Ledger.open(ui.dirs) as ledger,
+        workshop(ui.dirs, FanOut(monitor, Recorder(ledger)), policy=policy) as facilities,
+    ):
+        works = [_build(wish, facilities, ledger, policy) for wish in wishes]
+    return _conclude(ui, works, as_json=as_json)
+
+
+class Recorder:
+    """Writes what happens to builds into the ledger, as it happens."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def emit(self, event: Event) -> None:
+        """Record finished phases and builds."""
+        if isinstance(event, PhaseEnded):
+            self._ledger.phase(event.build_id, event.record)
+        elif isinstance(event, BuildEnded):
+            self._ledger.finish(event.outcome)
+
+
+def _request(
+    text: str, *, target: Target, output: Path | None, force: bool, converter: str, maintainer: str
+) -> BuildRequest:
+    path = _as_path(text)
+    if path is None:
+        parse_requirement(text)
+    return BuildRequest(
+        requirement=text,
+        target=target,
+        path=path,
+        kind=SourceKind.SDIST if path is None or path.is_file() else SourceKind.TREE,
+        converter=ConverterChoice(converter),
+        force=force,
+        output=output,
+        maintainer=maintainer,
+        jobs=os.cpu_count() or 1,
+    )
+
+
+def _as_path(text: str) -> Path | None:
+    """A path is what looks like one: it has a slash, is a dot, or ends as an archive does and is there."""
+    looks_like_path = (
+        "/" in text or text in (".", "..") or text.endswith((".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2"))
+    )
+    if not looks_like_path:
+        return None
+    path = Path(text)
+    if not path.exists():
+        raise InputError(
+            f"there is no file or directory {text[:200]!r}", resolution="check the path, or give a project's name"
+        )
+    return path
+
+
+def _build(wish: BuildRequest, facilities: Facilities, ledger: Ledger, policy: str) -> Work:
+    work = Work(request=wish, facilities=facilities)
+    ledger.begin(
+        NewBuild(
+            build_id=work.build_id,
+            name=wish.project_name,
+            target=wish.target,
+            policy=policy,
+            backend=facilities.backend.name,
+            log_path=work.log_path,
+            request={"requirement": wish.requirement, "force": wish.force, "converter": wish.converter.value},
+        )
+    )
+    work.outcome = build_one(work)
+    return work
+
+
+def _conclude(ui: Ui, works: Sequence[Work], *, as_json: bool) -> int:
+    outcomes = [work.outcome for work in works if work.outcome is not None]
+    if as_json:
+        ui.emit_json({"builds": [outcome_document(outcome) for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            _print_result(ui, outcome)
+    failed = [work for work in works if work.outcome is not None and work.outcome.status is Status.FAILED]
+    if not failed:
+        return 0
+    # A single request that could not even be tried has its own exit code; a build that failed has that of failed builds.
+    if len(works) == 1 and works[0].error is not None:
+        return works[0].error.exit_code
+    return BuildsFailedError.exit_code
+
+
+def _print_result(ui: Ui, outcome: Outcome) -> None:
+    if outcome.status is Status.BUILT:
+        for artifact in outcome.artifacts:
+            ui.line(str(artifact.path))
+        deb = next((str(a.path) for a in outcome.artifacts if a.path.suffix == ".deb"), None)
+        if deb is not None:
+            ui.hint(f"sudo apt install {deb}")
+    elif outcome.status is Status.OFFICIAL:
+        ui.line(f"{outcome.name}: official in {outcome.target}, version {outcome.version}")
+        ui.hint(f"lxcbuild build {outcome.name} --force builds it all the same")
+    else:
+        assert outcome.failure is not None
+        failure = outcome.failure
+        ui.failure(failure)
+        with contextlib.suppress(OSError):
+            if outcome.log_path is not None and outcome.log_path.stat().st_size:
+                ui.hint(f"lxcbuild log {outcome.build_id}")

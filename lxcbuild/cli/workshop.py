@@ -1,0 +1,64 @@
+"""What builds of one process share, put together: stores, index, archives, backend, policies. Used by every verb that builds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+from lxcbuild.build.request import Facilities
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.policies import load_policy
+from lxcbuild.config.recipes import Recipe, load_recipe
+from lxcbuild.debian.apt import AptArchive
+from lxcbuild.debian.contents import ContentsIndex
+from lxcbuild.events import Monitor
+from lxcbuild.images.layers import LayerStore
+from lxcbuild.images.store import ImageStore
+from lxcbuild.model import Policy, Target
+from lxcbuild.pypi.client import IndexClient
+from lxcbuild.sandbox.lxc import LxcBackend
+
+
+@contextlib.contextmanager
+def workshop(dirs: StateDirs, monitor: Monitor, *, policy: str) -> Iterator[Facilities]:
+    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, HostError."""
+    load_policy(policy)  # a mistake in it is told before anything is started
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(LxcBackend(dirs))
+        backend.prestart()
+        images = ImageStore(dirs, monitor)
+        stack.callback(images.close)
+        index = stack.enter_context(IndexClient(dirs, monitor=monitor))
+
+        @functools.cache
+        def recipe_for(target: Target) -> Recipe:
+            return load_recipe(target)
+
+        @functools.cache
+        def archive_for(target: Target) -> AptArchive:
+            return images.archive(images.get(target))
+
+        @functools.cache
+        def contents_for(target: Target) -> ContentsIndex:
+            made = ContentsIndex.open(dirs, target, archive_for(target).contents_files, monitor=monitor)
+            return stack.enter_context(made)
+
+        @functools.cache
+        def policy_for(package: str | None) -> Policy:
+            return load_policy(policy, package=package)
+
+        layers = LayerStore(dirs, backend, monitor)
+        stack.callback(layers.close)
+        yield Facilities(
+            dirs=dirs,
+            monitor=monitor,
+            index=index,
+            images=images,
+            layers=layers,
+            backend=backend,
+            recipe_for=recipe_for,
+            archive_for=archive_for,
+            contents_for=contents_for,
+            policy_for=policy_for,
+        )
