@@ -6,10 +6,7 @@ urllib3 is imported on the first request only, so that an answer from the cache 
 from __future__ import annotations
 
 import contextlib
-import netrc
 import os
-import random
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +18,9 @@ from lxcbuild.errors import ConfigError, NetworkError
 from lxcbuild.pypi.config import PipConfig, origin, split_credentials
 
 if TYPE_CHECKING:
+    import netrc
+    import ssl
+
     from urllib3 import BaseHTTPResponse, PoolManager
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ class Http:
 
     def retrying(self, url: str, attempt: Callable[[], T]) -> T:
         """Call ``attempt`` until it raises no :class:`TransientError`; :class:`NetworkError` when the tries are used up."""
+        import random
+
         tries = self._config.retries + 1
         for number in range(1, tries + 1):
             try:
@@ -187,7 +189,7 @@ class Http:
             return known
         if self._netrc is False:
             self._netrc = _read_netrc()
-        if isinstance(self._netrc, netrc.netrc):
+        if not isinstance(self._netrc, bool) and self._netrc is not None:
             found = self._netrc.authenticators(urlsplit(url).hostname or "")
             if found is not None:
                 return found[0] or found[1] or "", found[2] or ""
@@ -222,6 +224,8 @@ class Http:
             ) from None
 
     def _ssl_context(self, *, checked: bool) -> ssl.SSLContext:
+        import ssl
+
         config = self._config
         try:
             if config.cert is None:
@@ -276,6 +280,8 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _read_netrc() -> netrc.netrc | None:
+    import netrc
+
     path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
     try:
         return netrc.netrc(path)

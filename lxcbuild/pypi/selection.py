@@ -52,9 +52,10 @@ def choose_release(
 ) -> Release:
     """The newest release that satisfies; errors as :meth:`IndexClient.resolve`."""
     name = canonical(requirement.name)
-    candidates = _candidates(name, files)
+    listed = list(files)
+    candidates = _candidates(name, listed)
     if not candidates:
-        raise unknown_project(name)
+        raise _nothing_usable(name, listed)
     python = Version(python_version)
     matching = _matching(requirement.specifier, candidates, allow_pre=allow_pre)
     fitting = [candidate for candidate in matching if candidate.admits(python)]
@@ -66,7 +67,7 @@ def choose_release(
     chosen = (unyanked or fitting)[-1]
     sdist = _best_sdist(chosen, python)
     if sdist is None:
-        raise _no_sdist(name, chosen)
+        raise _no_sdist(name, chosen, candidates)
     notes = []
     if chosen.yanked is not None:
         why = f": {chosen.yanked}" if chosen.yanked else ""
@@ -137,6 +138,16 @@ def _best_sdist(candidate: _Candidate, python: Version) -> IndexFile | None:
     return min(usable, key=rank, default=None)
 
 
+def _nothing_usable(name: str, listed: Sequence[IndexFile]) -> UnknownVersionError | NoSdistError:
+    if not listed:
+        return UnknownVersionError(f"the package index knows {name}, but no release of it")
+    return NoSdistError(
+        f"{name} has neither source archives nor wheels, only files of other kinds",
+        details="\n".join(file.filename for file in listed[:8]),
+        resolution="build from a checkout of its sources",
+    )
+
+
 def _unknown_version(
     requirement: Requirement, candidates: Sequence[_Candidate], matching: Sequence[_Candidate], python_version: str
 ) -> UnknownVersionError:
@@ -174,11 +185,14 @@ def _yanked(requirement: Requirement, fitting: Sequence[_Candidate]) -> YankedRe
     )
 
 
-def _no_sdist(name: str, chosen: _Candidate) -> NoSdistError:
+def _no_sdist(name: str, chosen: _Candidate, candidates: Sequence[_Candidate]) -> NoSdistError:
     wheels = sorted(file.filename for file in chosen.wheels)
     shown = wheels[:8] + ([f"... and {len(wheels) - 8} more"] if len(wheels) > 8 else [])
+    older = [c.version for c in candidates if c.version < chosen.version and c.sdists and c.yanked is None]
     return NoSdistError(
         f"{name} {chosen.version} has no source archive, only {len(wheels)} wheel{'s' if len(wheels) != 1 else ''}",
         details="\n".join(shown),
-        resolution=f"ask for an older version that has one, for example '{name}<{chosen.version}', or build from a checkout",
+        resolution=f"the newest version that has one: {name}=={older[-1]}"
+        if older
+        else "build from a checkout of its sources",
     )

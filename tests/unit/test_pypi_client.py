@@ -150,7 +150,18 @@ def test_newest_release_without_an_sdist_is_an_error_not_an_older_release(index:
     with pytest.raises(NoSdistError) as caught:
         resolve(client, "pkg")
     assert "pkg-2.0-cp311-cp311-linux_x86_64.whl" in (caught.value.details or "")
+    assert "pkg==1.0" in (caught.value.resolution or "")
     assert caught.value.exit_code == 14
+
+
+def test_projects_without_anything_usable(index: Index, client: IndexClient) -> None:
+    index.projects["empty"] = []
+    index.add("old", File("old-1.0-py2.7.egg", b"x"), File("old-1.0.win32.exe", b"x"))
+    with pytest.raises(UnknownVersionError, match="no release"):
+        resolve(client, "empty")
+    with pytest.raises(NoSdistError) as caught:
+        resolve(client, "old")
+    assert "old-1.0-py2.7.egg" in (caught.value.details or "")
 
 
 def test_unknown_project_and_version(index: Index, client: IndexClient) -> None:
