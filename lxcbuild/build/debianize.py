@@ -62,6 +62,7 @@ def _plan(work: Work) -> ConversionPlan:
         overrides=_overrides(work),
         maintainer=work.request.maintainer,
         converter=work.converter,
+        lower_metadata=work.outdated_backend,
     )
 
 

@@ -21,6 +21,7 @@ def run(work: Work) -> None:
     needed = build_relations(work.inspection, python=target_python(work), names=names(work), converter=work.converter)
     for text in needed.notes:
         work.note(text)
+    work.outdated_backend = bool(needed.outdated)
     for item in needed.outdated:
         work.note(f"{item.requirement} is asked for and {item.package} has {item.available}: tried all the same")
     if needed.unmet:

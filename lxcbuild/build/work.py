@@ -39,6 +39,7 @@ class Work:
     layer: Layer | None = None
     converter: Converter = Converter.PYPROJECT
     build_relations: tuple[str, ...] = ()  # Build-Depends
+    outdated_backend: bool = False  # the suite's backend is older than the project asks for
     conversion: ConversionPlan | None = None
     learned_packages: set[str] = field(default_factory=set)
     built: Path | None = None  # directory of files taken out of the compile sandbox
