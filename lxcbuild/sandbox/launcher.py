@@ -22,6 +22,7 @@ from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``           
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import json
@@ -239,7 +240,7 @@ def _make_tree(job: Job, userns: int) -> tuple[int, int]:
     bind_fds: list[tuple[int, str]] = []
     for host, inside in job.binds:
         if Path(host).is_dir():
-            bind_fds.append((mounts.clone(host, attributes=attributes, userns_fd=userns), inside))
+            bind_fds.append((_clone_input(host, userns), inside))
         else:
             bind_fds.append((os.open(host, os.O_RDONLY | os.O_NOFOLLOW), inside))
     os.close(userns)
@@ -265,6 +266,19 @@ def _make_tree(job: Job, userns: int) -> tuple[int, int]:
         _bind(merged, fd, inside, number=number, owner=base)
     _check_interpreter(merged)
     return merged, os.open("u", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _clone_input(host: str, userns: int) -> int:
+    """A read-only clone whose root-owned files are the inner root's, where the file system can do that.
+
+    NFS and overlays cannot: what everybody may read there can still be read.
+    """
+    try:
+        return mounts.clone(host, attributes=mounts.READ_ONLY, userns_fd=userns)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return mounts.clone(host, attributes=mounts.READ_ONLY)
 
 
 def _hide_cgroups() -> None:
@@ -373,9 +387,10 @@ def main() -> None:
 
     gc.freeze()  # forked launchers share these pages for good
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
-    send(control, {"event": "ready"})
-    if os.getppid() == parent_pid:
-        nursery(control, parent_pid)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the orchestrator is gone already: so are we
+        send(control, {"event": "ready"})
+        if os.getppid() == parent_pid:
+            nursery(control, parent_pid)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import CancelledError, HostError, LxcbuildError, NotRootError, SandboxError
+from lxcbuild.errors import CancelledError, HostError, InputError, LxcbuildError, NotRootError, SandboxError
+from lxcbuild.linux import mounts
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import NetworkMode, OutputLimits, Usage
@@ -69,6 +70,7 @@ class LxcBackend:
         plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
         seccomp.profile(spec.policy.seccomp)
+        _check_paths(spec)
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
 
     def close(self) -> None:
@@ -224,8 +226,8 @@ class LxcInstance:
             name=f"{self._dirs.tag}-{self.spec.instance_id}",
             hostname=self.spec.hostname,
             id_base=self._id_start,
-            lowers=[os.fspath(path) for path in self.spec.lowers],
-            binds=[(os.fspath(bind.host), bind.inside) for bind in self.spec.binds],
+            lowers=[os.fspath(path.resolve()) for path in self.spec.lowers],
+            binds=[(os.fspath(bind.host.resolve()), bind.inside) for bind in self.spec.binds],
             tmpfs_bytes=limits.max_bytes
             + _OWN_BYTES
             + sum(b.host.stat().st_size for b in self.spec.binds if b.host.is_file()),
@@ -387,3 +389,17 @@ def _cgroup_files(cgroup: Cgroup) -> tuple[list[str], list[str]]:
         file = os.fspath(node.path / ("tasks" if hierarchy.version is Version.V1 else "cgroup.procs"))
         (late if "devices" in hierarchy.controllers else early).append(file)
     return early, late
+
+
+def _check_paths(spec: InstanceSpec) -> None:
+    """Refuse what cannot be shown inside, in words, before anything is made."""
+    for bind in spec.binds:
+        if not bind.host.is_dir() and not bind.host.is_file():
+            raise InputError(f"{bind.host} is not a file or directory", resolution="check the path")
+        try:
+            mounts.split_inside(bind.inside)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    for lower in spec.lowers:
+        if not lower.is_dir():
+            raise SandboxError(f"{lower} is not a directory", resolution="run: lxcbuild rootfs list")

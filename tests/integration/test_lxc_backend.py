@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,20 @@ def test_two_at_once_are_disjoint(backend: LxcBackend, rootfs: Path) -> None:
         result, out = shell(two, "ls -A /tmp /dev/shm; ps 2>/dev/null; ls /proc | grep -c '^[0-9]'")
         assert result.ok
         assert "shared" not in out
+
+
+def test_one_backend_serves_many_threads(backend: LxcBackend, rootfs: Path) -> None:
+    def one(number: int) -> str:
+        with backend.create(spec(rootfs, f"t{number}")) as instance:
+            instance.start()
+            result, out = shell(instance, f"echo {number} > /out/n; cat /out/n; cut -d' ' -f1-11 /proc/self/uid_map")
+            assert result.ok
+            instance.stop()
+        return out
+
+    with ThreadPoolExecutor(6) as pool:
+        outputs = list(pool.map(one, range(12)))
+    assert [out.split()[0] for out in outputs] == [str(number) for number in range(12)]
 
 
 def test_cancel_from_another_thread_ends_a_step_at_once(running: LxcInstance) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lxc_sandboxes import POLICY, shell, spec
 
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import LimitRefusedError, SandboxError
+from lxcbuild.errors import InputError, LimitRefusedError, SandboxError
 from lxcbuild.model import (
     NetworkMode,
 )
@@ -131,6 +131,25 @@ def test_binds_are_read_only_and_owned_by_inner_root(backend: LxcBackend, rootfs
         assert out.count("Read-only file system") == 3
     assert (folder / "a").read_text() == "from a directory"
     assert (tmp_path / "file").read_text() == "from a file"
+
+
+def test_inputs_on_a_file_system_without_id_maps_are_still_readable(
+    backend: LxcBackend, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # sysfs cannot be id-mapped, as NFS cannot; relative and linked paths are resolved on the host.
+    (tmp_path / "link").symlink_to("/sys/kernel/mm")
+    monkeypatch.chdir(tmp_path)
+    with backend.create(spec(rootfs, binds=(Bind(host=Path("link"), inside="/in/odd"),))) as instance:
+        instance.start()
+        assert shell(instance, "ls /in/odd")[1].strip()
+
+
+@pytest.mark.parametrize(
+    ("host", "inside"), [("/missing", "/in/a"), ("/dev/null", "/in/a"), ("/etc", "in"), ("/etc", "/in/../x")]
+)
+def test_inputs_that_cannot_be_shown_are_refused(backend: LxcBackend, rootfs: Path, host: str, inside: str) -> None:
+    with pytest.raises(InputError):
+        backend.create(spec(rootfs, binds=(Bind(host=Path(host), inside=inside),)))
 
 
 @pytest.mark.parametrize("place", ["dev", "proc", "build", "in", "tmp", "sys"])
