@@ -94,7 +94,7 @@ class Node:
 
     def write_raw(self, file: str, value: str) -> None:
         """Write one control file; raises OSError for callers that expect certain refusals."""
-        fd = self.open(file, os.O_WRONLY)
+        fd = self.open(file, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(fd, value.encode())
         finally:

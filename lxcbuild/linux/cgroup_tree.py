@@ -58,6 +58,8 @@ def _make_one(hierarchy: Hierarchy, place: Path, *, exclusive: bool) -> Node:
         place.mkdir(mode=0o755, exist_ok=not exclusive)
         return Node(hierarchy, place)
     except FileExistsError:
+        if not exclusive:  # it was there, and was gone when mkdir() looked whether it is a directory
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(place)) from None
         raise HostError(
             f"cgroup {place} exists already", resolution="lxcbuild gc removes what dead builds left"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lxcbuild.linux.cgroup import DEVICES, CgroupHost, Version
 from lxcbuild.model import Policy
 from lxcbuild.sandbox.limit import Facts, Limit, Mechanism, Write, missing
 
+_CPU_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 PERIOD_US = 100_000  # the kernel's default cpu.max period; long enough to be cheap, short enough not to be noticed
 
 
@@ -91,10 +93,10 @@ def parse_cpu_list(text: str) -> frozenset[int]:
     """The kernel's list format, ``0-3,7``; raises ValueError on anything else."""
     found: set[int] = set()
     for part in text.split(","):
-        low, _, high = part.strip().partition("-")
-        if not low.isdecimal() or (high and not high.isdecimal()) or int(high or low) > 65535:
-            raise ValueError(f"{text!r} is not a list of CPUs such as 0-3,7")
-        found.update(range(int(low), int(high or low) + 1))
+        match = _CPU_RANGE.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"{text[:60]!r} is not a list of CPUs such as 0-3,7")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return frozenset(found)
 
 

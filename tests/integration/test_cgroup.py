@@ -340,6 +340,20 @@ def test_a_refused_value_names_file_and_errno(cgroup: Cgroup) -> None:
         cgroup.set("pids", "pids.max", "nonsense")
 
 
+def test_cgroup_kill_of_v2(host: CgroupHost) -> None:
+    unified = next((h for h in host.hierarchies if h.version == "v2"), None)
+    if unified is None:
+        pytest.skip("no cgroup v2 hierarchy is mounted here")
+    place = unified.directory(f"{TOP}/unified")
+    place.mkdir(parents=True)
+    process = subprocess.Popen(["sleep", "600"])
+    (place / "cgroup.procs").write_text(str(process.pid))
+    with host.open(f"{TOP}/unified") as group:
+        assert group.pids() == {process.pid}
+    assert process.wait() == -signal.SIGKILL
+    assert not place.parent.exists()
+
+
 CHURN = """
     import sys
     from lxcbuild.linux.cgroup import CgroupHost
