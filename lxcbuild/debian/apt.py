@@ -22,8 +22,8 @@ from lxcbuild.debian.aptroot import AptRoot, network_or
 from lxcbuild.errors import BadNameError, CommandError, DependencyError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor, Progress
 
-#: Package lists are as fresh as this unless asked otherwise.
-DEFAULT_MAX_AGE_S = 6 * 3600.0
+#: Package lists are as fresh as this unless asked otherwise. A file that vanished meanwhile makes :class:`LayerStore` ask for more.
+DEFAULT_MAX_AGE_S = 24 * 3600.0
 
 _NAME = r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?"
 _ONE = rf"{_NAME}(?:\s*\((?:<<|<=|=|>=|>>)\s*[A-Za-z0-9.+:~-]+\))?(?:\s*\[[a-z0-9! -]+\])?(?:\s*<[a-z0-9! .-]+>)*"
@@ -101,6 +101,11 @@ class AptArchive:
             if failed is not None:
                 self._monitor.emit(Note(text=f"the {what} of {self.name} are incomplete: {failed}", warning=True))
         return True
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether package lists were ever fetched."""
+        return self._binary.is_fresh(max_age_s=float("inf"))
 
     @property
     def lists_digest(self) -> str:

@@ -19,12 +19,16 @@ from pathlib import Path
 from lxcbuild.config import locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
+from lxcbuild.errors import NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS, install
 from lxcbuild.sandbox.base import Backend
+
+#: Places of the sandbox itself: mount points and scratch space are no part of what was installed.
+_NOT_INSTALLED = ("in", "out", "build", "dev", "proc", "sys", "run", "tmp")
 
 #: Room that an installed package needs, as a multiple of its compressed size (measured: 3.2 for a toolchain), for choosing a place.
 _UNPACKED_FACTOR = 5
@@ -71,11 +75,30 @@ class LayerStore:
         A known stack runs neither apt nor dpkg. Raises :class:`DependencyError`, :class:`NetworkError`, :class:`ImageError`.
         """
         started = time.monotonic()
+        self._freshen(archive)
+        try:
+            layer = self._stack(image, archive, groups)
+        except NetworkError as error:
+            if "404" not in (error.details or "") or not archive.refresh(max_age_s=0):
+                raise
+            layer = self._stack(image, archive, groups)  # the lists named files that the mirror has replaced since
+        return _timed(layer, started)
+
+    def _stack(self, image: Image, archive: AptArchive, groups: Sequence[Sequence[str]]) -> Layer:
         layer = self.base(image)
         for group in groups:
             resolved = self.resolve(image, layer, archive, group)
             layer = self.extend(image, layer, archive, resolved, hit_so_far=layer.hit)
-        return _timed(layer, started)
+        return layer
+
+    def _freshen(self, archive: AptArchive) -> None:
+        """Package lists of today where the network allows it; older ones do too, because what they name may be cached."""
+        try:
+            archive.refresh()
+        except NetworkError as error:
+            if not archive.has_lists:
+                raise
+            self._monitor.emit(Note(text=f"using older package lists of {archive.name}: {error.brief}", warning=True))
 
     def ensure(self, image: Image, archive: AptArchive, *resolved_sets: ResolvedSet) -> Layer:
         """The same for sets that are already resolved."""
@@ -177,6 +200,8 @@ class LayerStore:
             tree.rmdir()
             save_delta(tree)
             tree.chmod(0o755)
+            for name in _NOT_INSTALLED:
+                shutil.rmtree(tree / name, ignore_errors=True)
             plain = workdir / "layer.tar"
             pack.tar_tree(tree, plain)
             digest = pack.digest_of(plain)

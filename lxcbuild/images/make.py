@@ -34,6 +34,11 @@ DPKG_OPTIONS = (
     "path-exclude=/usr/share/locale/*/LC_MESSAGES/*",
 )
 
+_KEYRING_PACKAGES = {"debian": "debian-archive-keyring", "ubuntu": "ubuntu-keyring"}
+
+#: Lets usr-is-merged be installed instead of usrmerge, whose Perl would hide missing dependencies of packages.
+_MERGED_USR_HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
+
 #: Space for the unpacked tree and the downloaded packages while an image is made.
 _WORK_BYTES = 2 * GIB
 
@@ -71,6 +76,8 @@ class MakePlan:
         ]
         if recipe.packages:
             command.append(f"--include={','.join(recipe.packages)}")
+        if "usr-is-merged" in recipe.packages and _MERGED_USR_HOOKS.is_dir():
+            command.append(f"--hook-dir={_MERGED_USR_HOOKS}")
         if self.keyring is not None:
             command.append(f"--keyring={self.keyring}")
         command += [f"--aptopt={option}" for option in (*self.options, 'Acquire::Languages "none"')]
@@ -91,7 +98,8 @@ def plan(recipe: Recipe, target: Target) -> MakePlan:
     if recipe.keyring and keyring is None:
         raise HostError(
             f"the keyring {recipe.keyring} of {target} is not on this host",
-            resolution=f"run: apt-get install {'ubuntu-keyring' if recipe.distribution == 'ubuntu' else 'debian-archive-keyring'}",
+            resolution=f"install {_KEYRING_PACKAGES.get(recipe.distribution, 'the package that has it')}, or name another "
+            f"keyring in /etc/lxcbuild/rootfs/{target.image_name}.yaml",
         )
     return MakePlan(
         recipe=recipe,

@@ -190,6 +190,12 @@ class ImageStore:
                     warning=True,
                 )
             )
+        elif record.recipe_hash != making.recipe_hash(recipe):
+            self._monitor.emit(
+                Note(
+                    text=f"the recipe of {target} has changed since its image was made: lxcbuild rootfs refresh {target}"
+                )
+            )
         path, storage = self.hot.place(
             record.digest,
             size_bytes=record.unpacked_bytes,
