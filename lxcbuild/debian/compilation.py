@@ -87,7 +87,7 @@ _MARKERS = (
     _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>(?!/(?!build/))[^'\n]{1,200}\.\w{1,10})'",
             FailureClass.BROKEN_SDIST, "the archive lacks {what}, which its build reads"),
     _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
-    _marker(r"dh_python3[^\n]*error[^\n]*|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
+    _marker(r"dh_python3[^\n]{0,200}error|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
     _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
     _marker(r"(?P<what>[^\s:]{1,120}:\d+(?::\d+)?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
 )  # fmt: skip

@@ -98,9 +98,9 @@ def homepage(inspection: Inspection) -> str:
 
 
 _MARKUP = (
-    (re.compile(r"<!--.*?-->", re.DOTALL), " "),
-    (re.compile(r"```.*?```|~~~.*?~~~", re.DOTALL), "\n\n"),
-    (re.compile(r"^\s*\.\. .*(?:\n[ \t]+.*)*", re.MULTILINE), ""),  # reST directives with their indented block
+    (re.compile(r"<!--.{0,2000}?-->", re.DOTALL), " "),
+    (re.compile(r"```.{0,4000}?```|~~~.{0,4000}?~~~", re.DOTALL), "\n\n"),
+    (re.compile(r"^[ \t]{0,20}\.\. .*(?:\n[ \t]+.*)*", re.MULTILINE), ""),  # reST directives with their indented block
     (re.compile(r"!\[[^\]]{0,300}\]\([^)]{0,500}\)"), ""),  # images, badges
     (re.compile(r"\[([^\]]{0,300})\]\([^)]{0,500}\)"), r"\1"),
     (re.compile(r"`([^`<]{1,200})\s*<[^>`]{1,500}>`_{1,2}"), r"\1"),
@@ -113,7 +113,7 @@ _MARKUP = (
 
 
 def _plain_paragraphs(text: str) -> list[str]:
-    text = text[:12_000].replace("\r", "")
+    text = text[:10_000].replace("\r", "")
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
     found = []

@@ -44,7 +44,9 @@ _FREE_TEXT = (
     (r"psf|python(?: software foundation)?(?: licen[cs]e)?", "PSF-2.0"),
     (r"unlicen[cs]e", "Unlicense"),
 )
-_HOLDER = re.compile(r"(?im)^[\s#*/.\-]*(?:copyright|\(c\)|©)\s*(?:\(c\)|©|:)?\s*((?:\d{4}|[A-Z])[^\n]{2,200})$")
+_HOLDER = re.compile(
+    r"(?im)^[ \t#*/.\-]{0,20}(?:copyright|\(c\)|©)[ \t]{0,8}(?:\(c\)|©|:)?[ \t]{0,8}((?:\d{4}|[A-Z])[^\n]{2,200})$"
+)
 _NOT_A_HOLDER = re.compile(r"(?i)holder|notice|owner|licen[cs]e|\[yyyy\]|statement|law|and related")
 _EXPRESSION = re.compile(r"[A-Za-z0-9.+() -]{1,200}")
 

@@ -28,8 +28,8 @@ _APT = (
 )  # fmt: skip
 _APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 _UNMET = re.compile(
-    r"^ [a-z0-9][a-z0-9+.:-]* : (?:Pre)?Depends: (?P<what>.+?)(?: but .*)?$"
-    r"|^ +(?:Pre)?Depends: (?P<more>.+?)(?: but .*)?$",
+    r"^ [a-z0-9][a-z0-9+.:-]* : (?:Pre)?Depends: (?P<what>.{1,500}?)(?: but .*)?$"
+    r"|^ +(?:Pre)?Depends: (?P<more>.{1,500}?)(?: but .*)?$",
     re.MULTILINE,
 )
 _DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)
@@ -82,7 +82,7 @@ def check_job(packages: Sequence[str]) -> Job:
 
 def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:
     """``dep-missing`` when apt or dpkg names a relation that nothing here satisfies, else ``install-failed``."""
-    text = clean(tail[-64 * 1024 :].decode("utf-8", "replace"))
+    text = clean(tail[-32 * 1024 :].decode("utf-8", "replace"))
     details = "\n".join(text.strip().splitlines()[-20:])
     unmet = [match["what"] or match["more"] for match in _UNMET.finditer(text)]
     unmet += [match["what"] for match in _DPKG_UNMET.finditer(text)]
