@@ -515,13 +515,20 @@ def interactive(stdin: int, stdout: int) -> tuple[subprocess.Popen[bytes], subpr
     return runner, driver
 
 
-def read_until(fd: int, wanted: bytes) -> bytes:
-    seen = b""
-    while wanted not in seen:
-        data = os.read(fd, 4096)
-        assert data, f"the end came before {wanted!r}: {seen[-200:]!r}"
-        seen += data
-    return seen
+class Screen:
+    """What comes out of a descriptor, read up to the words that a person would wait for."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.unread = b""
+
+    def wait_for(self, wanted: bytes) -> bytes:
+        while wanted not in self.unread:
+            data = os.read(self.fd, 4096)
+            assert data, f"the end came before {wanted!r}: {self.unread[-200:]!r}"
+            self.unread += data
+        seen, _, self.unread = self.unread.partition(wanted)
+        return seen
 
 
 def test_shell_on_a_terminal() -> None:
@@ -532,22 +539,26 @@ def test_shell_on_a_terminal() -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     before = termios.tcgetattr(slave)
+    screen = Screen(master)
     runner, driver = interactive(slave, slave)
     try:
-        read_until(master, b"> ")
+        screen.wait_for(b"> ")
         os.write(master, b"tty; stty size; id -u\n")
-        seen = read_until(master, b"1000\r\n")
+        screen.wait_for(b"\r\n")  # the echo
+        seen = screen.wait_for(b"1000\r\n")
         assert b"/dev/pts/" in seen
         assert b"33 77" in seen
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 88, 0, 0))
         driver.send_signal(signal.SIGWINCH)
-        read_until(master, b"> ")
+        screen.wait_for(b"> ")
         os.write(master, b"until stty size | grep 88; do :; done\n")
-        assert b"44 88" in read_until(master, b"44 88")
-        os.write(master, b"sleep 1000\n")
-        os.write(master, b"\x03")  # Ctrl-C goes inside
+        screen.wait_for(b"44 88\r\n> ")
+        os.write(master, b"sh -c 'echo go; exec sleep 1000'\n")
+        screen.wait_for(b"\r\ngo\r\n")
+        os.write(master, b"\x03")  # Ctrl-C goes inside; it also drops what is typed but not yet read
+        screen.wait_for(b"> ")
         os.write(master, b"exit 5\n")
-        read_until(master, b"status 5")
+        screen.wait_for(b"status 5")
         assert driver.wait(5) == 0
         assert termios.tcgetattr(slave) == before
     finally:
@@ -561,17 +572,18 @@ def test_shell_on_a_terminal() -> None:
 def test_shell_without_a_terminal() -> None:
     read_in, write_in = os.pipe()
     read_out, write_out = os.pipe()
+    screen = Screen(read_out)
     runner, driver = interactive(read_in, write_out)
     for fd in (read_in, write_out):
         os.close(fd)
     try:
         os.write(write_in, b"echo one\n")
-        read_until(read_out, b"one\n")
+        screen.wait_for(b"one\n")
         os.write(write_in, b"echo two; wc -c\n")
-        read_until(read_out, b"two\n")  # the shell reads ahead: what follows must not be there before wc is
+        screen.wait_for(b"two\n")  # the shell reads ahead: what follows must not be there before wc is
         os.write(write_in, b"x" * 300_000)
         os.close(write_in)
-        read_until(read_out, b"300000\nstatus 0\n")
+        screen.wait_for(b"300000\nstatus 0\n")
         assert driver.wait(5) == 0
     finally:
         driver.kill()
