@@ -59,8 +59,13 @@ class LxcBackend:
 
     def prestart(self) -> None:
         """Make ready in the background what the next sandbox needs (a launcher, ids, a user namespace); call it any time."""
+
+        def prepare() -> None:
+            with contextlib.suppress(LxcbuildError):  # the start that comes next meets the same trouble, and says so
+                self._nursery.prepare()
+
         self._nursery.warm()
-        self._behind.run("prestart", self._nursery.prepare)
+        self._behind.run("prestart", prepare)
 
     def create(self, spec: InstanceSpec) -> LxcInstance:
         """An instance that is not yet started. Raises LimitRefusedError for a limit that this host cannot enforce."""
