@@ -49,6 +49,15 @@ def relations(items: Iterable[str]) -> str:
     return ", ".join(seen)
 
 
+def is_relation_field(value: str) -> bool:
+    """Whether a field of a built package is a well-formed list of relations (an empty one too)."""
+    return not value.strip() or all(
+        _RELATION.fullmatch(" ".join(part.split())) and "$" not in part
+        for item in value.split(",")
+        for part in item.split("|")
+    )
+
+
 def paragraph(fields: Mapping[str, str]) -> str:
     """One stanza; empty fields are left out. Values of several lines must already be in continuation form."""
     lines = []

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lxcbuild.debian import layout
 from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
+from lxcbuild.debian.control import is_relation_field
 from lxcbuild.debian.scripts import unknown_lines
 
 _MAX_FINDINGS = 200
@@ -202,6 +203,9 @@ class _Gate:
         for field, value in control.items():
             if len(value) > _MAX_FIELD:
                 self.find("field", name, f"{field} has more than {_MAX_FIELD} characters")
+        for field in ("Depends", "Recommends", "Suggests"):
+            if not is_relation_field(control.get(field, "")):
+                self.find("field", name, f"{field} is no list of relations")
         if self.strict:
             self.check_strict_control(deb, package, architecture)
         elif control.get("Essential", "no") == "yes":

@@ -168,6 +168,8 @@ def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> No
         ("Description:", "Replaces: libc6\nDescription:"),
         ("Description:", "Conflicts: openssh-server\nDescription:"),
         ("Description:", "Provides: python3-requests\nDescription:"),
+        ("Depends: python3:any", "Depends: ${evil}"),
+        ("Depends: python3:any", "Depends: a; rm -rf /"),
         ("Depends: python3:any", "Depends: " + "x" * 30_000),
         ("Description:", "Version: 1.0-0~lxcbuild1~deb12\nDescription:"),
         ("Description:", "\nPackage: second\nDescription:"),
