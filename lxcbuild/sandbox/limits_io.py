@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lxcbuild.linux import block
@@ -102,20 +102,38 @@ def _io_devices(policy: Policy, facts: Facts) -> Limit:
     if not writes and problem is None:
         how = f"{facts.state_dir} is not on a block device, so builds do no block I/O there"
         return Limit(name=name, value=value, mechanism=Mechanism.NOTHING, how=how)
+    read = tuple(dict.fromkeys((w.controller, w.file) for w in writes))
     return Limit(
         name=name,
         value=value,
         mechanism=Mechanism.CGROUP,
         how=", ".join(f"{w.file}={w.text}" for w in writes) + f" (cgroup {version})",
         writes=tuple(writes),
-        read=tuple(dict.fromkeys((w.controller, w.file) for w in writes)),
-        interpret=lambda *texts: [line for text in texts for line in text.splitlines()],
+        read=read,
+        interpret=lambda *texts: _rates_of([file for _, file in read], texts),
         problem=problem,
         fix="see lsblk for the names of the disks" if problem else None,
         note=None
         if version is Version.V2
         else "cgroup v1 does not attribute written page cache: direct and synchronous I/O only",
     )
+
+
+def _rates_of(files: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, int]]:
+    """``major:minor`` to the rates in force, by the names of :class:`IoDeviceLimits`."""
+    found: dict[str, dict[str, int]] = {}
+    for file, text in zip(files, texts, strict=True):
+        for line in text.splitlines():
+            numbers, *rates = line.split()
+            for name, v1, v2 in _RATES:
+                value = (
+                    rates[0]
+                    if file.endswith(v1)
+                    else next((r[len(v2) + 1 :] for r in rates if r.startswith(f"{v2}=")), "max")
+                )
+                if value != "max":
+                    found.setdefault(numbers, {})[name] = int(value)
+    return found
 
 
 def _resolve(wanted: IoDeviceLimits, facts: Facts) -> block.BlockDevice | None:

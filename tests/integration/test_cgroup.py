@@ -227,7 +227,10 @@ def test_the_rate_of_a_disk_holds(host: CgroupHost, cgroup: Cgroup) -> None:
     place = Path("/var/tmp")
     if block.below(place) is None:
         pytest.skip("/var/tmp is not on a block device")
-    limited(host, cgroup, place, io=IoLimits(devices=(IoDeviceLimits(device="state", write_bytes_per_s=4 * MIB),)))
+    rates = IoDeviceLimits(device="state", read_bytes_per_s=MIB, write_bytes_per_s=4 * MIB)
+    plan = limited(host, cgroup, place, io=IoLimits(devices=(rates,)))
+    (in_force,) = read_back(plan, cgroup)["io.devices"]["value"].values()  # type: ignore[index]
+    assert in_force == {"read_bytes_per_s": MIB, "write_bytes_per_s": 4 * MIB}
     file = place / TOP
 
     def write() -> int:

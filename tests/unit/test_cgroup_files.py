@@ -222,8 +222,11 @@ def test_v2_limits_are_written_and_read_back(host: CgroupHost, cgroup: Cgroup, t
 def test_v2_io_rates_are_one_line_per_disk(host: CgroupHost, tmp_path: Path) -> None:
     numbers = next(iter(sorted(p.name for p in Path("/sys/dev/block").iterdir() if not (p / "partition").exists())))
     wanted = IoLimits(devices=(IoDeviceLimits(device=numbers, read_bytes_per_s=MIB, write_ops_per_s=5),))
-    (write,) = plan_limits(policy(io=wanted), host, state_dir=tmp_path)["io.devices"].writes
-    assert (write.file, write.text) == ("io.max", f"{numbers} rbps={MIB} wiops=5")
+    limit = plan_limits(policy(io=wanted), host, state_dir=tmp_path)["io.devices"]
+    assert [(write.file, write.text) for write in limit.writes] == [("io.max", f"{numbers} rbps={MIB} wiops=5")]
+    assert limit.interpret is not None
+    shown = f"{numbers} rbps={MIB} wbps=max riops=max wiops=5\n"  # as the kernel shows it
+    assert limit.interpret(shown) == {numbers: {"read_bytes_per_s": MIB, "write_ops_per_s": 5}}
 
 
 # -- refusals --
