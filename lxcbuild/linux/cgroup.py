@@ -210,10 +210,11 @@ class Cgroup:
     def kill(self, *, timeout_s: float = _DEATH_S) -> None:
         """Kill every process in it and below it and wait until they are gone. What they fork meanwhile dies too.
 
-        Raises :class:`HostError` naming the processes that are still there after ``timeout_s``. The caller's own process is spared.
+        Raises :class:`HostError` naming the processes that are still there after ``timeout_s``. The caller must not be inside.
         """
         deadline = time.monotonic() + timeout_s
-        while pids := self.pids() - {os.getpid(), 0}:
+        while pids := self.pids() - {0}:
+            assert os.getpid() not in pids, "whoever freezes its own cgroup never wakes up to kill it"
             self._freeze(frozen=True)
             try:
                 watched = self._kill_all(pids)
@@ -239,7 +240,7 @@ class Cgroup:
                     watched.append(os.pidfd_open(pid))
                     signal.pidfd_send_signal(watched[-1], signal.SIGKILL)
             seen |= fresh
-            pids = self.pids() - {os.getpid(), 0}
+            pids = self.pids() - {0}
         return watched
 
     def _freeze(self, *, frozen: bool) -> None:

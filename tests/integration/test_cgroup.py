@@ -317,6 +317,15 @@ def test_a_process_can_be_moved_in(cgroup: Cgroup) -> None:
     process.wait()
 
 
+def test_nobody_kills_the_cgroup_it_is_in(cgroup: Cgroup) -> None:
+    def inside() -> int:
+        with pytest.raises(AssertionError, match="own cgroup"):
+            cgroup.kill()
+        return 0
+
+    assert run_inside(cgroup, inside) == 0
+
+
 def test_leftovers_are_found_and_removed_by_name(host: CgroupHost) -> None:
     host.create(f"{TOP}/lost").close()
     assert host.list(TOP) == [TOP, f"{TOP}/lost"]
