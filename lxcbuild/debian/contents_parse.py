@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import re
 import zlib
@@ -30,6 +31,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "executable": ("name", "package"),
 }
 
+_BUFFER_BYTES = 1 << 20
 _APT_HELPER = Path("/usr/lib/apt/apt-helper")
 _PYTHON = re.compile(rb"usr/lib/python3(?:\.\d+)?/dist-packages/([^/]+)(/)?")
 _METADATA = re.compile(r"(.+?)-([0-9][^-]*)(?:-py[0-9.]+)?(?:-[^-]+)?\.(?:dist|egg)-info")
@@ -88,8 +90,9 @@ def parse_contents(files: Iterable[Path]) -> Tables:
 def _open(path: Path) -> Iterator[Iterable[bytes]]:
     """The lines of a file in any form in which apt keeps it."""
     if path.suffix == ".gz":
-        with gzip.open(path, "rb") as unzipped:
-            yield unzipped
+        # The buffer makes lines in C; GzipFile's own iteration is Python code and takes three times as long.
+        with gzip.open(path, "rb") as unzipped, io.BufferedReader(unzipped, _BUFFER_BYTES) as lines:
+            yield lines
     elif path.suffix in (".lz4", ".xz", ".zst", ".bz2"):
         yield from _decompressed_by_apt(path)
     else:
@@ -101,7 +104,7 @@ def _decompressed_by_apt(path: Path) -> Iterator[IO[bytes]]:
     # Python 3.11 knows no lz4, which is what apt stores; apt's own helper knows everything that apt stores.
     argv = [os.fspath(_APT_HELPER), "cat-file", os.fspath(path)]
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=1 << 20) as stream:
+    with os.fdopen(reading, "rb", buffering=_BUFFER_BYTES) as stream:
         try:
             with process.spawn(argv, stdout=writing) as child:
                 os.close(writing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import threading
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_damaged_contents_file_leaves_nothing(contents: list[Path], fresh_state:
     with pytest.raises(ImageError, match="Contents-amd64"):
         ContentsIndex.open(fresh_state, TARGET, lambda: contents)
     assert [path.name for path in fresh_state.archives.iterdir()] == []
+
+
+def test_other_compressions_are_read_through_apt(tmp_path: Path, fresh_state: StateDirs) -> None:
+    path = tmp_path / "Contents-all.xz"
+    path.write_bytes(lzma.compress(LINES.encode()))
+    with ContentsIndex.open(fresh_state, TARGET, lambda: [path]) as index:
+        assert index.find_distribution("idna") == Distribution("idna", "3.3", "python3-idna")
+    path.write_bytes(b"no xz at all")
+    with pytest.raises(ImageError, match="Contents-all"):
+        ContentsIndex.open(StateDirs.choose(tmp_path / "other"), TARGET, lambda: [path])
 
 
 def test_an_archive_without_contents_files_is_an_error(fresh_state: StateDirs) -> None:
