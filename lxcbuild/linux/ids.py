@@ -271,14 +271,17 @@ def _stamp(fd: int, released_boottime_s: float | None) -> None:
 def _rested(fd: int) -> bool:
     """Whether a slot that we hold the lock of may be used at once: never used, or given back long enough ago.
 
-    A slot that says "held" although its lock was free belonged to a process that was killed.
+    A slot that says "held" although its lock was free belonged to a process that was killed: its rest begins now.
     """
     text = os.pread(fd, 64, 0)
     if not text:
         return True
-    with contextlib.suppress(ValueError):
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(text) > QUARANTINE_S
-    return False
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        return now - float(text) > QUARANTINE_S
+    except ValueError:
+        _stamp(fd, now)
+        return False
 
 
 def _ids_of_processes() -> set[int]:

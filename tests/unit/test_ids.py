@@ -129,6 +129,20 @@ def test_a_slot_is_not_reused_while_a_process_runs_with_its_ids(
     source.acquire().release()
 
 
+def test_the_rest_of_a_killed_holders_slot_begins_when_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = allocator(tmp_path, f"root:100000:{2 * RANGE}")
+    (tmp_path / "ids").mkdir()
+    for start in source.starts():
+        (tmp_path / "ids" / str(start)).write_text("held")
+    source.acquire().release()  # both were looked at
+    monkeypatch.setattr(ids, "QUARANTINE_S", 0.0)
+    monkeypatch.setattr(ids, "_ids_of_processes", lambda: pytest.fail("both slots have rested"))
+    with source.acquire(), source.acquire():
+        pass
+
+
 CHILD = """
     import sys
     from pathlib import Path
