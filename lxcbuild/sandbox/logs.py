@@ -23,6 +23,7 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]{1,4}[0-~]"
     r"|\x1b[0-OQ-WYZ\\`-~]"
 )
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\n\t"
 _NEWLINE = re.compile(r"\r+\n?")
 # C0 but newline and tab, DEL, C1, surrogates; bidirectional marks, embeddings, overrides and isolates; line and paragraph
 # separators, zero-width no-break space, interlinear and tag characters: everything that shows text as another one than it is.
@@ -38,10 +39,19 @@ def printable(data: bytes | str) -> str:
     other controls, invalid UTF-8 and characters that reorder or hide text are shown as backslash escapes. The result is
     always encodable as UTF-8. It is not HTML-safe: escape it there.
     """
+    if isinstance(data, bytes):
+        if not data.translate(None, _PLAIN):
+            return data.decode("ascii")
+        if b"\n" in data[:-1]:  # nothing to be replaced goes beyond a newline, and most lines are plain
+            return "".join(map(printable, split_lines(data)))
     text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
-    if text.isascii() and text.isprintable():  # most lines
-        return text
     return _UNSAFE.sub(_escaped, _NEWLINE.sub("\n", _SEQUENCE.sub("", text)))
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Split after newlines only (``bytes.splitlines`` also splits at carriage returns and more)."""
+    parts = data.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -135,8 +145,12 @@ class LogCap:
             newline = data.rfind(b"\n")
             self._line = self._line + len(data) if newline < 0 else len(data) - newline - 1
             return data
+        first = data.find(b"\n")
+        if 0 <= first <= longest - self._line and len(data) - first - 1 <= longest:
+            self._line = len(data) - data.rfind(b"\n") - 1
+            return data
         out = bytearray()
-        for part in data.splitlines(keepends=True) if b"\r" not in data else _split_lines(data):
+        for part in split_lines(data):
             whole = part.endswith(b"\n")
             body = part[:-1] if whole else part
             room = max(0, longest - self._line)
@@ -158,12 +172,6 @@ class LogCap:
         end = marker + bytes(self._line_tail)
         self._line_tail = bytearray()
         return end
-
-
-def _split_lines(data: bytes) -> list[bytes]:
-    """Split after newlines only (``bytes.splitlines`` also splits at carriage returns)."""
-    parts = data.split(b"\n")
-    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
 class LogWriter:
