@@ -71,8 +71,6 @@ def install(
         policy=provision_policy(download_bytes),
         binds=(Bind(host=debs, inside="/in/debs"),),
     )
-    options = " ".join(f"-o {option}" for option in OPTIONS)
-    script = f'cd /in/debs && apt-get -y --no-remove --allow-downgrades {options} install "$@" && {_CLEAN}'
     tail: list[bytes] = []
 
     def hear(data: bytes) -> None:
@@ -81,19 +79,7 @@ def install(
 
     with backend.create(spec) as instance:
         instance.start()
-        result = instance.run(
-            Step(
-                argv=("/bin/sh", "-ec", script, "install", *(f"./{name}" for name in names)),
-                env={
-                    "DEBIAN_FRONTEND": "noninteractive",
-                    "DEBCONF_NONINTERACTIVE_SEEN": "true",
-                    "HOME": "/root",
-                },
-                cwd="/",
-                user=User.ROOT,
-            ),
-            hear,
-        )
+        result = instance.run(_step(names), hear)
         instance.stop()
         if not result.ok:
             said = b"".join(tail).decode(errors="replace")
@@ -101,3 +87,14 @@ def install(
             kind = DiskFullError if result.stopped_by is FailureClass.DISK_FULL else ImageError
             raise kind(f"installing packages failed ({ended})", details="\n".join(said.splitlines()[-40:]))
         yield instance.save_delta
+
+
+def _step(names: tuple[str, ...]) -> Step:
+    options = " ".join(f"-o {option}" for option in OPTIONS)
+    script = f'cd /in/debs && apt-get -y --no-remove --allow-downgrades {options} install "$@" && {_CLEAN}'
+    return Step(
+        argv=("/bin/sh", "-ec", script, "install", *(f"./{name}" for name in names)),
+        env={"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", "HOME": "/root"},
+        cwd="/",
+        user=User.ROOT,
+    )
