@@ -158,6 +158,10 @@ class HotStore:
         for digest in tuple(self._pins):
             self.unpin(digest)
 
+    def uses(self, digest: str) -> bool:
+        """Whether this object has handed out that tree."""
+        return digest in self._pins
+
     def drop(self, digest: str) -> bool:
         """Remove the tree unless somebody uses it; whether it is gone now."""
         self.unpin(digest)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -254,6 +254,21 @@ class LayerStore:
             with locks.try_exclusive(self._dirs.locks / f"make-layer-{path.name[4:]}.lock") as alone:
                 if alone:
                     found.append(path)
+        return found
+
+    def orphans(self, image_digests: Collection[str]) -> list[str]:
+        """Keys of layers that stand on none of these images: nobody can ask for them any more."""
+        parents: dict[str, str] = {}
+        for path in sorted((self._dirs.images / "layers").glob("*.json")):
+            record = json.loads(path.read_text())
+            parents[record["key"]] = record["parent"]
+        found = []
+        for key in parents:
+            ground = key
+            while ground in parents:
+                ground = parents[ground]
+            if ground not in image_digests:
+                found.append(key)
         return found
 
     def close(self) -> None:

@@ -174,7 +174,8 @@ class ImageStore:
                 shutil.rmtree(workdir, ignore_errors=True)
             if record is not None and record.digest != made.digest:
                 self._archive(record).unlink(missing_ok=True)
-                self.hot.drop(record.digest)
+                if not self.hot.uses(record.digest):  # a build of this very process may lie on it
+                    self.hot.drop(record.digest)
             self._monitor.emit(
                 Note(text=f"image {target} is ready: {len(made.packages)} packages, Python {made.python_version}")
             )

@@ -19,7 +19,7 @@ from lxcbuild.events import NullMonitor
 from lxcbuild.images import make, pack
 from lxcbuild.images.hot import GIB, HotStore, choose_storage
 from lxcbuild.images.image import ImageRecord, InstalledPackage, Storage, python_version_of, read_status
-from lxcbuild.images.layers import layer_key
+from lxcbuild.images.layers import LayerStore, layer_key
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 
@@ -158,6 +158,14 @@ def test_images_grow_old(fresh_state: StateDirs) -> None:
         (fresh_state.images / "debian-bookworm.json").write_text(record.to_json())
         (listed,) = (each for each in ImageStore(fresh_state).list() if each.target == BOOKWORM)
         assert listed.expired is expired
+
+
+def test_layers_of_a_renewed_image_are_orphans(fresh_state: StateDirs) -> None:
+    layers = fresh_state.images / "layers"
+    layers.mkdir(parents=True)
+    for key, parent in (("a", "old"), ("b", "a"), ("c", "new")):
+        (layers / f"{key}.json").write_text(f'{{"key": "{key}", "parent": "{parent}"}}')
+    assert LayerStore(fresh_state, backend=None).orphans({"new"}) == ["a", "b"]  # type: ignore[arg-type]
 
 
 # -- where images lie -----------------------------------------------------------------------------------------
