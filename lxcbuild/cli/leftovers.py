@@ -18,8 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.events import NullMonitor
-from lxcbuild.images.hot import HotStore
+from lxcbuild.images.store import ImageStore
 from lxcbuild.linux import syscalls
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
@@ -152,7 +151,7 @@ def _remove_network(entry: Path) -> None:
 
 
 def _files(dirs: StateDirs) -> Iterator[Leftover]:
-    for path in HotStore(dirs, NullMonitor()).stale():
+    for path in ImageStore(dirs).stale():
         yield Leftover(kind="file", what=f"{path} (an image that was not finished)", remove=partial(_remove_tree, path))
     if dirs.locks.is_dir():
         for path in dirs.locks.glob("owner-*"):

@@ -212,11 +212,11 @@ class ImageStore:
     # -- leftovers --------------------------------------------------------------------------------------------
 
     def stale(self) -> tuple[Path, ...]:
-        """Files and directories that interrupted makes left and that no live process owns."""
+        """Files and directories that interrupted makes, of images or layers, left and that no live process owns."""
         found = self.hot.stale()
-        if self._dirs.images.is_dir():
-            for path in self._dirs.images.glob("new-*"):
-                with locks.try_exclusive(self._dirs.locks / f"make-{path.name[4:]}.lock") as alone:
+        for place, lock in ((self._dirs.images, "make"), (self._dirs.images / "layers", "make-layer")):
+            for path in place.glob("new-*"):
+                with locks.try_exclusive(self._dirs.locks / f"{lock}-{path.name[4:]}.lock") as alone:
                     if alone:
                         found.append(path)
         return tuple(found)
