@@ -219,22 +219,21 @@ def _explained(plan_: MakePlan, argv: Sequence[str], status: int, said: Sequence
 def _run_heard(argv: Sequence[str], *, stdin: int, stdout: int, epoch: int, hear: Callable[[str], None]) -> int:
     """Run a program and hand each line of its standard error to ``hear`` as it comes; returns its status."""
     read_end, write_end = os.pipe()
-    with os.fdopen(read_end, "rb") as pipe:
+    with contextlib.ExitStack() as stack:
+        pipe = stack.enter_context(os.fdopen(read_end, "rb"))
+        reader = threading.Thread(target=_listen, args=(pipe, hear), daemon=True)
+        # Left in this order: the program is dead, so the pipe ends, so the reader does.
+        stack.callback(lambda: reader.join() if reader.is_alive() else None)
         try:
-            child = process.spawn(
-                argv, env={"SOURCE_DATE_EPOCH": str(epoch)}, stdin=stdin, stdout=stdout, stderr=write_end
+            running = stack.enter_context(
+                process.spawn(argv, env={"SOURCE_DATE_EPOCH": str(epoch)}, stdin=stdin, stdout=stdout, stderr=write_end)
             )
-            with child as running:
-                os.close(write_end)
-                write_end = -1
-                reader = threading.Thread(target=_listen, args=(pipe, hear), daemon=True)
-                reader.start()
-                status = running.wait()
-                reader.join(timeout=10)
-                return status
         finally:
-            if write_end >= 0:
-                os.close(write_end)
+            os.close(write_end)
+        reader.start()
+        status = running.wait()
+        reader.join()
+        return status
 
 
 def _listen(pipe: Iterable[bytes], hear: Callable[[str], None]) -> None:
