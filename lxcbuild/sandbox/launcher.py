@@ -46,6 +46,7 @@ from lxcbuild.linux import idmap, mounts, syscalls
 from lxcbuild.sandbox import lxcconf
 
 MESSAGE_BYTES = 1 << 17
+_LAST_WORDS_S = 5.0
 #: Where the launcher builds the tree in its own mount namespace: a directory that every host has and every user may enter.
 PLACE = "/run"
 _LIBLXC_LOG = f"{PLACE}/l/log"
@@ -92,8 +93,8 @@ def receive(sock: socket.socket, *, max_fds: int = 4) -> tuple[dict[str, Any], l
 # -- the nursery ------------------------------------------------------------------------------------------------
 
 
-def nursery(control: socket.socket, parent_pid: int) -> None:
-    """Fork launchers on request until the control socket closes or the parent dies."""
+def nursery(control: socket.socket, parent_pid: int) -> bool:
+    """Fork launchers on request until the control socket closes or the parent dies; whether the parent is dead."""
     children: dict[int, int] = {}  # pidfd to pid
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -101,12 +102,12 @@ def nursery(control: socket.socket, parent_pid: int) -> None:
         # A process descriptor, not PR_SET_PDEATHSIG: that would fire when the *thread* that started us ends (prctl(2)).
         parent = os.pidfd_open(parent_pid)
     except ProcessLookupError:
-        return
+        return True
     poll.register(parent, select.POLLIN)
     while True:
         for fd, _events in poll.poll():
             if fd == parent:
-                return
+                return True
             if fd in children:
                 os.waitpid(children.pop(fd), 0)
                 poll.unregister(fd)
@@ -115,9 +116,23 @@ def nursery(control: socket.socket, parent_pid: int) -> None:
                 try:
                     _message, fds = receive(control)
                 except EOFError:
-                    return
+                    # A dying process loses its descriptors before it is reported dead.
+                    return bool(select.select([parent], [], [], _LAST_WORDS_S)[0])
                 pidfd = _fork_launcher(control, fds, children)
                 poll.register(pidfd, select.POLLIN)
+
+
+def clean_up_after(parent_pid: int, run: Path) -> None:
+    """Remove what a killed orchestrator left: its sandboxes' cgroups, everything in them, and their records.
+
+    The nursery is the only one who is sure to be there at that moment. Should it be killed too, ``lxcbuild gc`` does the same.
+    """
+    from lxcbuild.config.paths import StateDirs
+    from lxcbuild.sandbox import registry
+
+    for record in registry.list_instances(StateDirs(run, run, run)):
+        if record.owner_pid == parent_pid:
+            registry.sweep(record)
 
 
 def _fork_launcher(control: socket.socket, fds: list[int], children: dict[int, int]) -> int:
@@ -379,7 +394,7 @@ def _check_interpreter(merged: int) -> None:
 
 
 def main() -> None:
-    """The nursery's entry: the control socket is the descriptor named by the only argument."""
+    """The nursery's entry. Arguments: descriptor of the control socket, pid of the orchestrator, its run directory."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     parent_pid = int(sys.argv[2])
@@ -389,8 +404,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the orchestrator is gone already: so are we
         send(control, {"event": "ready"})
-        if os.getppid() == parent_pid:
-            nursery(control, parent_pid)
+        if os.getppid() != parent_pid or nursery(control, parent_pid):
+            clean_up_after(parent_pid, Path(sys.argv[3]))
 
 
 if __name__ == "__main__":

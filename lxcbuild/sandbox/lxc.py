@@ -42,7 +42,7 @@ class LxcBackend:
 
     def __init__(self, dirs: StateDirs) -> None:
         self._dirs = dirs
-        self._nursery = Nursery()
+        self._nursery = Nursery(dirs.run)
         self._behind = Behind()
         self._host: CgroupHost | None = None
 

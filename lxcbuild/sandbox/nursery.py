@@ -63,7 +63,8 @@ class _Child(Protocol):
 class Nursery:
     """One nursery process, started when first needed or by ``warm``. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path) -> None:
+        self._run = run  # where the records of sandboxes lie: the nursery removes ours when we are killed
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
         self._resources = contextlib.ExitStack()
@@ -152,7 +153,7 @@ class Nursery:
                     control.settimeout(_START_S)
                     fd = theirs.fileno()
                     script = Path(launcher.__file__)
-                    argv: list[str | Path] = [PYTHON, "-I", "-S", script, str(fd), str(os.getpid())]
+                    argv: list[str | Path] = [PYTHON, "-I", "-S", script, str(fd), str(os.getpid()), self._run]
                     self._child = stack.enter_context(process.spawn(argv, cwd=Path("/"), pass_fds=[fd]))
                 # Closed first: the nursery ends by itself when its socket does.
                 stack.enter_context(control)
