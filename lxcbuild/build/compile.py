@@ -10,6 +10,7 @@ from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation, conversion
 from lxcbuild.debian.steps import OUT, StepFailure
 from lxcbuild.sandbox.base import ExtractedFile, Instance
+from lxcbuild.sandbox.policy import cpus_allotted
 
 #: Where a build may write: its own directories, and places that are scratch by definition.
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
@@ -22,7 +23,7 @@ def run(work: Work) -> None:
     assert work.conversion is not None
     instance = work.instance
     job = compilation.compile_job(
-        work.conversion.tree, timestamp_s=work.conversion.timestamp_s, parallel=work.request.jobs
+        work.conversion.tree, timestamp_s=work.conversion.timestamp_s, parallel=cpus_allotted(work.policy)
     )
     end = run_job(work, instance, job)
     if not end.ok:
@@ -53,7 +54,6 @@ def _explain(work: Work, end: JobEnd) -> None:
         work.phase,
         failure.brief,
         details=failure.details,
-        resolution=f"read the whole log: lxcbuild log {work.build_id}",
     )
 
 

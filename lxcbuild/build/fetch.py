@@ -9,9 +9,7 @@ from lxcbuild.pypi.local import from_path
 def run(work: Work) -> None:
     """Set ``work.source``."""
     if work.request.path is not None:
-        work.source = from_path(work.request.path, work.facilities.dirs)
+        work.source = from_path(work.request.path, dirs=work.facilities.dirs, monitor=work.monitor)
         return
     assert work.release is not None
     work.source = work.facilities.index.fetch_source(work.release)
-    if not work.release.sdist.hashes:
-        work.note(f"the index gives no hash for {work.release.sdist.filename}: trusted on first use", warning=True)

@@ -38,7 +38,6 @@ class BuildRequest:
     force: bool = False  # build although the distribution ships it
     output: Path | None = None  # where the user wants the packages, besides the store
     maintainer: str = DEFAULT_MAINTAINER
-    jobs: int = 1
 
     @property
     def display_name(self) -> str:

@@ -141,6 +141,8 @@ class Work:
         self.instance = self.facilities.backend.create(spec)
         self.instance.start()
         self.limits_in_force = dict(self.instance.limits_in_force)
+        if self.phase is not Phase.VERIFY:
+            self.facilities.backend.prestart()  # for the next phase, while this one works
         return self.instance
 
     def charge(self, usage: Usage) -> None:

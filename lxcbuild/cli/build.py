@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +14,12 @@ from lxcbuild.build.work import Work
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui, outcome_document
 from lxcbuild.cli.workshop import workshop
+from lxcbuild.config.recipes import load_recipe
 from lxcbuild.errors import BuildsFailedError, InputError
 from lxcbuild.events import BuildEnded, Event, FanOut, PhaseEnded
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Outcome, SourceKind, Status, Target
+from lxcbuild.model import Outcome, Phase, SourceKind, Status, Target
 from lxcbuild.pypi.client import parse_requirement
 
 
@@ -61,6 +60,7 @@ def build(
     of a project directory (./dist/x-1.0.tar.gz, .).
     """
     chosen = target or host_target()
+    load_recipe(chosen)
     wishes = [
         _request(text, target=chosen, output=output, force=force, converter=converter, maintainer=maintainer)
         for text in requirements
@@ -73,6 +73,10 @@ def build(
     ):
         works = [_build(wish, facilities, ledger, policy) for wish in wishes]
     return _conclude(ui, works, as_json=as_json)
+
+
+#: Phases in which nothing runs that could print a log.
+_HOST_PHASES = frozenset({Phase.RESOLVE, Phase.FETCH})
 
 
 class Recorder:
@@ -104,7 +108,6 @@ def _request(
         force=force,
         output=output,
         maintainer=maintainer,
-        jobs=os.cpu_count() or 1,
     )
 
 
@@ -170,6 +173,5 @@ def _print_result(ui: Ui, outcome: Outcome) -> None:
         assert outcome.failure is not None
         failure = outcome.failure
         ui.failure(failure)
-        with contextlib.suppress(OSError):
-            if outcome.log_path is not None and outcome.log_path.stat().st_size:
-                ui.hint(f"lxcbuild log {outcome.build_id}")
+        if failure.phase not in _HOST_PHASES:
+            ui.hint(f"lxcbuild log {outcome.build_id}")

@@ -172,5 +172,8 @@ class Backend(Protocol):
     def probe(self) -> Verdict:
         """Say whether instances can be made on this host, by trying what matters."""
 
+    def prestart(self) -> None:
+        """Prepare the next instance's start in the background; idempotent, never waits."""
+
     def create(self, spec: InstanceSpec) -> Instance:
         """Make an instance that is not yet started. Raises LimitRefusedError for a limit that cannot be enforced."""
