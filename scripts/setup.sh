@@ -27,6 +27,8 @@ installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
+can_be_had() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+
 # Containers of ours have no network of their own: no bridge, no DHCP server and no DNS server is wanted. Recommended packages
 # would bring them, and policy-rc.d keeps what comes all the same from being started.
 setup_packages() {
@@ -34,7 +36,7 @@ setup_packages() {
     local missing=() name
     for name in "${PACKAGES[@]}" "$@"; do installed "$name" || missing+=("$name"); done
     for name in "${OPTIONAL_PACKAGES[@]}"; do
-        if ! installed "$name" && apt-cache show "$name" >/dev/null 2>&1; then missing+=("$name"); fi
+        if ! installed "$name" && can_be_had "$name"; then missing+=("$name"); fi
     done
     if [ ${#missing[@]} -eq 0 ]; then
         say "packages: all installed"
