@@ -1,0 +1,155 @@
+"""Fixtures of the attack tests: sandboxes of any backend, scripts that attack from inside, and the host's state around them.
+
+An attack is a script of ``scripts/`` (standard library only) that runs inside as the build user and prints one JSON document
+as its last line: what it tried, and what came of it. The test states the results that are right, and what must still be true of
+the host. A *weakened* sandbox lacks one guard: the same script must succeed there, or the test could not fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_state import HostState
+
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.images.store import ImageStore
+from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, Target, TimeLimits
+from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, StepResult, User
+from lxcbuild.sandbox.lxc import LxcBackend
+
+SCRIPTS = Path(__file__).parent / "scripts"
+MIB = 1 << 20
+#: What attacks run under unless the test says otherwise: small, and with every belt on.
+POLICY = Policy(
+    name="attack",
+    memory=MemoryLimits(max_bytes=256 * MIB),
+    disk=DiskLimits(max_bytes=64 * MIB, max_inodes=20_000),
+    time=TimeLimits(wall_s=60),
+    cpu=CpuLimits(),
+    pids_max=128,
+    network=NetworkMode.NONE,
+    best_effort=frozenset({"*"}),
+)
+
+SandboxFactory = Callable[..., Instance]
+AttackRunner = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a script ended, and what it printed."""
+
+    result: StepResult
+    text: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON on the last line."""
+        assert self.text.strip(), f"the script said nothing: {self.result}"
+        return json.loads(self.text.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def rootfs(state: StateDirs) -> Iterator[Path]:
+    """The base image that attacks run on; ``LXCBUILD_TEST_ROOTFS`` names another tree."""
+    if given := os.environ.get("LXCBUILD_TEST_ROOTFS"):
+        yield Path(given)
+        return
+    store = ImageStore(state)
+    try:
+        yield store.ensure(Target("debian", "bookworm")).path
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def dirs(fresh_state: StateDirs) -> StateDirs:
+    """A state directory of one test."""
+    return fresh_state
+
+
+@pytest.fixture(autouse=True)
+def host_state(dirs: StateDirs) -> Iterator[Callable[[], HostState]]:
+    """Around every attack: mounts, cgroups, records, processes, interfaces, settings and descriptors are what they were.
+
+    Yields the function that looks again, for tests that compare at some moment of their own.
+    """
+
+    def look() -> HostState:
+        return HostState.of(dirs)
+
+    before = look()
+    yield look
+    assert look() == before
+
+
+@pytest.fixture(params=["lxc"])
+def backend(request: pytest.FixtureRequest, host_state: object, dirs: StateDirs) -> Iterator[Backend]:
+    """Each backend that is available here; the reason is printed for one that is not."""
+    makers: dict[str, Callable[[StateDirs], Any]] = {"lxc": LxcBackend}
+    with makers[request.param](dirs) as made:
+        verdict = made.probe()
+        if not verdict.usable:
+            pytest.skip(f"backend {request.param}: {verdict.reason}")
+        yield made
+
+
+@pytest.fixture
+def sandbox(backend: Backend, rootfs: Path) -> Iterator[SandboxFactory]:
+    """``sandbox(policy=..., lowers=..., binds=..., name=..., **policy fields)``: a started sandbox, closed after the test."""
+    made: list[Instance] = []
+
+    def make(
+        *,
+        policy: Policy = POLICY,
+        lowers: tuple[Path, ...] | None = None,
+        binds: tuple[Bind, ...] = (),
+        name: str | None = None,
+        **overrides: Any,
+    ) -> Instance:
+        instance = backend.create(
+            InstanceSpec(
+                instance_id=name or f"attack-{len(made)}",
+                lowers=lowers or (rootfs,),
+                policy=replace(policy, **overrides),
+                binds=binds,
+            )
+        )
+        made.append(instance)
+        instance.start()
+        return instance
+
+    yield make
+    for instance in made:
+        instance.close()
+
+
+def run_script(instance: Instance, script: str, *arguments: str, user: User = User.BUILD, **step: Any) -> Said:
+    """Run a file of ``scripts/`` inside; returns how it ended and all it printed."""
+    text = (SCRIPTS / f"{script}.py").read_bytes()
+    instance.put(f"/build/{script}.py", text)
+    heard: list[bytes] = []
+    argv = ("python3", "-B", f"/build/{script}.py", *arguments)
+    result = instance.run(Step(argv=argv, user=user, **step), heard.append)
+    return Said(result, b"".join(heard).decode(errors="replace"))
+
+
+@pytest.fixture
+def run_attack(sandbox: SandboxFactory) -> AttackRunner:
+    """``run_attack(script, *arguments, instance=None, user=..., **overrides)``: the parsed JSON of a script that ended well."""
+
+    def run(
+        script: str, *arguments: str, instance: Instance | None = None, user: User = User.BUILD, **fields: Any
+    ) -> Any:
+        target = instance or sandbox(**fields)
+        said = run_script(target, script, *arguments, user=user)
+        assert said.result.ok, f"{said.result}\n{said.text[-4000:]}"
+        return said.document
+
+    return run
