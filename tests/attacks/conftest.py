@@ -7,52 +7,24 @@ the host. A *weakened* sandbox lacks one guard: the same script must succeed the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attacking import POLICY, run_script
 from host_state import HostState
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
-from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, Target, TimeLimits
-from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, StepResult, User
+from lxcbuild.model import Policy, Target
+from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, User
 from lxcbuild.sandbox.lxc import LxcBackend
-
-SCRIPTS = Path(__file__).parent / "scripts"
-MIB = 1 << 20
-#: What attacks run under unless the test says otherwise: small, and with every belt on.
-POLICY = Policy(
-    name="attack",
-    memory=MemoryLimits(max_bytes=256 * MIB),
-    disk=DiskLimits(max_bytes=64 * MIB, max_inodes=20_000),
-    time=TimeLimits(wall_s=60),
-    cpu=CpuLimits(),
-    pids_max=128,
-    network=NetworkMode.NONE,
-    best_effort=frozenset({"*"}),
-)
 
 SandboxFactory = Callable[..., Instance]
 AttackRunner = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a script ended, and what it printed."""
-
-    result: StepResult
-    text: str
-
-    @property
-    def document(self) -> Any:
-        """The JSON on the last line."""
-        assert self.text.strip(), f"the script said nothing: {self.result}"
-        return json.loads(self.text.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="session")
@@ -128,16 +100,6 @@ def sandbox(backend: Backend, rootfs: Path) -> Iterator[SandboxFactory]:
     yield make
     for instance in made:
         instance.close()
-
-
-def run_script(instance: Instance, script: str, *arguments: str, user: User = User.BUILD, **step: Any) -> Said:
-    """Run a file of ``scripts/`` inside; returns how it ended and all it printed."""
-    text = (SCRIPTS / f"{script}.py").read_bytes()
-    instance.put(f"/build/{script}.py", text)
-    heard: list[bytes] = []
-    argv = ("python3", "-B", f"/build/{script}.py", *arguments)
-    result = instance.run(Step(argv=argv, user=user, **step), heard.append)
-    return Said(result, b"".join(heard).decode(errors="replace"))
 
 
 @pytest.fixture
