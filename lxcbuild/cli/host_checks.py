@@ -142,7 +142,7 @@ def _idmapped_overlay(dirs: StateDirs) -> Iterator[Check]:
         return
     on_disk = probe.overlay_on_idmapped(_existing(dirs.cache), id_base=starts[0])
     if on_disk is None:
-        says = f"id-mapped tmpfs does not work ({in_tmpfs}), so images must stay on disk: slower, not wrong"
+        says = f"a tmpfs cannot be id-mapped ({in_tmpfs}), so images stay on disk (which works; first reads are slower)"
         yield Check(
             name="overlay", verdict="warn", says=says, fix="boot Linux 6.3 or newer (bookworm-backports has one)"
         )

@@ -91,9 +91,10 @@ def show(ui: Ui, /, *, target: Target, as_json: bool) -> None:
     record = store.record(target)
     listed = next(each for each in store.list() if each.target.image_name == target.image_name)
     if as_json:
-        ui.emit_json({**_listed_document(listed), **_record_document(record, packages=True)})
+        place = {"storage": _storage(listed), "why_on_disk": _why_on_disk(ui, listed)}
+        ui.emit_json({**_listed_document(listed), **place, **_record_document(record, packages=True)})
         return
-    for key, value in _facts(listed, record):
+    for key, value in [*_facts(listed, record), *_storage_facts(ui, listed)]:
         ui.line(f"{key:<12} {value}")
     ui.line()
     ui.table(("package", "version", "architecture"), [(p.name, p.version, p.architecture) for p in record.packages])
@@ -137,6 +138,23 @@ def _state(listed: Listed) -> str:
 
 def _in_memory(listed: Listed) -> bool:
     return listed.loaded is not None and listed.loaded.parent.name == "hot"
+
+
+def _storage(listed: Listed) -> str | None:
+    return None if listed.loaded is None else "ram" if _in_memory(listed) else "disk"
+
+
+def _why_on_disk(ui: Ui, listed: Listed) -> str | None:
+    from lxcbuild.images.tmpfs_maps import known_refusal
+
+    if _storage(listed) != "disk":
+        return None
+    return known_refusal(ui.dirs) or "memory was short when it was unpacked"
+
+
+def _storage_facts(ui: Ui, listed: Listed) -> list[tuple[str, str]]:
+    why = _why_on_disk(ui, listed)
+    return [] if why is None else [("on disk", why)]
 
 
 def _row(listed: Listed) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Unpacked images and layers: one tmpfs per state directory, or the disk where memory is short.
+"""Unpacked images and layers: one tmpfs per state directory, or the disk where memory is short or the kernel wants it so.
 
 Trees appear by rename, so readers need no lock. Whoever uses a tree pins it with a shared lock that ends with the process;
 a pinned tree is never removed (a file that vanishes below a mounted overlay breaks the sandbox above).
@@ -16,6 +16,7 @@ from lxcbuild.config import locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import KernelError
 from lxcbuild.events import Monitor, Note
+from lxcbuild.images import tmpfs_maps
 from lxcbuild.images.image import Storage
 from lxcbuild.linux import syscalls
 
@@ -45,6 +46,15 @@ def choose_storage(size_bytes: int, *, total_bytes: int, available_bytes: int, f
     if size_bytes > free_bytes:
         return Storage.DISK, f"the images in memory have only {free_bytes // mib} MiB left of their share"
     return Storage.RAM, "enough memory is available"
+
+
+def _flush(tree: Path) -> None:
+    """Bring a tree to the disk before it gets its name: after a loss of power it is there whole or not at all."""
+    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 class HotStore:
@@ -94,6 +104,8 @@ class HotStore:
             fresh.mkdir(mode=0o755)
             try:
                 fill(fresh)
+                if storage is Storage.DISK:
+                    _flush(fresh)
                 fresh.rename(place / digest[:16])
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -101,6 +113,10 @@ class HotStore:
             return place / digest[:16], storage
 
     def _choose(self, size_bytes: int, what: str) -> Storage:
+        refusal = tmpfs_maps.refusal(self._dirs)
+        if refusal is not None:
+            self._monitor.emit(Note(text=f"{what} is unpacked on disk, not in memory: {refusal}"))
+            return Storage.DISK
         self._mount()
         memory, tmpfs = memory_info(), os.statvfs(self._dirs.hot)
         storage, reason = choose_storage(

@@ -15,6 +15,7 @@ from lxcbuild.errors import KernelError
 # unshare(2), clone(2)
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 # mount(2)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
@@ -42,6 +43,8 @@ _libc.syscall.restype = ctypes.c_long
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
+_libc.syncfs.argtypes = (ctypes.c_int,)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
@@ -76,6 +79,21 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags), "unshare")
 
 
+def setns(namespace_fd: int, kind: int) -> None:
+    """Enter a namespace of the given CLONE_NEW kind (setns(2)); raises OSError."""
+    _checked(_libc.setns(namespace_fd, kind), "setns")
+
+
+def c_string(text: bytes) -> ctypes.Array[ctypes.c_char]:
+    """Zero-terminated memory for a structure that holds a pointer; it lives as long as the result."""
+    return ctypes.create_string_buffer(text)
+
+
+def address_of(memory: ctypes.Array[ctypes.c_char]) -> int:
+    """Where :func:`c_string` put it."""
+    return ctypes.addressof(memory)
+
+
 def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
     """mount(2); raises OSError."""
     _checked(
@@ -93,6 +111,11 @@ def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0
 def umount(target: str) -> None:
     """Detach a mount (umount2 with MNT_DETACH); raises OSError."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+
+
+def syncfs(fd: int) -> None:
+    """Write the file system of ``fd`` back to its disk (syncfs(2)); raises OSError."""
+    _checked(_libc.syncfs(fd), "syncfs")
 
 
 def open_tree(path: str | os.PathLike[str], *, flags: int = OPEN_TREE_CLONE, dir_fd: int = AT_FDCWD) -> int:
