@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +10,24 @@ from pathlib import Path
 import pytest
 from lxc_sandboxes import spec
 
+from lxcbuild.cli.options import host_target
 from lxcbuild.config.paths import StateDirs
+from lxcbuild.images.store import ImageStore
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 
 
 @pytest.fixture(scope="session")
-def rootfs(state: StateDirs) -> Path:
-    """A small Debian tree with Python, made once and kept with the other images of the tests."""
+def rootfs(state: StateDirs, request: pytest.FixtureRequest) -> Path:
+    """The base image of this host's own suite, made once and kept from run to run."""
     if given := os.environ.get("LXCBUILD_TEST_ROOTFS"):
         return Path(given)
-    tree = state.cache / "test-rootfs"
-    if not tree.exists():
-        tree.parent.mkdir(parents=True, exist_ok=True)
-        new = tree.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        suite = next(
-            line.partition("=")[2].strip()
-            for line in Path("/etc/os-release").read_text().splitlines()
-            if line.startswith("VERSION_CODENAME=")
-        )
-        command = ["mmdebstrap", "--variant=minbase", "--include=python3", suite, os.fspath(new)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        new.rename(tree)
-    return tree
+    store = ImageStore(state)
+    image = store.ensure(host_target())
+    # Kept in place by the store's lock until the process ends.
+    request.addfinalizer(store.close)
+    return image.path
 
 
 @dataclass
