@@ -19,15 +19,15 @@ from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 
 
 @pytest.fixture(scope="session")
-def rootfs(state: StateDirs, request: pytest.FixtureRequest) -> Path:
+def rootfs(state: StateDirs) -> Iterator[Path]:
     """The base image of this host's own suite, made once and kept from run to run."""
     if given := os.environ.get("LXCBUILD_TEST_ROOTFS"):
-        return Path(given)
+        yield Path(given)
+        return
     store = ImageStore(state)
     image = store.ensure(host_target())
-    # Kept in place by the store's lock until the process ends.
-    request.addfinalizer(store.close)
-    return image.path
+    yield image.path
+    store.close()  # until here its lock keeps the image in place
 
 
 @dataclass
