@@ -46,7 +46,7 @@ def provision_policy(download_bytes: int) -> Policy:
         cpu=CpuLimits(weight=100),
         pids_max=4096,
         network=NetworkMode.NONE,
-        seccomp="none",  # maintainer scripts of the distribution; the profile is for package builds
+        seccomp="trusted",
         best_effort=frozenset({"*"}),
     )
 

@@ -82,17 +82,19 @@ def _walls(policy: Policy) -> Iterator[Limit]:
 def _seccomp(policy: Policy) -> Limit:
     name, problem, fix = policy.seccomp, None, None
     try:
-        text = seccomp.profile(name)
+        found = seccomp.filters(name)
     except LimitRefusedError as error:
-        text, problem, fix = "", error.brief, error.resolution
-    if text is not None and problem is None and (problem := probe.seccomp()) is not None:
+        found, problem, fix = None, error.brief, error.resolution
+    if found is not None and problem is None and (problem := probe.seccomp()) is not None:
         fix = "use a kernel with CONFIG_SECCOMP_FILTER"
-    off = text is None
+    off = found is None and problem is None
     return Limit(
         name="seccomp",
         value=name,
         mechanism=Mechanism.NOTHING if off else Mechanism.SECCOMP,
-        how="switched off by the policy" if off else f"profile {name}, loaded by liblxc before the first instruction",
+        how="switched off by the policy"
+        if off
+        else f"allow-list {name}: PID 1 loads it before any step, liblxc its core first",
         problem=problem,
         fix=fix,
     )

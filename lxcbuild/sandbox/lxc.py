@@ -18,9 +18,9 @@ from lxcbuild.errors import CancelledError, HostError, InputError, LxcbuildError
 from lxcbuild.linux import mounts
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
-from lxcbuild.model import NetworkMode, OutputLimits, Usage
+from lxcbuild.model import OutputLimits, Usage
 from lxcbuild.sandbox import extract as extraction
-from lxcbuild.sandbox import launcher, lxcconf, policy, seccomp
+from lxcbuild.sandbox import launcher, lxcconf, network, policy, seccomp
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User, Verdict
 from lxcbuild.sandbox.behind import Behind
 from lxcbuild.sandbox.nursery import LauncherHandle, Nursery, wait_pidfd
@@ -74,7 +74,6 @@ class LxcBackend:
         host = self._host
         plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
-        seccomp.profile(spec.policy.seccomp)
         _check_paths(spec)
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
 
@@ -115,6 +114,9 @@ class LxcInstance:
         self._limits: Mapping[str, object] = {}
         self._launcher: LauncherHandle | None = None
         self._session: Session | None = None
+        self._guard_line: network.GuardLine | None = None
+        self._guard_pid: int | None = None
+        self._netns = 0
         self._init_pidfd: int | None = None
         self._cgroup: Cgroup | None = None
         self._merged_fd = self._upper_fd = -1
@@ -125,6 +127,7 @@ class LxcInstance:
         self._guard = threading.Lock()
         self._final: Usage | None = None
         self._closed = False
+        self._filters = seccomp.filters(spec.policy.seccomp)
 
     # -- life --
 
@@ -146,7 +149,9 @@ class LxcInstance:
             cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
             self._plan = policy.enforce(self._plan, cgroup)
-            runner_end = self._send_job(handle, cgroup)
+            line = self._guard_line = network.GuardLine()
+            stack.callback(line.close)
+            runner_end = self._send_job(handle, cgroup, line)
             session = self._session = Session(runner_end, kill=self._kill)
             stack.callback(session.close)
             self._check_cancelled()  # a cancel that came before this line found no session
@@ -167,10 +172,22 @@ class LxcInstance:
 
     def run(self, step: Step, on_output: OutputSink) -> StepResult:
         """Run one command to its end."""
-        return self._live().run(step, policy=self.spec.policy, on_output=on_output, probe=self._probe)
+        session, mode = self._live(), self.spec.policy.network
+        step = replace(step, env={**network.environment(mode), **step.env})
+        result = session.run(step, policy=self.spec.policy, on_output=on_output, probe=self._probe)
+        if mode not in network.GUARDED:
+            return result
+        assert self._guard_line is not None
+        seen = self._guard_line.drain()
+        if seen is None:  # it dies with the sandbox, and nothing else may kill it
+            if result.stopped_by is None:
+                raise SandboxError("the guard of the sandbox's network died")
+            return result
+        return replace(result, network=seen[0], network_lost=seen[1])
 
     def interact(self, step: Step) -> int:
         """Run one command on a pseudo-terminal inside, joined to the caller's terminal."""
+        step = replace(step, env={**network.environment(self.spec.policy.network), **step.env})
         return self._live().interact(step, policy=self.spec.policy, probe=self._probe)
 
     def cancel(self) -> None:
@@ -223,7 +240,7 @@ class LxcInstance:
 
     # -- parts of start --
 
-    def _send_job(self, handle: LauncherHandle, cgroup: Cgroup) -> socket.socket:
+    def _send_job(self, handle: LauncherHandle, cgroup: Cgroup, line: network.GuardLine) -> socket.socket:
         """Hand the job over; returns our end of the runner's socket."""
         limits = self.spec.policy.disk
         early, late = _cgroup_files(cgroup)
@@ -238,15 +255,17 @@ class LxcInstance:
             + sum(b.host.stat().st_size for b in self.spec.binds if b.host.is_file()),
             tmpfs_inodes=limits.max_inodes + _OWN_INODES,
             runner=os.fspath(RUNNER),
-            loopback_up=self.spec.policy.network is not NetworkMode.NONE,
-            seccomp_profile=seccomp.profile(self.spec.policy.seccomp),
+            network=self.spec.policy.network.value,
+            proxy_hosts=list(self.spec.policy.proxy_hosts),
+            seccomp_profile=self._filters.first_text if self._filters else None,
             cgroup_files=early,
             late_cgroup_files=late,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
+        with theirs, line.theirs:
             try:
-                socket.send_fds(handle.job, [job.encode()], [theirs.fileno(), handle.id_range.fd])
+                fds = [theirs.fileno(), handle.id_range.fd, line.theirs.fileno()]
+                socket.send_fds(handle.job, [job.encode()], fds)
             except OSError as error:
                 ours.close()
                 raise SandboxError("the launcher of the sandbox died before it began", details=str(error)) from error
@@ -259,16 +278,17 @@ class LxcInstance:
         if message.get("event") != "mounted":
             raise self._failure(message)
         self._merged_fd, self._upper_fd = fds
+        self._netns, self._guard_pid = message["netns"], message["guard"]
 
     def _wait_ready(self, session: Session, handle: LauncherHandle) -> None:
         try:
-            ready = session.wait_ready(_START_S)
+            ready = session.wait_ready(_START_S, program=self._filters.program if self._filters else None)
         except SandboxError as error:
             message, _ = self._message(handle, 1.0)
             raise self._failure(message, error) from error
         # Said by our runner before anything hostile has run: no belt may be missing without a word.
         capabilities = sum(1 << number for number in lxcconf.ROOT_CAPABILITIES.values())
-        filtered = 0 if self.spec.policy.seccomp == "none" else 2  # SECCOMP_MODE_FILTER
+        filtered = 2 if self._filters else 0  # SECCOMP_MODE_FILTER
         found = {
             "no_new_privs": ready.no_new_privs,
             "seccomp": ready.seccomp,

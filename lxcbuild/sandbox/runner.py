@@ -123,7 +123,7 @@ class Runner:
     def act(self, message: "dict[str, object]") -> None:
         """Do what one message asks for."""
         if message["op"] == "load":
-            self.load(str(message["source"]))
+            self.load(str(message["source"]), message.get("filter"))
             return
         try:
             getattr(self, "do_" + str(message["op"]))(message)
@@ -132,10 +132,15 @@ class Runner:
 
     # -- what the host can ask for --------------------------------------------------------------------------------
 
-    def load(self, source: str) -> None:
-        """Take the other half of this program; the host is trusted, it chooses every command anyway."""
+    def load(self, source: str, encoded_filter: object) -> None:
+        """Take the other half of this program, and what filters our system calls and those of every step from here on.
+
+        The host is trusted, it chooses every command anyway. A filter that cannot be loaded is the end.
+        """
         exec(compile(source, "runner_step.py", "exec"), self.steps.__dict__)  # noqa: S102
         self.steps.guard_runner()
+        if encoded_filter is not None:
+            self.steps.filter_calls(a2b_base64(str(encoded_filter)))
 
     def do_ping(self, message) -> None:  # type: ignore[no-untyped-def]
         """Answer."""

@@ -24,6 +24,7 @@ STEP_OOM_SCORE_ADJ = 500  # within the memory cgroup a step's processes die befo
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 4, 24, 38, 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
 EINVAL = 22
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 
 # asm-generic/ioctls.h
 TIOCSCTTY, TIOCSWINSZ = 0x540E, 0x5414
@@ -65,6 +66,24 @@ def drop_capabilities() -> None:
 def guard_runner() -> None:
     """Make the runner's memory, environment and descriptors unreadable for everyone else inside (``PR_SET_DUMPABLE``, proc(5))."""
     prctl(PR_SET_DUMPABLE, 0)
+
+
+class FilterProgram(ctypes.Structure):
+    """``struct sock_fprog`` of linux/filter.h."""
+
+    _fields_ = [("count", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def filter_calls(program: bytes) -> None:
+    """Load a system-call filter (an array of ``struct sock_filter``) into this process and all its children to come.
+
+    seccomp(2) wants no_new_privs for that, or CAP_SYS_ADMIN; the first is what every step gets in any case.
+    """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    described = FilterProgram(len(program) // 8, program)
+    zero = ctypes.c_ulong(0)
+    mode = ctypes.c_ulong(SECCOMP_MODE_FILTER)
+    checked("load the system-call filter", libc.prctl(PR_SET_SECCOMP, mode, ctypes.byref(described), zero, zero))
 
 
 def start(message) -> "tuple[int, int, int]":  # type: ignore[no-untyped-def]

@@ -1,60 +1,81 @@
-"""The system-call filter of a sandbox, as a profile for liblxc (seccomp(2); profile format: lxc.container.conf(5)).
+"""System-call filters of sandboxes: from a profile (``cgroups/seccomp/*.yaml``) to what the kernel and liblxc take.
 
-``build`` denies what no build needs and what has been the way into the kernel before: namespaces, mounts, keys, modules, bpf,
-performance counters, io_uring, handles, clocks. Everything inside lacks the capabilities for most of these anyway: this is the
-second belt. ``none`` is no filter at all.
+Every sandbox has two filters, and the stricter answer of the two counts (seccomp(2)):
+
+* ``first_text``: a short deny-list that liblxc loads before the first instruction inside. libseccomp needs 45 ms for the whole
+  allow-list (it compiles it at every start, for three calling conventions), so this holds only what would matter before the second
+  filter is there, even to an image whose Python is not Python.
+* ``program``: the whole allow-list as classic BPF, compiled here once per process (7 ms); the runner loads it into PID 1, and so
+  into everything inside, before it runs any step.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxcbuild.config import data
+from lxcbuild.config.seccomp_profiles import KIND, SeccompProfile, load_seccomp
 from lxcbuild.errors import LimitRefusedError
+from lxcbuild.linux import syscall_numbers
+from lxcbuild.sandbox import seccomp_bpf
 
-_EPERM, _ENOSYS = 1, 38
-
-_DENIED = (
-    # mounts and roots
-    "mount", "umount2", "pivot_root", "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
-    "swapon", "swapoff", "quotactl", "nfsservctl",
-    # namespaces (clone with CLONE_NEWUSER is below)
-    "unshare", "setns",
-    # keys of the kernel
-    "add_key", "request_key", "keyctl",
-    # code in the kernel, and looking into it
-    "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "bpf", "perf_event_open", "userfaultfd",
-    "lookup_dcookie", "fanotify_init", "open_by_handle_at", "syslog", "iopl", "ioperm", "acct", "reboot", "vhangup",
-    # clocks of the host
-    "settimeofday", "stime", "adjtimex", "clock_adjtime", "clock_settime",
-)  # fmt: skip
-
-#: A large interface that filters cannot look into; libraries fall back to plain calls when it "does not exist".
-_ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register")
-
-_NEW_NAMESPACES = (
-    0x00020000,  # CLONE_NEWNS
-    0x02000000,  # CLONE_NEWCGROUP
-    0x04000000,  # CLONE_NEWUTS
-    0x08000000,  # CLONE_NEWIPC
-    0x10000000,  # CLONE_NEWUSER
-    0x20000000,  # CLONE_NEWPID
-    0x40000000,  # CLONE_NEWNET
-)
-_AF_ALG, _AF_VSOCK = 38, 40
+_CLONE_NEWUSER = 0x10000000
 
 
-def profile(name: str) -> str | None:
-    """The text of the named profile, None for ``none``; raises :class:`LimitRefusedError` for a name that we do not have."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Both filters of one profile: liblxc's text, and an array of ``struct sock_filter``."""
+
+    first_text: str
+    program: bytes
+
+
+def filters(name: str) -> Filters | None:
+    """The named profile for this machine, None for ``none``.
+
+    Raises :class:`LimitRefusedError` for a name, a machine or a call that we do not know, and ConfigError for a mistake in a file.
+    """
     if name == "none":
         return None
-    if name != "build":
-        raise LimitRefusedError(f"there is no seccomp profile {name!r}", resolution="profiles are: build, none")
+    stamps = tuple((path, path.stat().st_mtime_ns) for paths in data.files(KIND).values() for path in paths)
+    return _compile(name, os.uname().machine, stamps)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(name: str, machine: str, stamps: tuple[tuple[Path, int], ...]) -> Filters:  # noqa: ARG001 - part of the key
+    profile = load_seccomp(name)
+    return Filters(first_text=first_text(profile), program=program(profile, machine))
+
+
+def first_text(profile: SeccompProfile) -> str:
+    """The deny-list in liblxc's format (version 2, lxc.container.conf(5)), with the calls of ``first``."""
     lines = ["2", "denylist", "[all]"]
-    lines += [f"{call} errno {_EPERM}" for call in _DENIED]
-    lines += [f"{call} errno {_ENOSYS}" for call in _ABSENT]
-    lines += [f"clone errno {_EPERM} [0,{flag},SCMP_CMP_MASKED_EQ,{flag}]" for flag in _NEW_NAMESPACES]
-    # The flags of clone3 are behind a pointer, where no filter can see them; glibc falls back to clone.
-    lines.append(f"clone3 errno {_ENOSYS}")
-    # The host's kernel crypto interface, and sockets to a hypervisor, which no network namespace holds back.
-    lines += [f"socket errno 97 [0,{family},SCMP_CMP_EQ]" for family in (_AF_ALG, _AF_VSOCK)]
-    # TIOCSTI and TIOCLINUX push input into a terminal; the kernel looks at 32 bits of the request only.
-    lines += [f"ioctl errno {_EPERM} [1,{request},SCMP_CMP_MASKED_EQ,{0xFFFFFFFF}]" for request in (0x5412, 0x541C)]
+    lines += [f"{call} errno {seccomp_bpf.errno_of(error)}" for call, error in profile.first.items()]
+    # A user namespace is what gives capabilities to those who have none.
+    eperm = seccomp_bpf.errno_of("EPERM")
+    lines.append(f"clone errno {eperm} [0,{_CLONE_NEWUSER},SCMP_CMP_MASKED_EQ,{_CLONE_NEWUSER}]")
     return "\n".join(lines) + "\n"
+
+
+def program(profile: SeccompProfile, machine: str) -> bytes:
+    """The whole profile as a BPF program for one machine (``uname -m``)."""
+    try:
+        numbers = syscall_numbers.numbers(machine)
+    except KeyError:
+        raise LimitRefusedError(
+            f"there is no table of system calls for {machine}",
+            resolution=f"filters are known for: {', '.join(syscall_numbers.AUDIT_ARCH)}; elsewhere only seccomp: none",
+        ) from None
+    known = {call for other in syscall_numbers.AUDIT_ARCH for call in syscall_numbers.numbers(other)}
+    if unknown := (profile.calls.keys() | profile.first.keys()) - known:
+        raise LimitRefusedError(
+            f"seccomp profile {profile.name}: there is no system call {min(unknown)}",
+            resolution="check the name; calls newer than Linux 5.17 cannot be allowed by name",
+        )
+    answers = {numbers[call]: answer for call, answer in profile.calls.items() if call in numbers}
+    return seccomp_bpf.compile_filter(
+        answers, otherwise=profile.otherwise, audit_arch=syscall_numbers.AUDIT_ARCH[machine]
+    )

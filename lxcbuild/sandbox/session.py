@@ -60,14 +60,18 @@ class Session:
         """Why nothing more can be done in this session, once that is so."""
         return self._channel.broken
 
-    def wait_ready(self, timeout_s: float) -> Ready:
-        """Wait for the runner's first message. Raises SandboxError when it does not come in time, or is not one."""
+    def wait_ready(self, timeout_s: float, *, program: bytes | None = None) -> Ready:
+        """Wait for the runner's first message. Raises SandboxError when it does not come in time, or is not one.
+
+        ``program`` is the system-call filter (an array of ``struct sock_filter``) that PID 1 loads before any step.
+        """
         answer = self._answer(timeout_s)
         if not isinstance(answer, Ready):
             self._channel.fail("the runner's first message is not 'ready'")
             self._channel.check()
         assert isinstance(answer, Ready)
-        self._channel.tell("load", source=_RUNNER_STEP.read_text())
+        encoded = None if program is None else protocol.encode_bytes(program)
+        self._channel.tell("load", source=_RUNNER_STEP.read_text(), filter=encoded)
         self._channel.exchange(0, {})  # so that it is compiled there while the caller does something else here
         return answer
 
