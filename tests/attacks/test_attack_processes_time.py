@@ -1,0 +1,142 @@
+"""Attacks 25, 26, 31 and 33: fork bombs, daemons, spinning, and steps that never end."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from attacking import run_script
+from host_state import processes_in_range
+
+from lxcbuild.model import CpuLimits, FailureClass, TimeLimits
+
+pytestmark = pytest.mark.root
+
+
+def gone_within(instance, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := processes_in_range(instance._id_start)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left == []
+
+
+def test_25_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> None:
+    bomb = sandbox(pids_max=64, time=TimeLimits(wall_s=20))
+    said = run_script(bomb, "attack_25_fork_bomb", "1.5", str(1 << 30))
+    assert said.result.stopped_by in (FailureClass.PIDS_EXHAUSTED, FailureClass.TIMEOUT), said
+    assert said.result.usage.pids_denied > 0
+    assert said.result.usage.peak_pids <= 64
+    begun = time.monotonic()
+    bomb.stop()
+    assert time.monotonic() - begun < 1
+    assert processes_in_range(bomb._id_start) == []
+
+
+def test_25_a_fork_bomb_that_never_gives_up_ends_at_the_wall_clock(sandbox) -> None:
+    bomb = sandbox(pids_max=64, time=TimeLimits(wall_s=1.5))
+    begun = time.monotonic()
+    said = run_script(bomb, "attack_25_fork_bomb", "600", str(1 << 30))
+    assert said.result.stopped_by is FailureClass.TIMEOUT
+    assert time.monotonic() - begun < 1.5 + 3
+    bomb.close()
+    gone_within(bomb, 1)
+
+
+def test_25_without_the_limit_the_processes_are_made(sandbox) -> None:
+    said = run_script(sandbox(pids_max=400), "attack_25_fork_bomb", "10", "150")
+    assert (said.result.stopped_by, said.text) == (None, "made=150 denied=0\n")
+
+
+@pytest.mark.parametrize("kind", ["deaf", "hydra"])
+def test_26_daemons_end_with_their_step(sandbox, kind: str) -> None:
+    instance = sandbox(pids_max=64)
+    said = run_script(instance, "attack_26_daemons", kind)
+    assert said.text.endswith("left behind\n"), said
+    # The step is over when everything that it started is dead, so there is nothing to wait for here.
+    assert [pid for pid in processes_in_range(instance._id_start) if not is_runner(pid)] == []
+    instance.stop()
+    assert processes_in_range(instance._id_start) == []
+
+
+@pytest.mark.parametrize("kind", ["deaf", "hydra"])
+def test_26_daemons_do_not_survive_a_kill_in_the_middle(sandbox, kind: str) -> None:
+    instance = sandbox(pids_max=64)
+    timer = threading.Timer(0.4, instance.cancel)
+    timer.start()
+    run_script(instance, "attack_26_daemons", kind)
+    timer.join()
+    instance.stop()
+    assert processes_in_range(instance._id_start) == []
+
+
+def is_runner(pid: int) -> bool:
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("NSpid")
+    )
+    return fields["NSpid"].split()[-1] == "1"
+
+
+@pytest.mark.parametrize("percent", [50.0, 25.0])
+def test_31_spinning_threads_get_the_quota_and_no_more(sandbox, percent: float) -> None:
+    instance = sandbox(cpu=CpuLimits(quota_percent=percent))
+    said = run_script(instance, "attack_31_cpu_spin", "4", "4")
+    usage = said.result.usage
+    share = usage.cpu_s / usage.wall_s
+    # A ceiling holds on any machine; that all of it was had needs a CPU that somebody else does not use up.
+    assert share <= percent / 100 * 1.05, usage
+    assert share >= percent / 100 * 0.80, usage
+    assert usage.throttled_s > 1
+
+
+def test_31_without_a_quota_it_gets_more(sandbox) -> None:
+    usage = run_script(sandbox(), "attack_31_cpu_spin", "4", "2").result.usage
+    assert usage.cpu_s / usage.wall_s > 0.3  # more than the smaller quota above, even on a loaded machine
+    assert usage.throttled_s == 0
+
+
+def test_31_weights_divide_contended_cpus(sandbox) -> None:
+    """Three parts to one, on one processor; other programs on it take from both alike. Medians, because they are not steady."""
+    light = sandbox(name="light", cpu=CpuLimits(weight=100, cpuset="0"))
+    heavy = sandbox(name="heavy", cpu=CpuLimits(weight=300, cpuset="0"))
+    shares = []
+    for _ in range(3):
+        spent = {}
+
+        def spin(instance, spent=spent) -> None:
+            spent[instance.spec.instance_id] = run_script(instance, "attack_31_cpu_spin", "2", "2.5").result.usage.cpu_s
+
+        threads = [threading.Thread(target=spin, args=(instance,)) for instance in (light, heavy)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        shares.append(spent["heavy"] / (spent["heavy"] + spent["light"]))
+    assert statistics.median(shares) == pytest.approx(0.75, abs=0.05), shares
+
+
+@pytest.mark.parametrize("way", ["quiet", "talking", "stopped", "deaf"])
+def test_33_what_never_ends_is_ended_at_the_wall_clock(sandbox, way: str) -> None:
+    said = run_script(sandbox(time=TimeLimits(wall_s=1.5)), "attack_33_hang", way)
+    assert said.result.stopped_by is FailureClass.TIMEOUT
+    assert 1.5 <= said.result.usage.wall_s < 1.5 + 2.5
+
+
+@pytest.mark.parametrize("way", ["quiet", "stopped", "deaf"])
+def test_33_what_says_nothing_is_ended_as_silent(sandbox, way: str) -> None:
+    said = run_script(sandbox(time=TimeLimits(wall_s=60, silence_s=1.0)), "attack_33_hang", way)
+    assert said.result.stopped_by is FailureClass.SILENT
+    assert 1.0 <= said.result.usage.wall_s < 1.0 + 3
+
+
+def test_33_what_talks_is_not_silent(sandbox) -> None:
+    said = run_script(sandbox(time=TimeLimits(wall_s=2.5, silence_s=1.0)), "attack_33_hang", "talking")
+    assert said.result.stopped_by is FailureClass.TIMEOUT
+
+
+def test_33_cpu_time_has_a_clock_of_its_own(sandbox) -> None:
+    said = run_script(sandbox(time=TimeLimits(wall_s=60, cpu_s=1.0)), "attack_31_cpu_spin", "2", "50")
+    assert said.result.stopped_by is FailureClass.TIMEOUT
+    assert said.result.usage.cpu_s < 1.0 + 2.5
