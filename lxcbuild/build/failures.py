@@ -55,6 +55,8 @@ def failure_of(error: errors.LxcbuildError, phase: Phase) -> Failure:
     failure_class = next(_CLASS_OF_ERROR[cls] for cls in type(error).__mro__ if cls in _CLASS_OF_ERROR)
     if isinstance(error, errors.DependencyError):
         failure_class = _UNSATISFIABLE_IN.get(phase, failure_class)
+    if isinstance(error, errors.BadNameError) and phase not in (Phase.RESOLVE, Phase.FETCH):
+        failure_class = FailureClass.BROKEN_SDIST  # nobody but the archive can have said that name
     return Failure(
         failure_class=failure_class,
         phase=phase,
