@@ -19,6 +19,7 @@ from lxc_sandboxes import MIB, POLICY, processes_of, shell, spec
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
+from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.model import (
     CpuLimits,
     DiskLimits,
@@ -179,7 +180,10 @@ def test_the_inner_root_can_install_a_package(running: LxcInstance) -> None:
     assert (result.exit_status, out) == (0, "33\n0\nStatus: install ok installed\n")
 
 
-def test_a_killed_orchestrator_leaves_only_what_sweep_removes(dirs: StateDirs, rootfs: Path) -> None:
+@pytest.mark.parametrize("nursery_too", [False, True])
+def test_a_killed_orchestrator_leaves_nothing_or_what_sweep_removes(
+    dirs: StateDirs, rootfs: Path, *, nursery_too: bool
+) -> None:
     script = textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})
@@ -204,14 +208,23 @@ def test_a_killed_orchestrator_leaves_only_what_sweep_removes(dirs: StateDirs, r
         (record,) = registry.list_instances(dirs)
         assert registry.is_live(record)
         assert registry.sweep(record) == []
+        if nursery_too:  # nobody is there to clean up
+            child.send_signal(signal.SIGSTOP)
+            assert record.launcher_pid is not None
+            stat = Path("/proc", str(record.launcher_pid), "stat").read_text()
+            os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
         child.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 2
     while (left := processes_of(id_start)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert left == []
     assert not registry.is_live(record)
-    assert any(what.startswith("cgroup") for what in registry.sweep(record))
+    if nursery_too:
+        assert any(what.startswith("cgroup") for what in registry.sweep(record))
+    while registry.list_instances(dirs) and time.monotonic() < deadline + 8:
+        time.sleep(0.01)
     assert registry.list_instances(dirs) == []
+    assert record.cgroup not in CgroupHost.detect().list(dirs.cgroup)
 
 
 def test_an_image_without_python_is_refused_in_words(backend: LxcBackend, tmp_path: Path) -> None:
