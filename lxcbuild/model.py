@@ -264,6 +264,35 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkAttempt:
+    """Something inside wanted the network. Texts are the build's own words: bounded, printable, not to be believed."""
+
+    protocol: str  # tcp, udp, icmp ...; dns: a name was asked for and not used; proxy: a request to the policy's proxy
+    name: str | None  # of the host, where it was asked for by name
+    address: str | None  # otherwise
+    port: int | None
+    allowed: bool = False  # let through by the policy's proxy
+    pid: int | None = None  # inside; None: the process was gone before it could be looked up
+    program: str | None = None  # short, such as "git clone"
+    argv: tuple[str, ...] = ()
+    count: int = 1
+    at: str = ""  # the first time; ISO 8601 in UTC
+
+    @property
+    def target(self) -> str:
+        """Such as ``github.com:443``."""
+        host = self.name or self.address or "?"
+        if self.port is None:
+            return host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        times = f", {self.count} times" if self.count > 1 else ""
+        verdict = " allowed" if self.allowed else ""
+        return f"{self.target}{f' ({self.program})' if self.program else ''}, {self.protocol}{verdict}{times}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseRecord:
     """One finished phase. ``started_at`` is ISO 8601 in UTC."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from lxcbuild.model import FailureClass, OutputLimits, Policy, Usage
+from lxcbuild.model import FailureClass, NetworkAttempt, OutputLimits, Policy, Usage
 
 OutputSink = Callable[[bytes], None]
 
@@ -76,6 +76,8 @@ class StepResult:
     usage: Usage
     output_bytes: int
     output_truncated: bool
+    network: tuple[NetworkAttempt, ...] = ()  # what was tried, in the modes sinkhole and proxy; in order of time
+    network_lost: int = 0  # different attempts beyond those that are remembered
 
     @property
     def ok(self) -> bool:

@@ -13,8 +13,9 @@ socket             message                                                      
 to the nursery     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
 from the nursery   ``{"pid": N}``                                                 pidfd of the launcher
 to the launcher    ``{"op": "warm", "id_base": N}``                               none
-to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range
-from the launcher  ``{"event": "mounted"}``                                       merged tree, upper directory
+to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range,
+                                                                                  the guard's line (see sinkhole.py)
+from the launcher  ``{"event": "mounted", "netns", "guard"}``                     merged tree, upper directory
 from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``             none
 =================  =============================================================  ===========================
 """
@@ -42,8 +43,8 @@ if __name__ == "__main__":  # started by path, without site-packages: find our p
     sys.path[:0] = [os.fspath(Path(__file__).resolve().parents[2])]
     sys.path.append("/usr/lib/python3/dist-packages")
 
-from lxcbuild.linux import idmap, mounts, syscalls
-from lxcbuild.sandbox import lxcconf
+from lxcbuild.linux import idmap, mounts, netns, syscalls
+from lxcbuild.sandbox import lxcconf, sinkhole
 
 MESSAGE_BYTES = 1 << 17
 _LAST_WORDS_S = 5.0
@@ -64,7 +65,8 @@ class Job:
     tmpfs_bytes: int
     tmpfs_inodes: int
     runner: str
-    loopback_up: bool
+    network: str  # a NetworkMode
+    proxy_hosts: list[str] = field(default_factory=list)
     max_ptys: int = 64
     seccomp_profile: str | None = None  # its text, in liblxc's format
     # Files to write "0" to, which moves the writer into the build's cgroups; the late ones
@@ -165,10 +167,11 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
                 warm, _ = receive(sock)
                 # Two to five milliseconds that need not be spent when somebody waits: the map depends on nothing but the range.
                 userns = idmap.open_userns(warm["id_base"])
+                ground = netns.make()
                 message, fds = receive(sock)
             except EOFError:
                 os._exit(0)  # warmed for nothing
-            _serve(sock, Job(**message), *fds, userns=userns)
+            _serve(sock, Job(**message), *fds, userns=userns, ground=ground)
             status = 0
     except BrokenPipeError:
         pass  # the orchestrator went away: so do we
@@ -176,7 +179,9 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
         os._exit(status)
 
 
-def _serve(sock: socket.socket, job: Job, runner_fd: int, id_fd: int, *, userns: int) -> None:
+def _serve(
+    sock: socket.socket, job: Job, runner_fd: int, id_fd: int, guard_fd: int, *, userns: int, ground: netns.Ground
+) -> None:
     """Make the sandbox, run it to its end, and say how it ended. ``id_fd`` holds the lock on the id range."""
     try:
         started_at = time.monotonic()
@@ -187,18 +192,25 @@ def _serve(sock: socket.socket, job: Job, runner_fd: int, id_fd: int, *, userns:
         with contextlib.suppress(PermissionError):
             Path("/proc/self/oom_score_adj").write_text("-1000")
         entered_at = time.monotonic()
+        guard = _settle_network(job, ground, guard_fd)  # before our mounts: it holds none of them
+        settled_at = time.monotonic()
         late = [os.open(path, os.O_WRONLY) for path in job.late_cgroup_files]  # out of sight in the new mount namespace
         merged, upper = _make_tree(job, userns)
         for fd in late:
             os.write(fd, b"0")
             os.close(fd)
-        timings = {"cgroups_s": entered_at - started_at, "mounts_s": time.monotonic() - entered_at}
-        send(sock, {"event": "mounted", "timings": timings}, [merged, upper])
+        timings = {
+            "cgroups_s": entered_at - started_at,
+            "network_s": settled_at - entered_at,
+            "mounts_s": time.monotonic() - settled_at,
+        }
+        told = {"event": "mounted", "timings": timings, "netns": ground.inode, "guard": guard}
+        send(sock, told, [merged, upper])
         os.close(merged)
         os.close(upper)
         os.dup2(runner_fd, 0)
         os.close(runner_fd)
-        ok, error = _run_container(sock, job, id_fd), None
+        ok, error = _run_container(sock, job, id_fd, ground.netns_fd), None
     except (OSError, mounts.BadMountPointError, ValueError) as problem:
         ok, error = False, f"{type(problem).__name__}: {problem}"
     except Exception:  # noqa: BLE001 - a bug of ours: this process has no other voice
@@ -208,7 +220,41 @@ def _serve(sock: socket.socket, job: Job, runner_fd: int, id_fd: int, *, userns:
     send(sock, {"event": "ended", "ok": ok, "error": error, "log": text})
 
 
-def _run_container(sock: socket.socket, job: Job, id_fd: int) -> bool:
+def _settle_network(job: Job, ground: netns.Ground, guard_fd: int) -> int | None:
+    """Give the sandbox's network namespace its mode; returns the pid of the guard, in modes that have one."""
+    with socket.socket(fileno=guard_fd) as line:
+        guard = None
+        if job.network in ("sinkhole", "proxy"):
+            if ground.tun_fd is None:
+                raise ValueError(f"network: {job.network} needs a TUN device; {netns.tun_problem()}")
+            guard = _fork_guard(job, ground, line)
+        elif job.network == "none":
+            ground.loopback(up=False)
+    ground.close(keep_namespace=True)
+    return guard
+
+
+def _fork_guard(job: Job, ground: netns.Ground, line: socket.socket) -> int:
+    listener = None
+    if job.network == "proxy":
+        listener = ground.listen(sinkhole.PROXY_PORT, backlog=sinkhole.PROXY_BACKLOG)
+    launcher_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        # Nothing of the launcher's may live on in it: not the lock of the id range, not the line to the orchestrator.
+        keep = {line.fileno(), *ground.descriptors, *([] if listener is None else [listener.fileno()])}
+        low = 0
+        for fd in sorted(keep):
+            os.closerange(low, fd)
+            low = fd + 1
+        os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+        sinkhole.become_guard(ground, line, launcher_pid=launcher_pid, listener=listener, hosts=job.proxy_hosts)
+    if listener is not None:
+        listener.close()
+    return pid
+
+
+def _run_container(sock: socket.socket, job: Job, id_fd: int, netns_fd: int) -> bool:
     """Start the container in the foreground: this process is its monitor until everything inside is dead."""
     import lxc
 
@@ -221,8 +267,8 @@ def _run_container(sock: socket.socket, job: Job, id_fd: int) -> bool:
     os.close(null)
     # liblxc closes every descriptor that it does not know. Those up to LISTEN_FDS stay (start.c, lxc_check_inherited); ours
     # are close-on-exec, so the payload never has them.
-    _place(sock, id_fd)
-    os.environ["LISTEN_FDS"] = "4"
+    _place(sock, id_fd, netns_fd)
+    os.environ["LISTEN_FDS"] = str(lxcconf.NETNS_FD)
     config = Path(f"{PLACE}/l/config")
     config.write_text(lxcconf.render(job))
     if job.seccomp_profile:
@@ -234,11 +280,12 @@ def _run_container(sock: socket.socket, job: Job, id_fd: int) -> bool:
     return bool(container.start(useinit=False, daemonize=False, close_fds=True, cmd=command))
 
 
-def _place(sock: socket.socket, id_fd: int) -> None:
-    """Make the job socket descriptor 3 and the id range's lock descriptor 4."""
-    job_copy, id_copy = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (sock.detach(), id_fd))
-    os.dup2(job_copy, 3, inheritable=False)
-    os.dup2(id_copy, 4, inheritable=False)
+def _place(sock: socket.socket, id_fd: int, netns_fd: int) -> None:
+    """Make the job socket descriptor 3, the id range's lock descriptor 4, and the network namespace's its fixed number."""
+    fds = (sock.detach(), id_fd, netns_fd)
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in fds]
+    for copy, number in zip(copies, (3, 4, lxcconf.NETNS_FD), strict=True):
+        os.dup2(copy, number, inheritable=False)
     sock.__init__(fileno=3)  # type: ignore[misc]
 
 

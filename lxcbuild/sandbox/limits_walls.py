@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lxcbuild.errors import LimitRefusedError
-from lxcbuild.linux import probe
+from lxcbuild.linux import netns, probe
 from lxcbuild.linux.cgroup import Version
 from lxcbuild.model import BackendChoice, NetworkMode, Policy
 from lxcbuild.sandbox import seccomp
 from lxcbuild.sandbox.limit import Facts, Limit, Mechanism
 
-#: What this version can build; the others are named in the vocabulary of policies, and refused.
-NETWORK_MODES = frozenset({NetworkMode.NONE, NetworkMode.LOOPBACK})
+_NETWORKS = {
+    NetworkMode.NONE: "a network namespace of its own, with nothing in it but lo, which is down",
+    NetworkMode.LOOPBACK: "a network namespace of its own, with nothing in it but lo",
+    NetworkMode.SINKHOLE: "a network namespace of its own; every name and connection is answered by a guard and recorded",
+    NetworkMode.PROXY: "as sinkhole, with a proxy to the hosts in proxy_hosts; every request is recorded",
+}
 BACKENDS = frozenset({BackendChoice.LXC, BackendChoice.AUTO})
 
 
@@ -58,15 +62,7 @@ def _mounts_and_clocks(policy: Policy, facts: Facts) -> Iterator[Limit]:
 
 
 def _walls(policy: Policy) -> Iterator[Limit]:
-    possible = policy.network in NETWORK_MODES
-    yield Limit(
-        name="network",
-        value=policy.network.value,
-        mechanism=Mechanism.NAMESPACE,
-        how="a network namespace of its own, with nothing in it but lo",
-        problem=None if possible else f"this version of lxcbuild cannot build the mode {policy.network}",
-        fix=None if possible else "use network: none or network: loopback",
-    )
+    yield _network(policy)
     yield _seccomp(policy)
     usable = policy.backend in BACKENDS
     yield Limit(
@@ -76,6 +72,23 @@ def _walls(policy: Policy) -> Iterator[Limit]:
         how="LXC container" if usable else "nothing",
         problem=None if usable else f"this version of lxcbuild has no {policy.backend} backend",
         fix=None if usable else "use backend: auto or backend: lxc",
+    )
+
+
+def _network(policy: Policy) -> Limit:
+    mode = policy.network
+    problem = fix = None
+    if mode in (NetworkMode.SINKHOLE, NetworkMode.PROXY) and (tun := netns.tun_problem()) is not None:
+        problem, fix = f"no TUN device can be made ({tun})", "run: modprobe tun; or use network: loopback"
+    elif mode is NetworkMode.PROXY and not policy.proxy_hosts:
+        problem, fix = "network: proxy without any host in proxy_hosts", "name the hosts, or use network: sinkhole"
+    return Limit(
+        name="network",
+        value=mode.value,
+        mechanism=Mechanism.NAMESPACE,
+        how=_NETWORKS[mode],
+        problem=problem,
+        fix=fix,
     )
 
 

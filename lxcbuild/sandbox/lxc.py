@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -318,17 +319,24 @@ class LxcInstance:
         )
 
     def _open_init(self, handle: LauncherHandle, stack: contextlib.ExitStack) -> int | None:
-        """A pidfd of the sandbox's PID 1: the launcher's only child."""
+        """A pidfd of the sandbox's PID 1: the launcher's only child beside the guard. Raises SandboxError for a wrong one."""
         listing = Path(f"/proc/{handle.pid}/task/{handle.pid}/children")
+
+        def children() -> list[str]:
+            return [word for word in listing.read_text().split() if word != str(self._guard_pid)]
+
         try:
-            child = int(listing.read_text())
-            pidfd = os.pidfd_open(child)
+            (word,) = children()
+            inside = Path(f"/proc/{word}/ns/net").stat().st_ino
+            pidfd = os.pidfd_open(int(word))
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return None  # a kernel without CONFIG_PROC_CHILDREN, or it is dead already: the cgroup tells
-        if listing.read_text().split() != [str(child)]:  # the number may have been given to another process meanwhile
+        if children() != [word]:  # the number may have been given to another process meanwhile
             os.close(pidfd)
             return None
         stack.callback(os.close, pidfd)
+        if inside != self._netns:
+            raise SandboxError("the sandbox is not in its network namespace", resolution="run: lxcbuild doctor")
         return pidfd
 
     # -- death --

@@ -26,6 +26,8 @@ DEVICE_LINKS = (
     ("stderr", "/proc/self/fd/2"),
 )
 RUNNER_NAME = ".runner"
+#: Where the launcher keeps the sandbox's network namespace while it starts liblxc.
+NETNS_FD = 5
 SECCOMP_FILE = "/run/l/seccomp"
 RUNNER_INSIDE = f"/dev/{RUNNER_NAME}"
 
@@ -65,9 +67,9 @@ lxc.uts.name = {hostname}
 # Inner ids 0..65535 are a range that no other running sandbox has.
 lxc.idmap = u 0 {base} 65536
 lxc.idmap = g 0 {base} 65536
-# A network namespace with nothing but lo.
-lxc.net.0.type = empty
-{network}
+# The network namespace that the launcher has made (see netns.py); it belongs to the host's user namespace, so that nobody inside
+# can change it, with any capability. Without this line there would be a new, empty one: a mistake cannot open the host's.
+lxc.namespace.share.net = /proc/self/fd/{netns_fd}
 # /proc with /proc/sys and sysrq-trigger read-only. No /sys, no cgroup file system.
 lxc.mount.auto = proc:mixed
 {masks}
@@ -118,7 +120,7 @@ def render(job: Job) -> str:
         hostname=job.hostname,
         base=job.id_base,
         open_files=_open_files(),
-        network="lxc.net.0.flags = up" if job.loopback_up else "# lo stays down: the policy says none.",
+        netns_fd=NETNS_FD,
         masks="\n".join(["# What tells about the host is covered by an empty file or directory.", *entries]),
         capabilities=" ".join(ROOT_CAPABILITIES),
         seccomp=f"# The policy's system-call filter.\nlxc.seccomp.profile = {SECCOMP_FILE}"
