@@ -13,7 +13,7 @@ from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
 #: Where a build may write: its own directories, and places that are scratch by definition.
-_OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
+_OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
 _NAMED_PATHS = 20
 
 

@@ -6,6 +6,7 @@ Text that hostile code may have touched (log lines, names, failure details) goes
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -246,11 +247,7 @@ def _phase_document(record: PhaseRecord) -> dict[str, Any]:
     return {
         "name": record.phase.value,
         "started_at": record.started_at,
-        "wall_s": record.usage.wall_s,
-        "cpu_s": record.usage.cpu_s,
-        "peak_memory_bytes": record.usage.peak_memory_bytes,
-        "read_bytes": record.usage.read_bytes,
-        "written_bytes": record.usage.written_bytes,
+        **dataclasses.asdict(record.usage),
     }
 
 

@@ -86,6 +86,12 @@ _MARKERS = (
     _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the suite's backend does not read this project's metadata"),
     _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>(?!/(?!build/))[^'\n]{1,200}\.\w{1,10})'",
             FailureClass.BROKEN_SDIST, "the archive lacks {what}, which its build reads"),
+    _marker(r"(?:PermissionError|OSError): \[Errno (?:13|30)\] (?:Permission denied|Read-only file system): "
+            r"'(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n]{1,200})'",
+            FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
+    _marker(r"(?:mkdir|touch|cp|install|ln|mv|tee)\b[^\n]{0,80} '?(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n:]{1,200})'?: "
+            r"(?:Permission denied|Read-only file system)",
+            FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
     _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
     _marker(r"dh_python3[^\n]{0,200}error|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
     _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),

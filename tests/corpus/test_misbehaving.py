@@ -1,0 +1,84 @@
+"""Projects that misbehave while they are built: each gets the class that says why, in time, and harms nobody."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packing import MISBEHAVING, sdist
+
+from lxcbuild.config.paths import StateDirs
+
+pytestmark = [pytest.mark.root, pytest.mark.network]
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+#: Project, policy on top of the small one, class, phase, and the seconds that the whole command may take beyond an honest build.
+CASES = [
+    ("waits_on_stdin", "", "compile-failed", "compile", 0),
+    ("makes_etc_directory", "", "wrote-outside", "compile", 0),
+    ("fills_tmp", "", "disk-full", "compile", 5),
+    ("prints_for_ever", "", "log-flood", "compile", 5),
+    ("sleeps", "time: {wall: 60s, silence: 3s}\n", "silent", "compile", 3),
+    ("spins_loudly", "time: {wall: 12s}\n", "timeout", "compile", 12),
+    ("forks_without_end", "", "pids-exhausted", "compile", 5),
+    ("takes_all_memory", "", "oom", "compile", 5),
+    ("lacks_requirements", "", "broken-sdist", "compile", 0),
+]
+HONEST_S = 60.0
+
+
+@pytest.mark.parametrize(("project", "policy", "failure", "phase", "more_s"), CASES, ids=[case[0] for case in CASES])
+def test_the_class_says_why(
+    build: Any, tmp_path: Path, project: str, policy: str, failure: str, phase: str, more_s: float
+) -> None:
+    begun = time.monotonic()
+    done = build(sdist(MISBEHAVING / project, tmp_path), policy=policy)
+    assert time.monotonic() - begun < HONEST_S + more_s
+    assert done.status != 0
+    found = done.build["failure"]
+    assert (found["class"], found["phase"]) == (failure, phase), found
+    assert done.build["artifacts"] == []
+    assert b"Traceback" not in done.stderr, "a build that fails is no bug of ours"
+
+
+def test_writes_outside_are_flagged_and_do_not_matter(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "writes_outside_quietly", tmp_path))
+    assert done.build["status"] == "built"
+    (note,) = [note for note in done.build["notes"] if note.startswith("wrote-outside")]
+    # Nothing but the lock directory is the build user's to write.
+    assert "/run/lock/quiet-marker" in note
+    assert "/etc" not in note
+    assert not any(Path(place, "quiet-marker").exists() for place in ("/etc", "/usr/lib", "/opt", "/run/lock"))
+
+
+def test_escape_codes_stay_inside(build: Any, command: Any, tmp_path: Path, state: StateDirs) -> None:
+    archive = sdist(MISBEHAVING / "paints_the_terminal", tmp_path)
+    done = build(archive)
+    assert done.build["status"] == "built"
+    log = Path(done.build["log"]).read_bytes().decode("utf-8")
+    assert "red" in log
+    assert not CONTROL.search(log), CONTROL.search(log)
+    shown = command("log", done.build["id"])
+    assert "red" in shown.stdout.decode()
+    assert not CONTROL.search(shown.stdout.decode())
+    spoken = command("--verbose", "build", archive, "--policy", "tight", "--target", "debian/bookworm")
+    assert "red" in spoken.stderr.decode()
+    assert not CONTROL.search(spoken.stderr.decode() + spoken.stdout.decode())
+
+
+def test_what_an_honest_build_cost_is_recorded_by_phase(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "writes_outside_quietly", tmp_path))
+    phases = {phase["name"]: phase for phase in done.build["phases"]}
+    for name in ("inspect", "debianize", "compile", "verify"):
+        cost = phases[name]
+        assert 0 < cost["cpu_s"] < 120
+        assert 5 << 20 < cost["peak_memory_bytes"] <= 384 << 20
+        assert 2 <= cost["peak_pids"] <= 96
+        assert 0 < cost["peak_disk_bytes"] < 140 << 20
+        assert cost["throttled_s"] == 0
+        assert (cost["oom_kills"], cost["pids_denied"]) == (0, 0)
+    assert phases["compile"]["cpu_s"] > phases["inspect"]["cpu_s"]
