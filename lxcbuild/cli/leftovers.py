@@ -18,11 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from lxcbuild.config.paths import StateDirs
+from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.linux import syscalls
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.sandbox import registry
+from lxcbuild.sandbox.lxc import LxcBackend
 
 _LAUNCHER = "lxcbuild/sandbox/launcher.py"
 _NEWBORN_S = 5.0
@@ -151,14 +153,32 @@ def _remove_network(entry: Path) -> None:
 
 
 def _files(dirs: StateDirs) -> Iterator[Leftover]:
-    for path in ImageStore(dirs).stale():
-        yield Leftover(kind="file", what=f"{path} (an image that was not finished)", remove=partial(_remove_tree, path))
+    for path in (*ImageStore(dirs).stale(), *LayerStore(dirs, LxcBackend(dirs)).stale()):
+        yield Leftover(
+            kind="file", what=f"{path} (an image or layer that was not finished)", remove=partial(_remove_tree, path)
+        )
+    yield from _workspaces(dirs)
     if dirs.locks.is_dir():
         for path in dirs.locks.glob("owner-*"):
             if _unlocked(path):
                 yield Leftover(
                     kind="file", what=f"{path} (a dead process's claim on builds)", remove=partial(_settle, dirs)
                 )
+
+
+def _workspaces(dirs: StateDirs) -> Iterator[Leftover]:
+    """Directories that builds worked in, of which the ledger says that they run no more."""
+    found = list((dirs.lib / "work").glob("*"))
+    if not found:
+        return
+    from lxcbuild.ledger.records import RUNNING
+    from lxcbuild.ledger.store import Ledger
+
+    with Ledger.open(dirs) as ledger:  # marks the builds of dead owners first
+        running = {record.build_id for record in ledger.recent(limit=None, status=RUNNING)}
+    for path in found:
+        if path.name not in running and path.exists():
+            yield Leftover(kind="file", what=f"{path} (a build worked in it)", remove=partial(_remove_tree, path))
 
 
 def _remove_tree(path: Path) -> None:
