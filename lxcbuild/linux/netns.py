@@ -77,10 +77,10 @@ class Ground:
         with entered(self.netns_fd):
             return socket.create_server(("127.0.0.1", port), backlog=backlog)
 
-    def loopback(self, *, up: bool) -> None:
-        """Set lo up or down. Raises OSError."""
+    def loopback_up(self) -> None:
+        """Set lo up. It is not done for all, because an lo that was up keeps its address: then connects hang. Raises OSError."""
         with entered(self.netns_fd), _control() as control:
-            _set_flags(control, b"lo", _IFF_UP if up else 0)
+            _set_flags(control, b"lo", _IFF_UP)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def entered(netns_fd: int) -> Iterator[None]:
 
 
 def make() -> Ground:
-    """A new namespace with lo up, a TUN device that has both default routes, and resolver sockets on port 53. Raises OSError.
+    """A new namespace with lo down, a TUN device that has both default routes, and resolver sockets on port 53. Raises OSError.
 
     For a process of one thread: it leaves its own namespace for a moment.
     """
@@ -109,7 +109,6 @@ def make() -> Ground:
         stack.callback(syscalls.setns, home, syscalls.CLONE_NEWNET)
         netns = os.open(_OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
         with _control() as control:
-            _set_flags(control, b"lo", _IFF_UP)
             tun = _make_tun(control)
         # Echo requests without privileges ("ping" sockets, icmp(7)): so that they are seen and answered, not only refused.
         with contextlib.suppress(OSError):  # read-only in some containers: then they are refused

@@ -44,7 +44,8 @@ if __name__ == "__main__":  # started by path, without site-packages: find our p
     sys.path.append("/usr/lib/python3/dist-packages")
 
 from lxcbuild.linux import idmap, mounts, netns, syscalls
-from lxcbuild.sandbox import lxcconf, sinkhole
+from lxcbuild.sandbox import lxcconf
+from lxcbuild.sandbox.ground import settle
 
 MESSAGE_BYTES = 1 << 17
 _LAST_WORDS_S = 5.0
@@ -182,7 +183,7 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
 def _serve(
     sock: socket.socket, job: Job, runner_fd: int, id_fd: int, guard_fd: int, *, userns: int, ground: netns.Ground
 ) -> None:
-    """Make the sandbox, run it to its end, and say how it ended. ``id_fd`` holds the lock on the id range."""
+    """Make the sandbox, run it to its end, say how it ended. The guard is forked first: it must hold none of our mounts."""
     try:
         started_at = time.monotonic()
         for path in job.cgroup_files:
@@ -192,18 +193,13 @@ def _serve(
         with contextlib.suppress(PermissionError):
             Path("/proc/self/oom_score_adj").write_text("-1000")
         entered_at = time.monotonic()
-        guard = _settle_network(job, ground, guard_fd)  # before our mounts: it holds none of them
-        settled_at = time.monotonic()
+        guard = settle(ground, mode=job.network, proxy_hosts=job.proxy_hosts, line_fd=guard_fd)
         late = [os.open(path, os.O_WRONLY) for path in job.late_cgroup_files]  # out of sight in the new mount namespace
         merged, upper = _make_tree(job, userns)
         for fd in late:
             os.write(fd, b"0")
             os.close(fd)
-        timings = {
-            "cgroups_s": entered_at - started_at,
-            "network_s": settled_at - entered_at,
-            "mounts_s": time.monotonic() - settled_at,
-        }
+        timings = {"cgroups_s": entered_at - started_at, "tree_s": time.monotonic() - entered_at}
         told = {"event": "mounted", "timings": timings, "netns": ground.inode, "guard": guard}
         send(sock, told, [merged, upper])
         os.close(merged)
@@ -218,40 +214,6 @@ def _serve(
     log = Path(_LIBLXC_LOG)
     text = log.read_text(errors="replace")[-8192:] if log.exists() else ""
     send(sock, {"event": "ended", "ok": ok, "error": error, "log": text})
-
-
-def _settle_network(job: Job, ground: netns.Ground, guard_fd: int) -> int | None:
-    """Give the sandbox's network namespace its mode; returns the pid of the guard, in modes that have one."""
-    with socket.socket(fileno=guard_fd) as line:
-        guard = None
-        if job.network in ("sinkhole", "proxy"):
-            if ground.tun_fd is None:
-                raise ValueError(f"network: {job.network} needs a TUN device; {netns.tun_problem()}")
-            guard = _fork_guard(job, ground, line)
-        elif job.network == "none":
-            ground.loopback(up=False)
-    ground.close(keep_namespace=True)
-    return guard
-
-
-def _fork_guard(job: Job, ground: netns.Ground, line: socket.socket) -> int:
-    listener = None
-    if job.network == "proxy":
-        listener = ground.listen(sinkhole.PROXY_PORT, backlog=sinkhole.PROXY_BACKLOG)
-    launcher_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        # Nothing of the launcher's may live on in it: not the lock of the id range, not the line to the orchestrator.
-        keep = {line.fileno(), *ground.descriptors, *([] if listener is None else [listener.fileno()])}
-        low = 0
-        for fd in sorted(keep):
-            os.closerange(low, fd)
-            low = fd + 1
-        os.closerange(low, os.sysconf("SC_OPEN_MAX"))
-        sinkhole.become_guard(ground, line, launcher_pid=launcher_pid, listener=listener, hosts=job.proxy_hosts)
-    if listener is not None:
-        listener.close()
-    return pid
 
 
 def _run_container(sock: socket.socket, job: Job, id_fd: int, netns_fd: int) -> bool:
@@ -282,8 +244,7 @@ def _run_container(sock: socket.socket, job: Job, id_fd: int, netns_fd: int) -> 
 
 def _place(sock: socket.socket, id_fd: int, netns_fd: int) -> None:
     """Make the job socket descriptor 3, the id range's lock descriptor 4, and the network namespace's its fixed number."""
-    fds = (sock.detach(), id_fd, netns_fd)
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in fds]
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (sock.detach(), id_fd, netns_fd)]
     for copy, number in zip(copies, (3, 4, lxcconf.NETNS_FD), strict=True):
         os.dup2(copy, number, inheritable=False)
     sock.__init__(fileno=3)  # type: ignore[misc]

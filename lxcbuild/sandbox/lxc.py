@@ -158,7 +158,9 @@ class LxcInstance:
             self._check_cancelled()  # a cancel that came before this line found no session
             self._receive_tree(handle, stack)
             self._wait_ready(session, handle)
-            self._init_pidfd = self._open_init(handle, stack)
+            self._init_pidfd = handle.open_init(guard_pid=self._guard_pid, netns=self._netns)
+            if self._init_pidfd is not None:
+                stack.callback(os.close, self._init_pidfd)
             self._limits = policy.read_back(self._plan, cgroup)
             self._resources = stack.pop_all()
 
@@ -176,15 +178,8 @@ class LxcInstance:
         session, mode = self._live(), self.spec.policy.network
         step = replace(step, env={**network.environment(mode), **step.env})
         result = session.run(step, policy=self.spec.policy, on_output=on_output, probe=self._probe)
-        if mode not in network.GUARDED:
-            return result
         assert self._guard_line is not None
-        seen = self._guard_line.drain()
-        if seen is None:  # it dies with the sandbox, and nothing else may kill it
-            if result.stopped_by is None:
-                raise SandboxError("the guard of the sandbox's network died")
-            return result
-        return replace(result, network=seen[0], network_lost=seen[1])
+        return self._guard_line.complete(result) if mode in network.GUARDED else result
 
     def interact(self, step: Step) -> int:
         """Run one command on a pseudo-terminal inside, joined to the caller's terminal."""
@@ -317,27 +312,6 @@ class LxcInstance:
             details="\n".join(part for part in details if part),
             resolution="run: lxcbuild doctor",
         )
-
-    def _open_init(self, handle: LauncherHandle, stack: contextlib.ExitStack) -> int | None:
-        """A pidfd of the sandbox's PID 1: the launcher's only child beside the guard. Raises SandboxError for a wrong one."""
-        listing = Path(f"/proc/{handle.pid}/task/{handle.pid}/children")
-
-        def children() -> list[str]:
-            return [word for word in listing.read_text().split() if word != str(self._guard_pid)]
-
-        try:
-            (word,) = children()
-            inside = Path(f"/proc/{word}/ns/net").stat().st_ino
-            pidfd = os.pidfd_open(int(word))
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None  # a kernel without CONFIG_PROC_CHILDREN, or it is dead already: the cgroup tells
-        if children() != [word]:  # the number may have been given to another process meanwhile
-            os.close(pidfd)
-            return None
-        stack.callback(os.close, pidfd)
-        if inside != self._netns:
-            raise SandboxError("the sandbox is not in its network namespace", resolution="run: lxcbuild doctor")
-        return pidfd
 
     # -- death --
 

@@ -7,11 +7,13 @@ import posixpath
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import NetworkAttempt, NetworkMode
+from lxcbuild.sandbox.base import StepResult
 from lxcbuild.sandbox.sinkhole import PROXY_PORT
 
 #: Modes in which a guard watches.
@@ -43,6 +45,15 @@ class GuardLine:
         """Close our end: the guard ends. Idempotent."""
         self._ours.close()
         self.theirs.close()
+
+    def complete(self, result: StepResult) -> StepResult:
+        """The result with what the guard saw since the last one. Raises SandboxError when there is no guard any more."""
+        seen = self.drain()
+        if seen is not None:
+            return replace(result, network=seen[0], network_lost=seen[1])
+        if result.stopped_by is None:  # it dies with the sandbox, and nothing else may kill it
+            raise SandboxError("the guard of the sandbox's network died")
+        return result
 
     def drain(self) -> tuple[tuple[NetworkAttempt, ...], int] | None:
         """What was tried since the last call, and how many different attempts more; None when the guard is dead.

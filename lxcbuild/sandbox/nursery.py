@@ -41,6 +41,30 @@ class LauncherHandle:
         """Wait until the process has ended; False when it has not within ``timeout_s``."""
         return wait_pidfd(self.pidfd, timeout_s)
 
+    def open_init(self, *, guard_pid: int | None, netns: int) -> int | None:
+        """A pidfd of the sandbox's PID 1: the launcher's only child beside the guard.
+
+        Raises SandboxError when it is not in the network namespace with the inode ``netns``.
+        """
+        listing = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+
+        def children() -> list[str]:
+            return [word for word in listing.read_text().split() if word != str(guard_pid)]
+
+        try:
+            (word,) = children()
+            inside = Path(f"/proc/{word}/ns/net").stat().st_ino
+            pidfd = os.pidfd_open(int(word))
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None  # a kernel without CONFIG_PROC_CHILDREN, or it is dead already: the cgroup tells
+        if children() != [word]:  # the number may have been given to another process meanwhile
+            os.close(pidfd)
+            return None
+        if inside != netns:
+            os.close(pidfd)
+            raise SandboxError("the sandbox is not in its network namespace", resolution="run: lxcbuild doctor")
+        return pidfd
+
     def close(self) -> None:
         """Give the descriptors and the ids back; a launcher that got no job ends by itself."""
         os.close(self.pidfd)
