@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from lxcbuild.build import network
 from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.work import Work
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
@@ -69,6 +70,7 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
     work.charge(result.usage)
     if result.stopped_by is not None:
         raise stopped(work, result)
+    network.judge(work, result)
     return JobEnd(step=step, result=result, tail=b"".join(tail))
 
 

@@ -26,7 +26,13 @@ _NO_PROXY = "localhost,127.0.0.1,::1"
 
 
 def environment(mode: NetworkMode) -> Mapping[str, str]:
-    """Variables that lead programs to the proxy, in mode proxy."""
+    """Variables that lead programs to the proxy, in mode proxy; in mode sinkhole, straight into the trap.
+
+    dh-python's pybuild sets a proxy that does not exist (127.0.0.1:9) where these variables are not set, and removes empty ones:
+    then the trap learns names and ports, where a refused proxy would hide them.
+    """
+    if mode is NetworkMode.SINKHOLE:
+        return {"http_proxy": "", "https_proxy": ""}
     if mode is not NetworkMode.PROXY:
         return {}
     url = f"http://127.0.0.1:{PROXY_PORT}"
