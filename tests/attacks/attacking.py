@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,21 @@ class Said:
 
 def run_script(instance: Instance, script: str, *arguments: str, user: User = User.BUILD, **step: Any) -> Said:
     """Run a file of ``scripts/`` inside; returns how it ended and all it printed."""
-    text = (SCRIPTS / f"{script}.py").read_bytes()
-    instance.put(f"/build/{script}.py", text)
+    for name in (script, "tools"):
+        instance.put(f"/build/{name}.py", (SCRIPTS / f"{name}.py").read_bytes())
     heard: list[bytes] = []
     argv = ("python3", "-B", f"/build/{script}.py", *arguments)
     result = instance.run(Step(argv=argv, user=user, **step), heard.append)
     return Said(result, b"".join(heard).decode(errors="replace"))
+
+
+def run_unguarded(script: str, *arguments: str, wrapper: tuple[str, ...] = (), **options: Any) -> Any:
+    """The parsed JSON of the same script as an ordinary process of the host: what it does where no sandbox is around it.
+
+    ``wrapper`` goes before the command: ``("unshare", "--mount", "--uts")`` keeps the host out of it, ``("setpriv", ...)`` makes it
+    an ordinary user. Only for scripts that do no harm.
+    """
+    command = [*wrapper, "/usr/bin/python3", "-B", os.fspath(SCRIPTS / f"{script}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=60, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
