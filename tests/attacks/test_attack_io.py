@@ -1,0 +1,66 @@
+"""Attack 30: reading a disk past every cache, as fast as it goes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attacking import run_script
+
+from lxcbuild.linux import block
+from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.model import IoDeviceLimits, IoLimits
+from lxcbuild.sandbox.base import Bind
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+RATE = 8 * MIB
+SECONDS = "2"
+
+
+@pytest.fixture
+def disk() -> Iterator[tuple[block.BlockDevice, Path]]:
+    """A file of 32 MiB on a real disk; tests that need one are skipped, with the reason, where there is none."""
+    folder = Path(os.environ.get("LXCBUILD_TEST_DISK", "/var/tmp"))
+    device = block.below(folder)
+    host = CgroupHost.detect()
+    if device is None:
+        pytest.skip(f"{folder} is on no block device: LXCBUILD_TEST_DISK names a directory that is")
+    if host.version("blkio") is None and host.version("io") is None:
+        pytest.skip("no controller of this host limits block I/O")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        path = Path(name, "data")
+        with path.open("wb") as file:
+            for _ in range(32):
+                file.write(os.urandom(MIB))
+            os.fsync(file.fileno())
+        Path(name).chmod(0o755)
+        yield device, path
+
+
+def flood(sandbox, path: Path, io: IoLimits):
+    instance = sandbox(binds=(Bind(host=path.parent, inside="/in/disk"),), io=io)
+    said = run_script(instance, "attack_30_io_flood", f"/in/disk/{path.name}", SECONDS)
+    assert said.result.ok, said
+    return int(said.text), said.result.usage, instance
+
+
+def test_30_a_flood_is_held_to_the_policys_rate(sandbox, disk) -> None:
+    device, path = disk
+    limits = IoLimits(devices=(IoDeviceLimits(device=device.numbers, read_bytes_per_s=RATE),))
+    rate, usage, instance = flood(sandbox, path, limits)
+    assert rate < RATE * 1.25
+    assert rate > RATE * 0.5
+    # The kernel's own counters agree, so what a build reads is in its record.
+    assert usage.read_bytes == pytest.approx(rate * float(SECONDS), rel=0.25)
+    assert instance.limits_in_force["io.devices"]["value"] == {device.numbers: {"read_bytes_per_s": RATE}}
+
+
+def test_30_without_a_rate_it_reads_as_fast_as_the_disk(sandbox, disk) -> None:
+    rate, usage, _ = flood(sandbox, disk[1], IoLimits())
+    assert rate > RATE * 2
+    assert usage.read_bytes > RATE * 2 * float(SECONDS) * 0.75

@@ -1,0 +1,77 @@
+"""Attack 44: one sandbox after the other: descriptors, memory, threads, mounts and cgroups stay what they were."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from attacking import POLICY
+
+from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.sandbox.base import InstanceSpec, Step
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+def rss_bytes(pid: int | str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
+
+
+def descriptors(pid: int | str) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an orchestrator and its nursery hold."""
+
+    own: int
+    nursery: int
+    threads: int
+    mounts: int
+    cgroups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, backend, dirs, nursery: int) -> Footprint:
+        backend._behind.join()
+        return cls(
+            own=descriptors("self"),
+            nursery=descriptors(nursery),
+            threads=threading.active_count(),
+            mounts=len(Path("/proc/self/mountinfo").read_text().splitlines()),
+            cgroups=tuple(CgroupHost.detect().list(dirs.cgroup)),
+        )
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
+    def one(number: int) -> None:
+        with backend.create(InstanceSpec(instance_id=f"n{number}", lowers=(rootfs,), policy=POLICY)) as instance:
+            instance.start()
+            nonlocal nursery
+            nursery = parent_of(instance._launcher.pid)
+            result = instance.run(Step(argv=("sh", "-c", "head -c 1M /dev/zero > /out/f")), lambda _: None)
+            assert result.ok, result
+            instance.stop()
+
+    nursery = 0
+    for number in range(10):  # caches fill, and the allocator finds its size
+        one(number)
+    before, born = Footprint.of(backend, dirs, nursery), nursery
+    own, helper = rss_bytes("self"), rss_bytes(nursery)
+    for number in range(10, 10 + count):
+        one(number)
+    assert nursery == born, "one nursery serves all"
+    assert Footprint.of(backend, dirs, nursery) == before
+    assert rss_bytes("self") - own < 4 * MIB
+    assert rss_bytes(nursery) - helper < 2 * MIB
+
+
+def parent_of(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("PPid")).split()[1])
