@@ -82,7 +82,7 @@ def main() -> None:
     # As from a login shell: a scope below user.slice, in which no controller is delegated to us.
     shell = ("systemd-run", "--quiet", "--scope", "--slice=user.slice")
     tell(check="shell", **call("run", *TARGET, "--json", "--", "id", "-u", before=shell))
-    tell(check="memory", **call("run", *TARGET, "--json", *eat(8192)))
+    tell(check="memory", **call("run", *TARGET, "--json", *eat(2200)))
     tell(check="little-memory", **call("run", *TARGET, "--json", *eat(20)))
     tell(check="forks", **call("run", *TARGET, "--json", "--", "/usr/bin/python3", "-c", FORKS))
     tell(check="explain", **call("policy", "explain", "default", "--json"))
