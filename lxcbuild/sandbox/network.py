@@ -22,6 +22,8 @@ _ANSWER_S = 10.0
 _MESSAGE_BYTES = 1 << 17
 _PROGRAM_CHARS = 60
 _VERB = re.compile(r"[\w.+/][\w.+/-]{0,150}", re.ASCII)
+#: Scripts that only call what comes behind them: the hook runners of pyproject_hooks and of pep517, its former name.
+_WRAPPERS = frozenset({"_in_process.py"})
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
 
@@ -111,7 +113,7 @@ def program(argv: Sequence[str], ancestors: Sequence[Sequence[str]]) -> str:
     if not words:
         return ""
     # The first word that is no option and looks like a command or a script says most.
-    verb = next((word for word in words[1:] if _VERB.fullmatch(word)), "")
+    verb = next((word for word in words[1:] if _VERB.fullmatch(word) and _base(word) not in _WRAPPERS), "")
     return f"{_base(words[0])} {_base(verb)}".strip()[:_PROGRAM_CHARS]
 
 

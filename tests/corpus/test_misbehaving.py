@@ -27,6 +27,7 @@ CASES = [
     ("forks_without_end", "pids: {max: 32}\n", "pids-exhausted", "compile", 5),
     ("takes_all_memory", "", "oom", "compile", 5),
     ("lacks_requirements", "", "broken-sdist", "compile", 0),
+    ("downloads", "", "network-denied", "compile", 0),
 ]
 HONEST_S = 60.0
 
@@ -68,6 +69,22 @@ def assert_costs_are_recorded(done: Any) -> None:
         assert cost["throttled_s"] == 0
         assert (cost["oom_kills"], cost["pids_denied"]) == (0, 0)
     assert phases["compile"]["cpu_s"] > phases["inspect"]["cpu_s"]
+
+
+def test_what_wanted_the_network_is_named(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "downloads", tmp_path))
+    failure = done.build["failure"]
+    assert failure["brief"] == "github.com:443 (python3 build_wheel), phase compile"
+    assert "build_wheel" in failure["details"]
+    assert "proxy_hosts" in failure["resolution"]
+    assert "github.com:443" in Path(done.build["log"]).read_text()
+
+
+def test_wishing_for_the_network_is_noted_and_does_not_matter(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "downloads_if_it_can", tmp_path))
+    assert done.build["status"] == "built"
+    (note,) = [note for note in done.build["notes"] if note.startswith("network-denied")]
+    assert "stats.example.org:8080 (python3 " in note
 
 
 def test_escape_codes_stay_inside(build: Any, command: Any, tmp_path: Path, state: StateDirs) -> None:
