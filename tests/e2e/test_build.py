@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ended, argv
+from command import LxcBuild, argv
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
@@ -21,7 +22,6 @@ pytestmark = [pytest.mark.root, pytest.mark.network]
 
 SUITES = ("debian/bookworm", "debian/trixie")
 KINDS = (".deb", ".dsc", ".changes", ".buildinfo")
-LxcBuild = Callable[..., Ended]
 
 
 @pytest.fixture(autouse=True)
@@ -179,9 +179,10 @@ def started_build(state: StateDirs, phase: str) -> subprocess.Popen[str]:
     seen: list[Any] = []
     for line in child.stderr:
         seen.append(line)
-        if "phase_started" in line.lower().replace("-", "_") and f'"{phase}"' in line:
+        event = json.loads(line)
+        if (event["event"], event.get("phase")) == ("PhaseStarted", phase):
             return child
-    raise AssertionError(f"the build never entered {phase}: {seen}")
+    raise AssertionError(f"the build never entered {phase}: {seen[-1]}")
 
 
 def test_ctrl_c_ends_a_build_in_a_second(
@@ -196,17 +197,21 @@ def test_ctrl_c_ends_a_build_in_a_second(
     took = time.monotonic() - began
     assert child.returncode == 130, err
     assert "Traceback" not in err
-    assert took < 2.0, "a second on an idle machine; this one may be busy"
+    assert took < 4.0, "it is half a second on an idle machine; this one may be busy"
     assert lxcbuild("history", "--limit", "1", "--json").document["builds"][0]["status"] == "cancelled"
 
 
-def test_a_killed_build_leaves_nothing_that_lives(
-    lxcbuild: LxcBuild, made_image: Callable[[str], None], state: StateDirs
+@pytest.mark.parametrize("phase", ["inspect", "debianize", "compile", "verify"])
+def test_a_killed_build_leaves_nothing(
+    phase: str, lxcbuild: LxcBuild, made_image: Callable[[str], None], state: StateDirs
 ) -> None:
     made_image("debian/bookworm")
-    child = started_build(state, "compile")
-    time.sleep(0.3)
+    child = started_build(state, phase)
+    time.sleep(0.1)
     child.kill()
     child.communicate(timeout=20)
-    assert lxcbuild("gc").status == 0
+    deadline = time.monotonic() + 10.0
+    while (done := lxcbuild("doctor", "--leftovers")).status != 0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert done.status == 0, done.stdout
     assert lxcbuild("history", "--limit", "1", "--json").document["builds"][0]["status"] == "cancelled"
