@@ -11,7 +11,7 @@ from lxcbuild.errors import LeftoversError, LxcbuildError
 
 @click.command()
 @click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
-@click.option("--hot", is_flag=True, help="Also free the memory of images that no build uses.")
+@click.option("--hot", is_flag=True, help="Also drop unpacked images that no build uses, from memory and from disk.")
 @json_option
 @pass_ui
 def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
             continue
         removed.append({"kind": each.kind, "what": each.what})
     if hot:
-        removed += [{"kind": "image in memory", "what": what} for what in _free_images(ui, dry_run=dry_run)]
+        removed += [{"kind": "unpacked image", "what": what} for what in _free_images(ui, dry_run=dry_run)]
     if as_json:
         ui.emit_json({"dry_run": dry_run, "removed": removed, "stuck": stuck})
     else:
@@ -47,7 +47,7 @@ def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
 
 
 def _free_images(ui: Ui, *, dry_run: bool) -> list[str]:
-    """Drop unpacked images from memory, unless a build uses them; unmount the tmpfs when it is empty."""
+    """Drop unpacked images and layers unless a build uses them (their archives stay); unmount the tmpfs when it is empty."""
     from lxcbuild.events import NullMonitor
     from lxcbuild.images.hot import HotStore
     from lxcbuild.linux import syscalls
@@ -55,7 +55,7 @@ def _free_images(ui: Ui, *, dry_run: bool) -> list[str]:
     store = HotStore(ui.dirs, NullMonitor())
     freed = []
     for digest, path in store.digests().items():
-        if path.parent == ui.dirs.hot and (dry_run or store.drop(digest)):
+        if dry_run or store.drop(digest):
             freed.append(str(path))
     if not dry_run and ui.dirs.hot.is_mount() and not any(ui.dirs.hot.iterdir()):
         syscalls.umount(str(ui.dirs.hot))
