@@ -1,0 +1,165 @@
+"""Decisions about the network: who is listed, which addresses are public, what is remembered, how programs are called."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lxcbuild.sandbox import network, sinkhole
+from lxcbuild.sandbox.culprit import Culprit
+from lxcbuild.sandbox.proxy import BadRequestError, is_listed, is_public, parse_request
+from lxcbuild.sandbox.sinkhole import Attempt, Names, Recorder, is_special
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "listed"),
+    [
+        ("pypi.org", 443, True),
+        ("pypi.org", 80, True),
+        ("pypi.org", 22, False),
+        ("evil-pypi.org", 443, False),
+        ("pypi.org.evil.org", 443, False),
+        ("a.example.org", 443, True),
+        ("b.a.example.org", 443, True),
+        ("example.org", 443, False),
+        ("evilexample.org", 443, False),
+        ("git.lab", 8443, True),
+        ("git.lab", 443, False),
+        ("10.0.0.5", 8080, True),
+    ],
+)
+def test_who_is_listed(host: str, port: int, *, listed: bool) -> None:
+    hosts = ("pypi.org", "*.Example.org", "git.lab:8443", "10.0.0.5:8080")
+    assert is_listed(host, port, hosts) is listed
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
+        "198.18.1.0", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1",
+    ],
+)  # fmt: skip
+def test_addresses_of_this_machine_and_its_networks_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["9.9.9.9", "2606:4700::1111", "64:ff9b::909:909", "::ffff:9.9.9.9"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+def test_requests_are_read_and_rewritten() -> None:
+    tunnel = parse_request(b"CONNECT PyPI.org:443 HTTP/1.1\r\nHost: other.org")
+    assert (tunnel.tunnel, tunnel.host, tunnel.port) == (True, "pypi.org", 443)
+    plain = parse_request(
+        b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n"
+        b"Host: inner.lab\r\nAccept: */*\r\nProxy-Authorization: x\r\nConnection: keep-alive"
+    )
+    assert plain.head(absolute=False).split(b"\r\n") == [
+        b"GET /a?b=c HTTP/1.1", b"Host: example.org:8080", b"Accept: */*", b"Connection: close", b"", b"",
+    ]  # fmt: skip
+    assert plain.head(absolute=True).startswith(b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"GET / HTTP/1.1", b"GET https://a.org/ HTTP/1.1", b"CONNECT a.org:99999 HTTP/1.1", b"CONNECT a b HTTP/1.1",
+        b"GET http://user@a.org/ HTTP/1.1", b"GET http:/// HTTP/1.1", b"CONNECT a\x00b:1 HTTP/1.1", b"get http://a/ HTTP/1.1",
+        b"GET http://a.org/ HTTP/2", b"\x16\x03\x01", b"CONNECT [::1:443 HTTP/1.1",
+    ],
+)  # fmt: skip
+def test_other_requests_are_refused(head: bytes) -> None:
+    with pytest.raises(BadRequestError):
+        parse_request(head)
+
+
+@given(st.binary(max_size=300))
+def test_any_head_is_read_or_refused(head: bytes) -> None:
+    try:
+        parse_request(head)
+    except BadRequestError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("argv", "ancestors", "shown"),
+    [
+        (
+            ["/usr/lib/git-core/git-remote-https", "origin", "https://x"],
+            [["/usr/lib/git-core/git", "remote-https"], ["git", "clone", "https://x"], ["sh"]],
+            "git clone",
+        ),
+        (["git", "clone", "https://x"], [["python3", "setup.py"]], "git clone"),
+        (["/usr/bin/python3", "-B", "setup.py", "build"], [], "python3 setup.py"),
+        (["/usr/bin/python3", "/usr/lib/pep517/_in_process.py", "build_wheel", "x"], [], "python3 build_wheel"),
+        (["python3", "-c", "import this\n"], [], "python3"),
+        (["curl", "-O", "https://example.org/x"], [], "curl"),
+        ([], [], ""),
+    ],
+)  # fmt: skip
+def test_programs_are_called_as_people_do(argv: list[str], ancestors: list[list[str]], shown: str) -> None:
+    assert network.program(argv, ancestors) == shown
+
+
+def found() -> Culprit:
+    return Culprit(7, "curl", ("curl",), ())
+
+
+def test_what_is_remembered_is_bounded_and_the_rest_is_counted() -> None:
+    recorder = Recorder()
+    for port in range(sinkhole.MAX_ATTEMPTS + 50):
+        for _ in range(3):
+            recorder.add(Attempt("tcp", None, "9.9.9.9", port), found)
+    attempts, lost = recorder.take()
+    assert len(attempts) == sinkhole.MAX_ATTEMPTS
+    assert {attempt.count for attempt in attempts} == {3}
+    assert {attempt.pid for attempt in attempts} == {7}
+    assert lost == 150
+    assert recorder.take() == ([], 0)
+
+
+def test_processes_that_are_gone_are_not_searched_without_end() -> None:
+    recorder, searches = Recorder(), []
+
+    def nobody() -> None:
+        searches.append(1)
+
+    for _ in range(1000):
+        recorder.add(Attempt("udp", None, "9.9.9.9", 1), nobody)
+    (attempt,), _ = recorder.take()
+    assert attempt.count == 1000
+    assert len(searches) < 10
+
+
+def test_a_name_that_was_used_is_said_once() -> None:
+    recorder = Recorder()
+    recorder.add(Attempt("dns", "github.com", None, None), found)
+    recorder.add(Attempt("dns", "pypi.org", None, None), found)
+    recorder.add(Attempt("tcp", "github.com", None, 443), found)
+    attempts, _ = recorder.take()
+    assert [(attempt.protocol, attempt.name) for attempt in attempts] == [("dns", "pypi.org"), ("tcp", "github.com")]
+
+
+def test_each_name_has_an_address_until_there_are_too_many() -> None:
+    names = Names()
+    given_ = [names.address(f"host{number}.org") for number in range(sinkhole.MAX_NAMES + 10)]
+    assert len(set(given_)) == sinkhole.MAX_NAMES + 1
+    assert given_[-1] is None
+    assert names.address("host3.org") == given_[3]
+    assert given_[3] is not None
+    assert names.name(given_[3]) == "host3.org"
+    assert names.name(b"\x09\x09\x09\x09") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "special"),
+    [
+        ("build", True), ("localhost", True), ("x.localhost", True), ("1.0.0.127.in-addr.arpa", True), ("a.test", True),
+        ("github.com", False), ("test.org", False),
+    ],
+)  # fmt: skip
+def test_names_of_this_machine_are_no_attempt(name: str, *, special: bool) -> None:
+    assert is_special(name) is special
