@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import signal
 import statistics
@@ -17,12 +19,13 @@ import pytest
 from crashes import RunningBuild, leftovers, until_gone
 
 from lxcbuild.config.paths import StateDirs
+from lxcbuild.errors import BuildsFailedError, SandboxError
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
 PHASES = ["resolve", "fetch", "inspect", "provision", "debianize", "compile", "verify", "collect"]
 #: Time for the kernel to end what a dead process held, on a machine that does other things, too.
-GONE_S = 3.0
+GONE_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path,
         assert_nothing_left(state, build.process.pid)
     if build.process.returncode:
         found = recorded(state, build_id)
-        assert (found["status"], found["failure"]["class"]) == ("failed", "cancelled")
+        assert (found["status"], found["failure"]["class"]) == ("cancelled", "cancelled")
 
 
 @pytest.mark.usefixtures("duration_s")
@@ -95,7 +98,8 @@ def test_43_a_killed_helper_fails_the_build_and_leaves_nothing(
         build_id = build.until_phase(phase)
         build.kill(who)
         status = build.wait()
-        assert status in (0, 5, 1), (status, build.errors)
+        # It may have been the last moment of a phase, in which nobody misses the helper any more.
+        assert status in (0, BuildsFailedError.exit_code, SandboxError.exit_code), (status, build.errors)
         assert "Traceback" not in "".join(build.errors)
         assert_nothing_left(state, build.process.pid)
     found = recorded(state, build_id)
@@ -122,13 +126,9 @@ def test_43_random_moments(state: StateDirs, folder: Path, duration_s: float, co
 
 
 def kill(pid: int) -> None:
-    """A helper may be dead by now, of age."""
-    import os
-
-    try:
+    """A helper may have ended meanwhile, by itself."""
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 @pytest.mark.usefixtures("duration_s")

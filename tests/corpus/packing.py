@@ -80,7 +80,9 @@ def zip_bomb(path: Path, *, size_bytes: int) -> Path:
     stem = path.name.removesuffix(".zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr(f"{stem}/PKG-INFO", metadata(*stem.rsplit("-", 1)))
-        with archive.open(zipfile.ZipInfo(f"{stem}/zeros"), "w", force_zip64=True) as member:
+        info = zipfile.ZipInfo(f"{stem}/zeros")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with archive.open(info, "w", force_zip64=True) as member:
             for _ in range(size_bytes // (16 * MIB)):
                 member.write(bytes(16 * MIB))
     return path
