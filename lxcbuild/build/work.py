@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lxcbuild.build.machine import Inspected
 from lxcbuild.build.request import BuildRequest, Facilities, new_build_id
+from lxcbuild.config.claims import Claim
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.conversion import ConversionPlan
 from lxcbuild.debian.inspection import Inspection
@@ -56,6 +56,7 @@ class Work:
     # private
     phase: Phase = Phase.RESOLVE
     instance: Instance | None = None
+    _claim: Claim | None = None
     _log: LogWriter | None = None
     _usage: Usage = field(default_factory=Usage)
     _sandboxes: int = 0
@@ -90,10 +91,11 @@ class Work:
 
     @property
     def workspace(self) -> Path:
-        """A directory of the host for this build alone; gone when the build ends."""
-        path = self.facilities.dirs.lib / "work" / self.build_id
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return path
+        """A directory of the host for this build alone; gone when the build ends, or its process."""
+        if self._claim is None:
+            dirs = self.facilities.dirs
+            self._claim = Claim(dirs.run, dirs.lib / "work" / self.build_id)
+        return self._claim.directory
 
     # -- talking --------------------------------------------------------------------------------------------
 
@@ -178,7 +180,8 @@ class Work:
         self.finish_sandbox()
         if self._log is not None:
             self._log.close()
-        shutil.rmtree(self.facilities.dirs.lib / "work" / self.build_id, ignore_errors=True)
+        if self._claim is not None:
+            self._claim.release()
 
 
 def add_usage(first: Usage, second: Usage) -> Usage:

@@ -7,7 +7,6 @@ could own it lives: owners hold file locks, which the kernel takes from the dead
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from lxcbuild.config import claims, locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
@@ -82,21 +82,6 @@ def _master_lives(argv: list[str]) -> bool:
     return bool(numbers) and Path("/proc", numbers[-1]).exists()
 
 
-def _unlocked(path: Path) -> bool:
-    """Whether nobody holds the lock of a file, without taking it for longer than the question."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -160,25 +145,17 @@ def _files(dirs: StateDirs) -> Iterator[Leftover]:
     yield from _workspaces(dirs)
     if dirs.locks.is_dir():
         for path in dirs.locks.glob("owner-*"):
-            if _unlocked(path):
+            if locks.is_free(path):
                 yield Leftover(
                     kind="file", what=f"{path} (a dead process's claim on builds)", remove=partial(_settle, dirs)
                 )
 
 
 def _workspaces(dirs: StateDirs) -> Iterator[Leftover]:
-    """Directories that builds worked in, of which the ledger says that they run no more."""
-    found = list((dirs.lib / "work").glob("*"))
-    if not found:
-        return
-    from lxcbuild.ledger.records import RUNNING
-    from lxcbuild.ledger.store import Ledger
-
-    with Ledger.open(dirs) as ledger:  # marks the builds of dead owners first
-        running = {record.build_id for record in ledger.recent(limit=None, status=RUNNING)}
-    for path in found:
-        if path.name not in running and path.exists():
-            yield Leftover(kind="file", what=f"{path} (a build worked in it)", remove=partial(_remove_tree, path))
+    """Directories that builds worked in and whose owner is dead."""
+    for claim, directory in claims.abandoned(dirs.run):
+        what = f"{directory} (a build worked in it)"
+        yield Leftover(kind="file", what=what, remove=partial(claims.remove, claim, directory))
 
 
 def _remove_tree(path: Path) -> None:
@@ -191,5 +168,5 @@ def _settle(dirs: StateDirs) -> None:
 
     Ledger.open(dirs).close()
     for path in dirs.locks.glob("owner-*"):
-        if _unlocked(path):
+        if locks.is_free(path):
             path.unlink(missing_ok=True)

@@ -65,3 +65,18 @@ def try_exclusive(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(fd)
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds a lock on an existing file, without keeping it for longer than the question; False when it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -126,16 +126,18 @@ def nursery(control: socket.socket, parent_pid: int) -> bool:
 
 
 def clean_up_after(parent_pid: int, run: Path) -> None:
-    """Remove what a killed orchestrator left: its sandboxes' cgroups, everything in them, and their records.
+    """Remove what a killed orchestrator left: its sandboxes' cgroups, everything in them, their records, its scratch files.
 
     The nursery is the only one who is sure to be there at that moment. Should it be killed too, ``lxcbuild gc`` does the same.
     """
+    from lxcbuild.config import claims
     from lxcbuild.config.paths import StateDirs
     from lxcbuild.sandbox import registry
 
     for record in registry.list_instances(StateDirs(run, run, run)):
         if record.owner_pid == parent_pid:
             registry.sweep(record)
+    claims.sweep(run)
 
 
 def _fork_launcher(control: socket.socket, fds: list[int], children: dict[int, int]) -> int:
@@ -410,10 +412,25 @@ def main() -> None:
 
     gc.freeze()  # forked launchers share these pages for good
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the orchestrator is gone already: so are we
+    try:
         send(control, {"event": "ready"})
-        if os.getppid() != parent_pid or nursery(control, parent_pid):
-            clean_up_after(parent_pid, Path(sys.argv[3]))
+        orphaned = os.getppid() != parent_pid or nursery(control, parent_pid)
+    except (BrokenPipeError, ConnectionResetError):  # it closed its end: by dying, or because it needs us no more
+        orphaned = not _outlives_us(parent_pid)
+    if orphaned:
+        clean_up_after(parent_pid, Path(sys.argv[3]))
+
+
+def _outlives_us(pid: int) -> bool:
+    """Whether a process that closed its end of our socket goes on; a dying one loses its descriptors before it is reported dead."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([pidfd], [], [], _LAST_WORDS_S)[0]
+    finally:
+        os.close(pidfd)
 
 
 if __name__ == "__main__":
