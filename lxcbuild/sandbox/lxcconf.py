@@ -56,6 +56,12 @@ MASKED_FILES = (
     "timer_list",
     "sched_debug",
     "latency_stats",
+    # The host's boot command line may hold secrets; counters per interrupt show keystrokes; the rest is the host's hardware.
+    "cmdline",
+    "interrupts",
+    "iomem",
+    "ioports",
+    "partitions",
 )
 MASKED_DIRS = ("acpi", "asound", "scsi")
 
