@@ -142,6 +142,10 @@ def _files(dirs: StateDirs) -> Iterator[Leftover]:
         yield Leftover(
             kind="file", what=f"{path} (an image or layer that was not finished)", remove=partial(_remove_tree, path)
         )
+    for path in registry.half_made(dirs):
+        yield Leftover(
+            kind="file", what=f"{path} (a record of a sandbox, half made)", remove=partial(_remove_tree, path)
+        )
     yield from _workspaces(dirs)
     if dirs.locks.is_dir():
         for path in dirs.locks.glob("owner-*"):

@@ -134,9 +134,12 @@ def clean_up_after(parent_pid: int, run: Path) -> None:
     from lxcbuild.config.paths import StateDirs
     from lxcbuild.sandbox import registry
 
-    for record in registry.list_instances(StateDirs(run, run, run)):
+    dirs = StateDirs(run, run, run)
+    for record in registry.list_instances(dirs):
         if record.owner_pid == parent_pid:
             registry.sweep(record)
+    for path in registry.half_made(dirs, dead_pid=parent_pid):
+        shutil.rmtree(path, ignore_errors=True)
     claims.sweep(run)
 
 

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,15 +77,6 @@ class Registration:
             raise BadNameError(f"{instance_id[:80]!r} is not an instance id")
         directory = dirs.instances / instance_id
         directory.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            directory.mkdir(mode=0o700)
-        except FileExistsError:
-            raise SandboxError(
-                f"there is a sandbox {instance_id} already",
-                resolution="run: lxcbuild gc (removes those whose owner died)",
-            ) from None
-        lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)
         pid = os.getpid()
         record = Record(
             directory=directory,
@@ -93,8 +86,24 @@ class Registration:
             cgroup=f"{dirs.cgroup}/{instance_id}",
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         )
-        registration = cls(record, lock_fd)
-        registration._write()
+        # Complete and locked before it gets its name: whoever finds a record can tell whose it is, whenever we are killed.
+        fresh = _aside(directory)
+        try:
+            fresh.mkdir(mode=0o700)
+            lock_fd = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX)
+            registration = cls(replace(record, directory=fresh), lock_fd)
+            registration._write()
+            fresh.rename(directory)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise SandboxError(
+                f"there is a sandbox {instance_id} already",
+                resolution="run: lxcbuild gc (removes those whose owner died)",
+            ) from None
+        registration.record = record
         return registration
 
     def update(self, *, launcher_pid: int, id_start: int) -> None:
@@ -107,7 +116,10 @@ class Registration:
         """Remove the record: everything of the sandbox is gone. A second call does nothing."""
         if self._lock_fd < 0:
             return
-        shutil.rmtree(self.record.directory, ignore_errors=True)
+        gone = _aside(self.record.directory)
+        with contextlib.suppress(FileNotFoundError):
+            self.record.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         os.close(self._lock_fd)
         self._lock_fd = -1
 
@@ -125,8 +137,23 @@ def list_instances(dirs: StateDirs) -> list[Record]:
     """
     records = []
     with contextlib.suppress(FileNotFoundError):
-        records = [_read(entry, dirs) for entry in dirs.instances.iterdir() if entry.is_dir()]
+        records = [_read(e, dirs) for e in dirs.instances.iterdir() if e.is_dir() and not e.name.startswith(".")]
     return sorted(records, key=lambda record: (record.created_at, record.instance_id))
+
+
+def half_made(dirs: StateDirs, *, dead_pid: int | None = None) -> list[Path]:
+    """Records that were being made or removed when their process died: that of ``dead_pid``, or any that does not exist."""
+    found = []
+    for path in dirs.instances.glob(".*.*"):
+        pid = path.name.split(".")[1]
+        if pid == str(dead_pid) or not Path("/proc", pid).exists():
+            found.append(path)
+    return found
+
+
+def _aside(directory: Path) -> Path:
+    """Where a record is put together and taken apart: a name that is no instance id and tells whose it is."""
+    return directory.with_name(f".{os.getpid()}.{threading.get_native_id()}.{directory.name}")
 
 
 def is_live(record: Record) -> bool:

@@ -75,3 +75,23 @@ def test_an_id_is_used_once_and_is_a_plain_word(fresh_state: StateDirs) -> None:
 
 def test_no_state_directory_means_no_instances(tmp_path: Path) -> None:
     assert registry.list_instances(StateDirs.choose(tmp_path / "nothing")) == []
+
+
+def test_a_record_that_is_half_made_belongs_to_nobody_once_its_process_is_gone(fresh_state: StateDirs) -> None:
+    fresh_state.instances.mkdir(parents=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (fresh_state.instances / f".{pid}.one").mkdir()
+    assert registry.list_instances(fresh_state) == []
+    assert [path.name for path in registry.half_made(fresh_state)] == [f".{dead.pid}.one"]
+    assert len(registry.half_made(fresh_state, dead_pid=os.getpid())) == 2
+
+
+def test_an_id_in_use_is_refused_and_leaves_nothing(fresh_state: StateDirs) -> None:
+    first = registry.Registration.create(fresh_state, "one")
+    with pytest.raises(SandboxError, match="already"):
+        registry.Registration.create(fresh_state, "one")
+    assert [path.name for path in fresh_state.instances.iterdir()] == ["one"]
+    first.release()
+    assert list(fresh_state.instances.iterdir()) == []
