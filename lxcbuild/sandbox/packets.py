@@ -97,8 +97,9 @@ def refuse(packet: Packet) -> bytes | None:
         return _reset(packet)
     if not packet.opens:
         return None
-    # 3/3 and 1/4: no such port, which a connected UDP socket sees as ECONNREFUSED; 3/1 and 1/0 for everything else: no way.
-    kind = (3, 3 if packet.protocol == UDP else 1) if packet.version == 4 else (1, 4 if packet.protocol == UDP else 0)
+    # 3/3 and 1/4: no such port, which a connected UDP socket sees as ECONNREFUSED; 3/13 and 1/1 for everything else: forbidden,
+    # which connected sockets see, too (codes that kernels take for final: icmp_err_convert in net/ipv4/icmp.c).
+    kind = (3, 3 if packet.protocol == UDP else 13) if packet.version == 4 else (1, 4 if packet.protocol == UDP else 1)
     quote = packet.raw[: _ICMP_QUOTE_BYTES if packet.version == 4 else 1000]
     body = struct.pack("!BBHI", *kind, 0, 0) + quote
     return _wrap(packet, ICMP if packet.version == 4 else ICMPV6, body, checksum_at=2)

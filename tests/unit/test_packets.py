@@ -71,9 +71,9 @@ def test_a_segment_without_a_connection_is_reset_with_its_own_number() -> None:
     [
         (ipv4(packets.UDP, struct.pack("!HHHH", 4000, 123, 9, 0) + b"x"), packets.ICMP, (3, 3)),
         (ipv6(packets.UDP, struct.pack("!HHHH", 4000, 123, 9, 0) + b"x"), packets.ICMPV6, (1, 4)),
-        (ipv4(packets.ICMP, struct.pack("!BBHHH", 8, 0, 0, 77, 1)), packets.ICMP, (3, 1)),
-        (ipv6(packets.ICMPV6, struct.pack("!BBHHH", 128, 0, 0, 77, 1)), packets.ICMPV6, (1, 0)),
-        (ipv4(132, struct.pack("!HHII", 4000, 5000, 0, 0)), packets.ICMP, (3, 1)),
+        (ipv4(packets.ICMP, struct.pack("!BBHHH", 8, 0, 0, 77, 1)), packets.ICMP, (3, 13)),
+        (ipv6(packets.ICMPV6, struct.pack("!BBHHH", 128, 0, 0, 77, 1)), packets.ICMPV6, (1, 1)),
+        (ipv4(132, struct.pack("!HHII", 4000, 5000, 0, 0)), packets.ICMP, (3, 13)),
     ],
 )
 def test_everything_else_is_unreachable(raw: bytes, protocol: int, kind: tuple[int, int]) -> None:
