@@ -51,13 +51,15 @@ def run_script(instance: Instance, script: str, *arguments: str, user: User = Us
     return Said(result, b"".join(heard).decode(errors="replace"))
 
 
-def run_unguarded(script: str, *arguments: str, wrapper: tuple[str, ...] = (), **options: Any) -> Any:
+def run_unguarded(
+    script: str, *arguments: str, wrapper: tuple[str, ...] = (), scripts: Path = SCRIPTS, **options: Any
+) -> Any:
     """The parsed JSON of the same script as an ordinary process of the host: what it does where no sandbox is around it.
 
     ``wrapper`` goes before the command: ``("unshare", "--mount", "--uts")`` keeps the host out of it, ``("setpriv", ...)`` makes it
-    an ordinary user. Only for scripts that do no harm.
+    an ordinary user (who may need a copy of the ``scripts``). Only for scripts that do no harm.
     """
-    command = [*wrapper, "/usr/bin/python3", "-B", os.fspath(SCRIPTS / f"{script}.py"), *arguments]
+    command = [*wrapper, "/usr/bin/python3", "-B", os.fspath(scripts / f"{script}.py"), *arguments]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
