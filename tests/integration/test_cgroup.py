@@ -24,6 +24,8 @@ pytestmark = pytest.mark.root
 
 MIB = 2**20
 TOP = f"lxcbuild-test{os.getpid()}"
+#: How much longer than a real machine this one may take, for tests under emulation.
+SLOWNESS = float(os.environ.get("LXCBUILD_TEST_SLOWNESS", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +292,10 @@ def test_a_fork_bomb_of_daemons_is_killed_to_the_last(host: CgroupHost, cgroup: 
         time.sleep(0.01)
     began_at = time.monotonic()
     cgroup.kill()
-    assert time.monotonic() - began_at < 1
-    assert cgroup.pids() == set()
+    took_s = time.monotonic() - began_at
     process.communicate()
+    assert cgroup.pids() == set()
+    assert took_s < SLOWNESS
 
 
 def test_what_runs_in_cgroups_below_is_counted_killed_and_removed_too(host: CgroupHost, cgroup: Cgroup) -> None:

@@ -176,6 +176,18 @@ def test_limits_of_the_default_policy_stop_what_exceeds_them(guest: Told) -> Non
     assert bomb["stopped_by"] == "pids-exhausted"
 
 
+def test_systemd_leaves_a_running_sandbox_alone(guest: Told) -> None:
+    found = guest.checks["systemd"]
+    assert (
+        {"cpu", "cpuset", "io", "memory", "pids"}
+        >= set(found["cgroup.controllers"].split())
+        >= {"cpu", "memory", "pids"}
+    )
+    assert int(found["memory.max"]) == guest.checks["run"]["document"]["limits_in_force"]["memory.max"]["value"]
+    assert found["pids.max"] == "1024"
+    assert (found["status"], found["still_there"]) == (130, False), "interrupted by us, and gone"
+
+
 def test_every_test_passes_in_the_guest(guest: Told) -> None:
     failed = [
         f"{test['test']} ({test['when']})\n{test['reason']}" for test in guest.tests if test["outcome"] == "failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,35 @@ def facts() -> dict[str, Any]:
     }
 
 
+def beside_systemd() -> dict[str, Any]:
+    """What systemd does to a sandbox that runs while it reloads and while it starts and ends units with limits of their own."""
+    command = [
+        sys.executable,
+        "-m",
+        "lxcbuild",
+        "--state-dir",
+        STATE,
+        "run",
+        *TARGET,
+        "--",
+        "sh",
+        "-c",
+        "echo up; exec sleep 600",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        (group,) = Path("/sys/fs/cgroup").glob("lxcbuild-*/run-*")
+        subprocess.run(["systemctl", "daemon-reload"], check=True)
+        limited = ("-p", "CPUWeight=50", "-p", "MemoryMax=100M", "-p", "TasksMax=20", "-p", "IOWeight=50")
+        subprocess.run(["systemd-run", "--quiet", "--wait", *limited, "true"], check=True)
+        found = {name: (group / name).read_text().strip() for name in ("cgroup.controllers", "memory.max", "pids.max")}
+        child.send_signal(signal.SIGINT)
+    return {"status": child.returncode, "group": os.fspath(group), "still_there": group.exists(), **found}
+
+
 def eat(megabytes: int) -> tuple[str, ...]:
     """A command that touches that much memory."""
     return ("--", "/usr/bin/python3", "-c", f"print(len(bytearray({megabytes} << 20)))")
@@ -85,6 +115,7 @@ def main() -> None:
     tell(check="memory", **call("run", *TARGET, "--json", *eat(2200)))
     tell(check="little-memory", **call("run", *TARGET, "--json", *eat(20)))
     tell(check="forks", **call("run", *TARGET, "--json", "--", "/usr/bin/python3", "-c", FORKS))
+    tell(check="systemd", **beside_systemd())
     tell(check="explain", **call("policy", "explain", "default", "--json"))
     show = call("rootfs", "show", "debian/bookworm", "--json")
     show["document"].pop("packages", None)
@@ -92,6 +123,7 @@ def main() -> None:
     environment = {
         **os.environ,
         "LXCBUILD_TEST_STATE_DIR": STATE,
+        "LXCBUILD_TEST_SLOWNESS": "10",  # emulated, on a host that may have other work
         "LXCBUILD_TEST_ROOTFS": show["document"]["loaded"],
         "PYTHONPATH": f"{os.environ['PYTHONPATH']}:tests/qemu",
     }
