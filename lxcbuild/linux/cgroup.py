@@ -100,6 +100,16 @@ class CgroupHost:
         hierarchy = self.controllers.get(controller)
         return hierarchy.version if hierarchy else None
 
+    def count_io(self, numbers: str) -> bool:
+        """Make sure that what cgroups read from and write to the disk ``major:minor`` is counted; False where it cannot be."""
+        if self.version("io") is not None:
+            return True  # v2's io.stat always counts
+        hierarchy = self.controllers.get("blkio")
+        if hierarchy is None:
+            return False
+        with Node(hierarchy, hierarchy.base) as top:
+            return cgroup_v1.count_io(top, numbers)
+
     def create(self, name: str, *, controllers: Collection[str] = _CREATED) -> Cgroup:
         """Make a cgroup in every hierarchy that holds one of the controllers; parents are made too.
 

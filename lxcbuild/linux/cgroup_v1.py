@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from lxcbuild.linux.cgroup_fs import Node, flat_keyed
@@ -98,6 +99,23 @@ def io_bytes(nodes: Nodes) -> tuple[int, int]:
                 written += int(words[2])
         best = max(best, (read, written), key=sum)
     return best
+
+
+def count_io(top: Node, numbers: str) -> bool:
+    """Have the kernel count the I/O of all cgroups on the disk ``major:minor``, until the disk goes away; whether it does.
+
+    Since Linux 6.10 nothing is counted before the first rate of the disk is written (blk_throtl_activated in
+    block/blk-throttle.h). "0" is such a rate and means none. It is written only where there is no counter, hence no rate yet.
+    """
+
+    def counted() -> bool:
+        text = top.read("blkio.throttle.io_service_bytes") or ""
+        return any(line.startswith(f"{numbers} ") for line in text.splitlines())
+
+    if not counted():
+        with contextlib.suppress(OSError):  # somebody else's container: its disks are counted by its host, or not
+            top.write_raw("blkio.throttle.read_bps_device", f"{numbers} 0")
+    return counted()
 
 
 def reset_peaks(nodes: Nodes) -> bool:

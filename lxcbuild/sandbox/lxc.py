@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import CancelledError, HostError, InputError, LxcbuildError, NotRootError, SandboxError
-from lxcbuild.linux import mounts
+from lxcbuild.linux import block, mounts
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import OutputLimits, Usage
@@ -72,6 +72,8 @@ class LxcBackend:
         """An instance that is not yet started. Raises LimitRefusedError for a limit that this host cannot enforce."""
         if self._host is None:
             self._host = CgroupHost.detect()  # a millisecond; hierarchies do not come and go while we run
+            if (disk := block.below(self._dirs.lib)) is not None:
+                self._host.count_io(disk.numbers)
         host = self._host
         plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
