@@ -5,6 +5,7 @@ Everything that takes long is made once and kept below the tests' state director
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import re
@@ -58,9 +59,10 @@ def _run(*argv: str | Path, **options: object) -> str:
 
 def make_boot(place: Path, suite: str) -> Boot:
     """Everything that does not depend on the checkout, below ``place``; made when it is not there."""
-    home = place / suite
+    home = place / f"{suite}-{_recipe()}"
     if not (home / "complete").exists():
-        shutil.rmtree(home, ignore_errors=True)
+        for old in place.glob(f"{suite}-*"):
+            shutil.rmtree(old)
         home.mkdir(parents=True)
         tree = home / "tree"
         _run(
@@ -77,6 +79,12 @@ def make_boot(place: Path, suite: str) -> Boot:
         (home / "complete").touch()
     python = (home / "python").read_text()
     return Boot(home / "vmlinuz", home / "initramfs", home / "root.ext4", python, _libraries(place, python))
+
+
+def _recipe() -> str:
+    """Eight digits that differ when a root would be made differently; the packages' versions are not part of it."""
+    parts = (_PACKAGES, _KERNEL_HOOK, _INIT, *_BOOT_MODULES, (_HERE / "guest.service").read_text())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 def _settle(tree: Path) -> None:
