@@ -1,4 +1,4 @@
-"""The only place that starts programs on the host: argv lists, stdin from /dev/null, a minimal environment, a replayable log line."""
+"""The only place that starts programs on the host: argv lists, stdin from /dev/null, minimal environment, replayable log line."""
 
 from __future__ import annotations
 
