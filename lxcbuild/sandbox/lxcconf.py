@@ -88,8 +88,8 @@ lxc.console.path = none
 lxc.no_new_privs = 1
 lxc.cap.keep = {capabilities}
 {seccomp}
-# A session keyring of its own, away from the host's.
-lxc.keyring.session = 1
+# A session keyring of its own, away from the host's: 1 would keep the host's (lxc.container.conf(5)).
+lxc.keyring.session = 0
 # The profile is liblxc's default where AppArmor exists, and it forbids mounts that we have made already.
 lxc.apparmor.profile = unconfined
 lxc.prlimit.core = 0

@@ -37,7 +37,9 @@ def test_02_files_about_the_host_are_closed_or_empty(run_attack, user) -> None:
 
 def test_02_without_a_sandbox_they_tell() -> None:
     found = run_unguarded("attack_02_kernel_files")
-    assert {"cmdline", "interrupts", "iomem", "1/maps", "slabinfo"} <= {n for n, how in found.items() if how == "tells"}
+    assert {"cmdline", "interrupts", "iomem", "timer_list", "slabinfo"} <= {
+        n for n, how in found.items() if how == "tells"
+    }
 
 
 @BOTH

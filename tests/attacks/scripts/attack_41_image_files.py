@@ -11,13 +11,13 @@ MS_REMOUNT = 32
 
 def map_and_write(path):
     fd = os.open(path, os.O_RDONLY)
-    view = mmap.mmap(fd, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
+    view = mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
     view[:4] = b"evil"
 
 
 def shared_map(path):
     fd = os.open(path, os.O_RDWR)
-    mmap.mmap(fd, 4096, flags=mmap.MAP_SHARED)[:4] = b"evil"
+    mmap.mmap(fd, os.fstat(fd).st_size, flags=mmap.MAP_SHARED)[:4] = b"evil"
 
 
 python = os.path.realpath("/usr/bin/python3")
