@@ -130,6 +130,7 @@ def work_disk(file: Path, boot: Boot, *, images: Path, staging: Path) -> None:
         shutil.copytree(ROOT / name, staging / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "pyproject.toml", staging / "checkout/pyproject.toml")
     shutil.copytree(boot.libraries, staging / "libraries")
+    (staging / "more-tests").write_text(os.environ.get("LXCBUILD_GUEST_TESTS", ""))
     cache = staging / "state/cache/images"
     cache.mkdir(parents=True)
     for path in images.glob("debian-bookworm[.-]*"):
