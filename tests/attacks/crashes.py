@@ -140,6 +140,8 @@ def alive(state: StateDirs, owner_pid: int) -> list[str]:
     found = [f"mount {entry.mount_point}" for entry in mount_table() if _is_sandbox_mount(entry.mount_point, state)]
     host = CgroupHost.detect()
     for name in host.list(state.cgroup):
+        if mark_of(owner_pid) not in name:  # somebody else's build
+            continue
         try:
             group = host.open(name)
         except FileNotFoundError:
@@ -156,6 +158,11 @@ def alive(state: StateDirs, owner_pid: int) -> list[str]:
             if any(word.endswith(LAUNCHER) for word in words[:5]) and str(owner_pid) in words:
                 found.append(f"process {entry.name}: {' '.join(words)[:100]}")
     return found
+
+
+def mark_of(owner_pid: int) -> str:
+    """What the ids of all builds of one process have in common."""
+    return f"-{owner_pid % 0x10000:04x}"
 
 
 def _is_sandbox_mount(point: str, state: StateDirs) -> bool:

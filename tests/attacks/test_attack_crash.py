@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashes import RunningBuild, leftovers, until_gone
+from crashes import RunningBuild, leftovers, mark_of, until_gone
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BuildsFailedError, SandboxError
@@ -65,7 +65,7 @@ def assert_nothing_left(state: StateDirs, owner_pid: int) -> None:
         done = lxcbuild(state, "gc")
         assert done.returncode == 0, done.stdout + done.stderr
     assert leftovers(state) == []
-    assert not list((state.lib / "work").glob("*"))
+    assert not list((state.lib / "work").glob(f"*{mark_of(owner_pid)}*"))
 
 
 @pytest.mark.usefixtures("duration_s")
