@@ -45,7 +45,7 @@ class Ground:
     """One namespace: ``netns_fd`` names it, the rest reaches into it and works from anywhere. Descriptors are close-on-exec."""
 
     netns_fd: int
-    tun_fd: int | None  # None: this host has no TUN devices
+    tun_fd: int | None  # None: there is no way out (yet)
     dns_udp: socket.socket
     dns_tcp: socket.socket
     diag: socket.socket
@@ -77,10 +77,15 @@ class Ground:
         with entered(self.netns_fd):
             return socket.create_server(("127.0.0.1", port), backlog=backlog)
 
-    def loopback_up(self) -> None:
-        """Set lo up. It is not done for all, because an lo that was up keeps its address: then connects hang. Raises OSError."""
+    def enliven(self, *, way_out: bool) -> None:
+        """Set lo up; make or remove the TUN device. Raises OSError."""
+        if not way_out and self.tun_fd is not None:
+            os.close(self.tun_fd)
+            self.tun_fd = None
         with entered(self.netns_fd), _control() as control:
             _set_flags(control, b"lo", _IFF_UP)
+            if way_out and self.tun_fd is None:
+                self.tun_fd = _make_tun(control)
 
 
 @contextlib.contextmanager
@@ -97,10 +102,12 @@ def entered(netns_fd: int) -> Iterator[None]:
         os.close(home)
 
 
-def make() -> Ground:
-    """A new namespace with lo down, a TUN device that has both default routes, and resolver sockets on port 53. Raises OSError.
+def make(*, way_out: bool) -> Ground:
+    """A new namespace with resolver sockets on port 53, and with ``way_out`` also lo and a TUN device. Raises OSError.
 
-    For a process of one thread: it leaves its own namespace for a moment.
+    Interfaces are a matter of the kernel's one big network lock (rtnl), which the end of another namespace holds for 10 to 30 ms:
+    so they are made ahead of time, where it is likely that they will be wanted. Without ``way_out`` lo has never been up: once it
+    was, it keeps its address, and connects to it hang. For a process of one thread: it leaves its own namespace for a moment.
     """
     home = os.open(_OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
     with contextlib.ExitStack() as stack:
@@ -108,14 +115,16 @@ def make() -> Ground:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         stack.callback(syscalls.setns, home, syscalls.CLONE_NEWNET)
         netns = os.open(_OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
-        with _control() as control:
-            tun = _make_tun(control)
         # Echo requests without privileges ("ping" sockets, icmp(7)): so that they are seen and answered, not only refused.
         with contextlib.suppress(OSError):  # read-only in some containers: then they are refused
             Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
         diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         diag.settimeout(1.0)
-        return Ground(netns, tun, *_resolver_sockets(), diag, _icmp_tables())
+        ground = Ground(netns, None, *_resolver_sockets(), diag, _icmp_tables())
+    if way_out:
+        with contextlib.suppress(OSError):  # the one who needs it tries again, and hears why not
+            ground.enliven(way_out=True)
+    return ground
 
 
 def _control() -> socket.socket:
@@ -135,11 +144,9 @@ def tun_problem() -> str | None:
     return None
 
 
-def _make_tun(control: socket.socket) -> int | None:
-    try:
-        tun = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None  # tun_problem() tells, where somebody needs one
+def _make_tun(control: socket.socket) -> int:
+    """A device that has both default routes. The caller is in the namespace already, which is how the device gets there."""
+    tun = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(tun, _TUNSETIFF, struct.pack(_IFREQ, DEVICE, struct.pack("H", _IFF_TUN | _IFF_NO_PI)))
     address = _sockaddr_in(ADDRESS_V4)
     fcntl.ioctl(control, _SIOCSIFADDR, struct.pack(_IFREQ, DEVICE, address))

@@ -12,21 +12,29 @@ from lxcbuild.linux import netns
 from lxcbuild.sandbox import sinkhole
 
 
-def settle(ground: netns.Ground, *, mode: str, proxy_hosts: list[str], line_fd: int) -> int | None:
-    """Leave of the ground what the mode wants; returns the pid of the guard, in modes that have one.
+def _choose(warmed: netns.Ground, mode: str) -> netns.Ground:
+    """The ground for a mode: the one that was made ahead of time, or another one, where lo must never have been up."""
+    if mode != "none" or warmed.tun_fd is None:
+        return warmed
+    warmed.close()
+    return netns.make(way_out=False)
 
-    ``line_fd`` is the guard's line to the orchestrator. Raises OSError, ValueError for a mode that cannot be had here.
+
+def settle(warmed: netns.Ground, *, mode: str, proxy_hosts: list[str], line_fd: int) -> tuple[netns.Ground, int | None]:
+    """Leave of the ground what the mode wants; returns the ground and the pid of the guard, in modes that have one.
+
+    ``line_fd`` is the guard's line to the orchestrator. Raises OSError.
     """
     with socket.socket(fileno=line_fd) as line:
         guard = None
-        if mode != "none":
-            ground.loopback_up()
-        if mode in ("sinkhole", "proxy"):
-            if ground.tun_fd is None:
-                raise ValueError(f"network: {mode} needs a TUN device; {netns.tun_problem()}")
+        ground = _choose(warmed, mode)
+        guarded = mode in ("sinkhole", "proxy")
+        if mode != "none" and (ground.tun_fd is None or not guarded):
+            ground.enliven(way_out=guarded)
+        if guarded:
             guard = _fork_guard(ground, line, proxy_hosts=proxy_hosts if mode == "proxy" else None)
     ground.close(keep_namespace=True)
-    return guard
+    return ground, guard
 
 
 def _fork_guard(ground: netns.Ground, line: socket.socket, *, proxy_hosts: list[str] | None) -> int:

@@ -12,7 +12,7 @@ socket             message                                                      
 =================  =============================================================  ===========================
 to the nursery     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
 from the nursery   ``{"pid": N}``                                                 pidfd of the launcher
-to the launcher    ``{"op": "warm", "id_base": N}``                               none
+to the launcher    ``{"op": "warm", "id_base": N, "way_out": bool}``              none
 to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range,
                                                                                   the guard's line (see sinkhole.py)
 from the launcher  ``{"event": "mounted", "netns", "guard"}``                     merged tree, upper directory
@@ -173,7 +173,7 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
                 warm, _ = receive(sock)
                 # Two to five milliseconds that need not be spent when somebody waits: the map depends on nothing but the range.
                 userns = idmap.open_userns(warm["id_base"])
-                ground = netns.make()
+                ground = netns.make(way_out=warm["way_out"])
                 message, fds = receive(sock)
             except EOFError:
                 os._exit(0)  # warmed for nothing
@@ -198,7 +198,7 @@ def _serve(
         with contextlib.suppress(PermissionError):
             Path("/proc/self/oom_score_adj").write_text("-1000")
         entered_at = time.monotonic()
-        guard = settle(ground, mode=job.network, proxy_hosts=job.proxy_hosts, line_fd=guard_fd)
+        ground, guard = settle(ground, mode=job.network, proxy_hosts=job.proxy_hosts, line_fd=guard_fd)
         late = [os.open(path, os.O_WRONLY) for path in job.late_cgroup_files]  # out of sight in the new mount namespace
         merged, upper = _make_tree(job, userns)
         for fd in late:

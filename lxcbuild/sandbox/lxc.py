@@ -152,6 +152,7 @@ class LxcInstance:
             cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
             self._plan = policy.enforce(self._plan, cgroup)
+            self._nursery.way_out = self.spec.policy.network in network.GUARDED  # as this one, so the next ones
             line = self._guard_line = network.GuardLine()
             stack.callback(line.close)
             runner_end = self._send_job(handle, cgroup, line)

@@ -89,6 +89,7 @@ class Nursery:
 
     def __init__(self, run: Path) -> None:
         self._run = run  # where the records of sandboxes lie: the nursery removes ours when we are killed
+        self.way_out = True  # whether the next sandboxes will probably want a network device (see netns.py)
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
         self._resources = contextlib.ExitStack()
@@ -137,7 +138,7 @@ class Nursery:
                         launcher.receive(control)
                         self._ready = True
                     message, fds = launcher.receive(control)
-                launcher.send(mine, {"op": "warm", "id_base": id_range.start})
+                launcher.send(mine, {"op": "warm", "id_base": id_range.start, "way_out": self.way_out})
             except (OSError, EOFError) as error:
                 self.close()
                 raise SandboxError(

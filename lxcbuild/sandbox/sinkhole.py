@@ -168,6 +168,19 @@ class Guard:
         self._handlers[fd] = handler
         self._poll.register(fd, select.POLLIN)
 
+    def offer_proxy(self, listener: socket.socket, hosts: list[str]) -> None:
+        """Serve as a proxy to these hosts (see proxy.py), from the first connection on."""
+
+        def begin() -> bool:
+            from lxcbuild.sandbox import proxy  # 50 ms, which few builds pay for
+
+            self._poll.unregister(listener.fileno())
+            del self._handlers[listener.fileno()]
+            proxy.serve_in_background(listener, hosts, self)
+            return False
+
+        self._listen_to(listener.fileno(), begin)
+
     # -- handlers: False when there is nothing more to read now --------------------------------------------------------
 
     def _command(self) -> bool:
@@ -332,9 +345,7 @@ def become_guard(
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         guard = Guard(ground, control, root_pid=launcher_pid)
         if listener is not None:
-            from lxcbuild.sandbox import proxy  # only builds with a proxy pay for it
-
-            proxy.serve_in_background(listener, hosts, guard)
+            guard.offer_proxy(listener, hosts)
         guard.run()
         status = 0
     except (BrokenPipeError, ConnectionResetError):
