@@ -79,3 +79,21 @@ def test_38_hostile_archives_are_refused_in_the_sandbox(
     assert done.build["phases"][-1]["peak_disk_bytes"] < 140 << 20
     assert not Path("/tmp", MARKER).exists()
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("project", "classes"),
+    [
+        ("wheel_bomb", ("disk-full",)),
+        ("wheel_leads_out", ("compile-failed", "gate-rejected", "wrote-outside")),
+    ],
+)
+def test_38_hostile_wheels_are_unpacked_in_the_sandbox_only(
+    build: Any, tmp_path: Path, project: str, classes: tuple[str, ...]
+) -> None:
+    done = build(packing.sdist(packing.MISBEHAVING / project, tmp_path))
+    found = done.build["failure"]
+    assert found is not None
+    assert found["class"] in classes, found
+    assert done.build["artifacts"] == []
+    assert not Path("/etc/cron.d/escaped-marker").exists()
