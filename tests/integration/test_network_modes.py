@@ -382,7 +382,7 @@ def test_a_proxy_without_hosts_is_refused(backend: LxcBackend, rootfs: Path) -> 
 def test_the_guard_adds_little_to_the_start(backend: LxcBackend, rootfs: Path) -> None:
     """The best of each, interleaved: the machine is never the same for long, and others run tests on it, too.
 
-    The budget is 3 ms on a quiet machine; the bound is for loaded ones, and finds what waits for whole seconds or for other sandboxes.
+    The budget is 3 ms on a quiet machine; the bound is for loaded ones, and finds what waits for others.
     """
     taken: dict[NetworkMode, list[float]] = {NetworkMode.LOOPBACK: [], NetworkMode.SINKHOLE: []}
     for number in range(10):
