@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import struct
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from attacking import run_script
+from attacking import SCRIPTS, run_script
 from host_state import processes_in_range
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.model import DiskLimits, MemoryLimits, OutputLimits
-from lxcbuild.sandbox.base import User
+from lxcbuild.sandbox.base import Step, User
 
 pytestmark = pytest.mark.root
 
@@ -193,3 +195,23 @@ def test_39_what_swaps_files_is_dead_before_anything_is_read(sandbox, canary: Pa
             assert all(SECRET not in file.path.read_text() for file in taken)
         assert sorted(os.listdir(host_view(instance, "out"))) == before, "nothing is alive"  # noqa: PTH208
         instance.close()
+
+
+def test_39_a_careless_reader_of_a_living_sandbox_is_led_out(sandbox, canary: Path) -> None:
+    """With the daemon alive and links followed, the canary is read sooner or later; so the daemon above is a real one."""
+    instance = sandbox(name="alive")
+    instance.put("/build/swap.py", (SCRIPTS / "attack_34_output_links.py").read_bytes())
+    script = (
+        "import os, runpy, sys, time; sys.argv[1:] = ['swap', {!r}]; runpy.run_path('/build/swap.py'); time.sleep(30)"
+    )
+    step = Step(argv=("python3", "-c", script.format(str(canary))))
+    thread = threading.Thread(target=instance.run, args=(step, lambda _: None))
+    thread.start()
+    deadline = time.monotonic() + 20
+    seen = ""
+    while SECRET not in seen and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            seen = host_view(instance, "out/swapped").read_text()
+    instance.cancel()
+    thread.join()
+    assert seen == SECRET

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from attacking import run_script
+from attacking import SCRIPTS, run_script
 from host_state import processes_in_range
 
 from lxcbuild.model import CpuLimits, FailureClass, TimeLimits
@@ -70,6 +74,20 @@ def test_26_daemons_do_not_survive_a_kill_in_the_middle(sandbox, kind: str) -> N
     timer.join()
     instance.stop()
     assert processes_in_range(instance._id_start) == []
+
+
+def test_26_without_a_sandbox_the_daemon_lives_on(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    done = subprocess.run([sys.executable, SCRIPTS / "attack_26_daemons.py", "deaf", alive], stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+    while not (text := alive.read_text()):  # it is being written again
+        pass
+    pid = int(text)
+    os.kill(pid, signal.SIGTERM)
+    before = alive.stat().st_mtime_ns
+    time.sleep(0.3)
+    assert alive.stat().st_mtime_ns > before
+    os.kill(pid, signal.SIGKILL)
 
 
 def is_runner(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""One worker per file, and one for each worker."""
+"""One worker per file, and no end of files."""
 
 import os
 import sys
@@ -6,13 +6,12 @@ import time
 
 from setuptools import setup
 
-begun = time.monotonic()
-denied = False
-while time.monotonic() < begun + 2:
-    try:
-        os.fork()
-    except OSError:
-        denied = True
-if denied:
+try:
+    for _ in range(100_000):
+        if os.fork() == 0:
+            os.closerange(0, 100)
+            time.sleep(600)
+            os._exit(0)
+except OSError:
     sys.exit("cannot start a worker")
 setup(name="forks_without_end", version="1.0", py_modules=["forks_without_end"])
