@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lxcbuild.build.failures import fail
+from lxcbuild.build import learning
+from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation, conversion
 from lxcbuild.debian.steps import OUT, StepFailure
+from lxcbuild.model import Failure
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
@@ -23,7 +25,10 @@ def run(work: Work) -> None:
     assert work.conversion is not None
     instance = work.instance
     job = compilation.compile_job(
-        work.conversion.tree, timestamp_s=work.conversion.timestamp_s, parallel=cpus_allotted(work.policy)
+        work.conversion.tree,
+        timestamp_s=work.conversion.timestamp_s,
+        parallel=cpus_allotted(work.policy),
+        program_paths=work.program_paths,
     )
     end = run_job(work, instance, job)
     if not end.ok:
@@ -49,11 +54,17 @@ def _note_conversion(work: Work, files: Mapping[str, ExtractedFile]) -> None:
 def _explain(work: Work, end: JobEnd) -> None:
     status = f"exit status {end.result.exit_status}" if end.result.signal is None else f"signal {end.result.signal}"
     failure = compilation.classify_compile_failure(end.tail, status=status)
-    raise fail(
-        failure.failure_class,
-        work.phase,
-        failure.brief,
-        details=failure.details,
+    known = learning.learn(work, failure.missing)
+    if (
+        not known
+        and not work.suite_backend_unfit
+        and not work.request.strict_debian
+        and learning.suite_is_too_new(work)
+    ):
+        work.suite_backend_unfit = known = True
+    raise PhaseFailedError(
+        Failure(failure_class=failure.failure_class, phase=work.phase, brief=failure.brief, details=failure.details),
+        mendable=known,
     )
 
 

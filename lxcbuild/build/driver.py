@@ -95,7 +95,7 @@ def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Inst
         result = _next(machine, phase, work)
     except PhaseFailedError as error:
         work.learned_packages |= set(error.provide)
-        result = machine.failed(error.failure, can_provide_more=bool(error.provide))
+        result = machine.failed(error.failure, can_provide_more=error.mendable)
     except CancelledError:
         raise
     except LxcbuildError as error:

@@ -35,10 +35,11 @@ _UNSATISFIABLE_IN = {
 class PhaseFailedError(Exception):
     """A phase found out by itself that the build has failed; carries the failure as data. Never leaves the build room."""
 
-    def __init__(self, failure: Failure, *, provide: tuple[str, ...] = ()) -> None:
+    def __init__(self, failure: Failure, *, provide: tuple[str, ...] = (), mendable: bool = False) -> None:
         super().__init__(failure.brief)
         self.failure = failure
         self.provide = provide  # Debian packages that may mend it, learned from the log
+        self.mendable = mendable or bool(provide)  # provisioning will do something else now than it did before
 
 
 def fail(

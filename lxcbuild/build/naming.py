@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from lxcbuild.build.work import Work
-from lxcbuild.debian.names import NameMap, load_fallback
+from lxcbuild.debian.names import Distribution, NameMap, load_fallback
 from lxcbuild.debian.relations import TargetPython
+from lxcbuild.debian.tables import requirement_table
 
 
 def names(work: Work) -> NameMap:
@@ -16,6 +19,27 @@ def names(work: Work) -> NameMap:
         if fallback:
             break
     return NameMap(archive=contents.find_distribution, fallback=fallback)
+
+
+def build_names(work: Work) -> NameMap:
+    """The same for build requirements, where some projects are only carriers of a program that the suite has."""
+    known = names(work)
+    archive = known.archive
+    table = requirement_table().programs
+    candidates = work.facilities.archive_for(work.request.target).candidates
+
+    def find(name: str) -> Distribution | None:
+        found = archive(name) if archive is not None else None
+        if found is not None or name not in table:
+            return found
+        version = candidates([table[name]]).get(table[name])
+        if version is None:
+            return None
+        # Without epoch, revision and repacking marks: what upstream calls it.
+        upstream = version.rpartition(":")[2].rpartition("-")[0] or version
+        return Distribution(name, re.split(r"[+~]", upstream)[0], table[name])
+
+    return NameMap(archive=find, fallback=known.fallback)
 
 
 def target_python(work: Work) -> TargetPython:

@@ -19,6 +19,7 @@ from lxcbuild.debian.contents import ContentsIndex
 from lxcbuild.events import Monitor
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
+from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Policy, SourceKind, Target
 from lxcbuild.pypi.client import IndexClient, parse_requirement
 from lxcbuild.sandbox.base import Backend
@@ -38,6 +39,7 @@ class BuildRequest:
     force: bool = False  # build although the distribution ships it
     output: Path | None = None  # where the user wants the packages, besides the store
     maintainer: str = DEFAULT_MAINTAINER
+    strict_debian: bool = False  # build with packages of the distribution only
 
     @property
     def display_name(self) -> str:
@@ -61,6 +63,7 @@ class Facilities:
     index: IndexClient
     images: ImageStore
     layers: LayerStore
+    wheels: WheelLayers
     backend: Backend
     recipe_for: Callable[[Target], Recipe]
     archive_for: Callable[[Target], AptArchive]

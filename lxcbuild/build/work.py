@@ -17,6 +17,7 @@ from lxcbuild.events import Monitor, Note, Output
 from lxcbuild.images.image import Image
 from lxcbuild.images.layers import Layer
 from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
+from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec
 from lxcbuild.sandbox.logs import LogWriter
@@ -39,9 +40,16 @@ class Work:
     layer: Layer | None = None
     converter: Converter = Converter.PYPROJECT
     build_relations: tuple[str, ...] = ()  # Build-Depends
-    outdated_backend: bool = False  # the suite's backend is older than the project asks for
+    outdated_backend: bool = False  # the suite's backend is older than the project asks for, and there is no newer one
+    asked_requirements: dict[str, None] = field(
+        default_factory=dict
+    )  # what the backend's hook and logs asked for, in order
+    suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
+    program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
+    index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
     conversion: ConversionPlan | None = None
     learned_packages: set[str] = field(default_factory=set)
+    suggested_packages: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet
     built: Path | None = None  # directory of files taken out of the compile sandbox
     sealed: list[ExtractedFile] = field(default_factory=list)  # those of them that belong to the package
     # for the outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -39,6 +40,9 @@ from lxcbuild.pypi.client import parse_requirement
     help="What writes debian/ for a Python project.",
 )
 @click.option("--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages.")
+@click.option(
+    "--strict-debian", is_flag=True, help="Build with packages of the distribution only, never with newer backends."
+)
 @json_option
 @pass_ui
 def build(
@@ -52,6 +56,7 @@ def build(
     force: bool,
     converter: str,
     maintainer: str,
+    strict_debian: bool,
     as_json: bool,
 ) -> int:
     """Build Debian packages from Python projects.
@@ -62,7 +67,10 @@ def build(
     chosen = target or host_target()
     load_recipe(chosen)
     wishes = [
-        _request(text, target=chosen, output=output, force=force, converter=converter, maintainer=maintainer)
+        replace(
+            _request(text, target=chosen, output=output, force=force, converter=converter, maintainer=maintainer),
+            strict_debian=strict_debian,
+        )
         for text in requirements
     ]
     require_root("start sandboxes")
@@ -136,7 +144,12 @@ def _build(wish: BuildRequest, facilities: Facilities, ledger: Ledger, policy: s
             policy=policy,
             backend=facilities.backend.name,
             log_path=work.log_path,
-            request={"requirement": wish.requirement, "force": wish.force, "converter": wish.converter.value},
+            request={
+                "requirement": wish.requirement,
+                "force": wish.force,
+                "converter": wish.converter.value,
+                "strict_debian": wish.strict_debian,
+            },
         )
     )
     work.outcome = build_one(work)

@@ -15,6 +15,7 @@ from lxcbuild.debian.contents import ContentsIndex
 from lxcbuild.events import Monitor
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
+from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Policy, Target
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
@@ -56,6 +57,7 @@ def workshop(dirs: StateDirs, monitor: Monitor, *, policy: str) -> Iterator[Faci
             index=index,
             images=images,
             layers=layers,
+            wheels=WheelLayers(layers, backend, monitor),
             backend=backend,
             recipe_for=recipe_for,
             archive_for=archive_for,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian.inspection import Inspection
-from lxcbuild.debian.names import NameMap
+from lxcbuild.debian.names import NameMap, canonical_or_none
 from lxcbuild.debian.relations import TargetPython, Unmapped, translate
+from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter
 
@@ -30,7 +33,10 @@ _BACKEND_PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A build requirement whose package the suite has in too old a version. The build may still work: backends rarely need it."""
+    """A build requirement whose package the suite has in too old a version.
+
+    ``requirement`` has the lower bound that fields of pyproject.toml mean, where the project itself states none.
+    """
 
     requirement: str
     name: str
@@ -53,26 +59,39 @@ class BuildRelations:
 
 
 def build_relations(
-    inspection: Inspection, *, python: TargetPython, names: NameMap, converter: Converter = Converter.PYPROJECT
+    inspection: Inspection,
+    *,
+    python: TargetPython,
+    names: NameMap,
+    converter: Converter = Converter.PYPROJECT,
+    asked: Sequence[str] = (),
+    keep_outdated: bool = True,
+    distrusted: bool = False,
 ) -> BuildRelations:
-    """Map ``build-system.requires`` and what the kind of project needs; raises nothing for what a package says."""
+    """Map ``build-system.requires``, what the backend ``asked`` for, and what the kind of project needs.
+
+    ``keep_outdated``: the suite's older packages are among the relations (nothing newer will be there instead).
+    ``distrusted``: the suite's packages proved unfit, so that every requirement of a backend counts as outdated.
+    Raises nothing for what a package says.
+    """
     base = ["debhelper-compat (= 13)", "dh-python", "python3-all-dev" if inspection.compiled else "python3-all"]
     if converter is Converter.PYPROJECT:
         base.append("pybuild-plugin-pyproject")
-    requires = [*inspection.build_requires, *_implied(inspection, names)]
+    stated = (*inspection.build_requires, *asked)
     satisfied: list[str] = []
     outdated: list[Outdated] = []
-    for text in requires:
-        found = _outdated(text, python, names)
+    for text in dict.fromkeys(_with_floor(text, inspection) for text in stated):
+        found = _outdated(text, python, names, always=distrusted)
         if found is None:
             satisfied.append(text)
         else:
             outdated.append(found)
+    satisfied += _implied(inspection, names)
     translation = translate(satisfied, python=python, names=names, build=True)
     relations = [
         *base,
         *(str(relation) for relation in translation.relations),
-        *(item.package for item in outdated),
+        *(item.package for item in outdated if keep_outdated),
         *_programs(inspection),
     ]
     return BuildRelations(
@@ -81,6 +100,22 @@ def build_relations(
         outdated=tuple(outdated),
         notes=translation.notes,
     )
+
+
+def _with_floor(text: str, inspection: Inspection) -> str:
+    """The requirement with the lower bound that the fields of pyproject.toml mean for its backend."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        return text
+    name = canonical_or_none(requirement.name) or ""
+    floors = [
+        table[name] for field in inspection.newer_fields if name in (table := requirement_table().fields.get(field, {}))
+    ]
+    if not floors or requirement.url is not None:
+        return text
+    requirement.specifier &= SpecifierSet(f">={max(floors, key=Version)}")
+    return str(requirement)
 
 
 def _implied(inspection: Inspection, names: NameMap) -> list[str]:
@@ -100,14 +135,18 @@ def _implied(inspection: Inspection, names: NameMap) -> list[str]:
     return known
 
 
-def _outdated(text: str, python: TargetPython, names: NameMap) -> Outdated | None:
+def _outdated(text: str, python: TargetPython, names: NameMap, *, always: bool = False) -> Outdated | None:
     """Whether a lower bound is out of the suite's reach; upper bounds of build requirements are not enforced."""
     try:
         requirement = Requirement(text)
         if not python.applies(requirement):
             return None
         mapped = names.find(requirement.name)
-        if mapped is None or not mapped.package or mapped.version is None:
+        if mapped is None or not mapped.package:
+            return None
+        if always:
+            return Outdated(text, requirement.name, mapped.package, mapped.version or "an unknown version")
+        if mapped.version is None:
             return None
         version = Version(mapped.version)
     except (InvalidRequirement, InvalidVersion, BadNameError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lxcbuild.debian import steps
 from lxcbuild.debian.documents import clean
-from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
+from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
 
 #: What a build is told about the world; nothing of the host's environment comes along.
@@ -24,16 +26,29 @@ BASE_ENVIRONMENT: Mapping[str, str] = {
 }
 
 
-def compile_job(tree: str, *, timestamp_s: int, parallel: int, nocheck: bool = True, binary_only: bool = False) -> Job:
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def compile_job(
+    tree: str,
+    *,
+    timestamp_s: int,
+    parallel: int,
+    nocheck: bool = True,
+    binary_only: bool = False,
+    program_paths: Sequence[str] = (),
+) -> Job:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
-    ``nocheck`` leaves tests to their own phase; a foreign Debian source package gets it too unless asked otherwise.
+    ``program_paths`` are directories of programs before the suite's own. ``nocheck`` leaves tests to their own phase; a
+    foreign Debian source package gets it too unless asked otherwise.
     """
     options = [f"parallel={max(1, parallel)}", "noautodbgsym"]
     if nocheck:
         options.append("nocheck")
     env = {
         **BASE_ENVIRONMENT,
+        **path_environment(program_paths),
         "DEB_BUILD_OPTIONS": " ".join(options),
         "SOURCE_DATE_EPOCH": str(timestamp_s),
         "DPKG_DEB_THREADS_MAX": str(max(1, parallel)),
@@ -48,42 +63,68 @@ def compile_job(tree: str, *, timestamp_s: int, parallel: int, nocheck: bool = T
     )
 
 
+def path_environment(program_paths: Sequence[str]) -> dict[str, str]:
+    """PATH with these directories first; nothing where there are none."""
+    return {"PATH": ":".join((*program_paths, _DEFAULT_PATH))} if program_paths else {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Marker:
     pattern: re.Pattern[str]
     failure_class: FailureClass
     brief: str
+    missing: str | None  # the kind of thing that ``what`` names, see steps.Missing
 
 
-def _marker(pattern: str, failure_class: FailureClass, brief: str) -> _Marker:
-    return _Marker(re.compile(pattern), failure_class, brief)
+def _marker(pattern: str, failure_class: FailureClass, brief: str, missing: str | None = None) -> _Marker:
+    return _Marker(re.compile(pattern), failure_class, brief, missing)
 
 
+#: Things learned from one log.
+_MAX_MISSING = 40
 _BUILD_DEP = FailureClass.BUILD_DEP_MISSING
 _COMPILE = FailureClass.COMPILE_FAILED
 # The order is from the most telling to the least. Texts are those of the programs named in the comments.
 _MARKERS = (
     _marker(r"Unmet build dependencies: (?P<what>[^\n]+)", _BUILD_DEP, "build dependencies are not installed: {what}"),
     _marker(r"ModuleNotFoundError: No module named '(?P<what>[\w.]{1,200})'", _BUILD_DEP,
-            "the build needs the Python module {what}"),
-    _marker(r"Backend '(?P<what>[\w.:]{1,200})' is not available", _BUILD_DEP, "the build backend {what} is not there"),  # build
-    _marker(r"BackendUnavailable: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the build backend is not there: {what}"),
-    _marker(r"fatal error: (?P<what>[^\s:]{1,200}): No such file or directory", _BUILD_DEP, "the C header {what} is missing"),
-    _marker(r"(?:/usr/bin/)?ld: cannot find -l(?P<what>[\w.+-]{1,100})", _BUILD_DEP, "the library {what} is missing"),
-    _marker(r"Package '?(?P<what>[\w.+-]{1,100})'?,? .{0,60}not found", _BUILD_DEP, "pkg-config finds no {what}"),
-    _marker(r"No package '(?P<what>[^'\n]{1,100})' found", _BUILD_DEP, "pkg-config finds no {what}"),
+            "the build needs the Python module {what}", "module"),
+    _marker(r"Backend '(?P<what>[\w.:]{1,200})' is not available", _BUILD_DEP,
+            "the build backend {what} is not there", "backend"),  # build
+    _marker(r"BackendUnavailable: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the build backend is not there: {what}", "backend"),
+    _marker(r"fatal error: (?P<what>[^\s:]{1,200}): No such file or directory", _BUILD_DEP,
+            "the C header {what} is missing", "header"),
+    _marker(r"(?:/usr/bin/)?ld: cannot find -l(?P<what>[\w.+-]{1,100})", _BUILD_DEP, "the library {what} is missing", "library"),
+    _marker(r"Package '?(?P<what>[\w.+-]{1,100})'?,? .{0,60}not found", _BUILD_DEP, "pkg-config finds no {what}", "pkgconfig"),
+    _marker(r"No package '(?P<what>[^'\n]{1,100})' found", _BUILD_DEP, "pkg-config finds no {what}", "pkgconfig"),
     _marker(r"(?:sh|make|bash): (?:\d+: )?(?P<what>[\w.+-]{1,60}): (?:command )?not found", _BUILD_DEP,
-            "the program {what} is missing"),
+            "the program {what} is missing", "program"),
+    _marker(r"Program '(?P<what>[\w.+-]{1,60})' not found", _BUILD_DEP, "the program {what} is missing", "program"),  # meson
+    _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>[\w+-]{1,60})'", _COMPILE,
+            "the build raised FileNotFoundError: there is no {what}", "program"),
+    _marker(r"Dependency \"?(?P<what>[\w.+-]{1,100})\"? not found", _BUILD_DEP,
+            "the library {what} is missing", "pkgconfig"),  # meson
+    _marker(r"(?:cffi|fatal)[^\n]{0,80}(?P<what>[\w./+-]{1,100}\.h(?:pp)?): No such file", _BUILD_DEP,
+            "the C header {what} is missing", "header"),
+    _marker(r"no matching package (?:named )?`(?P<what>[\w-]{1,100})`", _BUILD_DEP,
+            "the Rust crate {what} is not here, and builds have no network", "crate"),
+    _marker(r"failed to get `(?P<what>[\w-]{1,100})` as a dependency", _BUILD_DEP,
+            "the Rust crate {what} is not here, and builds have no network", "crate"),
+    _marker(r"failed to (?:download|fetch)[^\n]{0,60}`(?P<what>[\w.-]{1,100})[^`\n]{0,60}`", _BUILD_DEP,
+            "the Rust crate {what} is not here, and builds have no network", "crate"),
     _marker(r"can't find Rust compiler|(?:cargo|rustc)\b.{0,40}not (?:found|installed)", _BUILD_DEP, "the build needs Rust"),
     _marker(r"error: Could not find suitable distribution for Requirement\.parse\('(?P<what>[^'\n]{1,200})'\)", _BUILD_DEP,
-            "setup.py asks the index for {what}"),
-    _marker(r"invalid pyproject\.toml config: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's setuptools is too old: {what}"),
-    _marker(r"configuration error: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's setuptools is too old: {what}"),
-    _marker(r"(?:flit_core\.config\.)?ConfigError: (?P<what>[^\n]{0,200})", _BUILD_DEP, "the suite's flit is too old: {what}"),
+            "setup.py asks the index for {what}", "requirement"),
+    _marker(r"invalid pyproject\.toml config: (?P<what>[^\n]{0,200})", _BUILD_DEP,
+            "the backend does not take this pyproject.toml: {what}", "backend"),
+    _marker(r"configuration error: (?P<what>[^\n]{0,200})", _BUILD_DEP,
+            "the backend does not take this pyproject.toml: {what}", "backend"),
+    _marker(r"(?:flit_core\.config\.)?ConfigError: (?P<what>[^\n]{0,200})", _BUILD_DEP,
+            "the backend does not take this pyproject.toml: {what}", "backend"),
     _marker(r"(?:Value|Type)Error: (?P<what>[^\n]{0,120}(?:`project\.license|license-files|license expression)[^\n]{0,200})",
             _BUILD_DEP,
-            "the suite's backend is too old: {what}"),
-    _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the suite's backend does not read this project's metadata"),
+            "the backend is too old: {what}", "backend"),
+    _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the backend does not read this project's metadata", "backend"),
     _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>(?!/(?!build/))[^'\n]{1,200}\.\w{1,10})'",
             FailureClass.BROKEN_SDIST, "the archive lacks {what}, which its build reads"),
     _marker(r"(?:PermissionError|OSError): \[Errno (?:13|30)\] (?:Permission denied|Read-only file system): "
@@ -109,13 +150,28 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
     """
     text = clean(tail[-256 * 1024 :].decode("utf-8", "replace"))
     details = "\n".join(_decisive_lines(text))
+    missing = missing_things(text)
     for marker in _MARKERS:
         match = marker.pattern.search(text)
         if match is not None:
             what = (match.groupdict().get("what") or "").strip()
             brief = marker.brief.format(what=what)[:400]
-            return StepFailure(failure_class=marker.failure_class, brief=brief, details=details)
-    return StepFailure(failure_class=_COMPILE, brief=f"dpkg-buildpackage failed ({status})", details=details)
+            return StepFailure(failure_class=marker.failure_class, brief=brief, details=details, missing=missing)
+    return StepFailure(
+        failure_class=_COMPILE, brief=f"dpkg-buildpackage failed ({status})", details=details, missing=missing
+    )
+
+
+def missing_things(text: str) -> tuple[Missing, ...]:
+    """Everything that a log says is not there, each once, in the order of the markers."""
+    found = [
+        Missing(marker.missing, (match.groupdict().get("what") or "").strip())
+        for marker in _MARKERS
+        if marker.missing is not None
+        for match in itertools.islice(marker.pattern.finditer(text), _MAX_MISSING)
+    ]
+    found += [Missing("phrase", phrase) for phrase in requirement_table().phrases if re.search(phrase, text)]
+    return tuple(dict.fromkeys(found))[:_MAX_MISSING]
 
 
 def _decisive_lines(text: str) -> list[str]:

@@ -150,12 +150,16 @@ def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> Job:
 
 def build_environment(plan: ConversionPlan) -> dict[str, str]:
     """Variables that tell version-computing backends what the version is, since there is no repository to ask."""
+    return {**version_environment(plan.version), **plan.environment}
+
+
+def version_environment(version: str) -> dict[str, str]:
+    """The same for a release that is not converted, only built."""
     return {
-        "SETUPTOOLS_SCM_PRETEND_VERSION": plan.version,
-        "PBR_VERSION": plan.version,
-        "PDM_BUILD_SCM_VERSION": plan.version,
-        "POETRY_DYNAMIC_VERSIONING_BYPASS": plan.version,
-        **plan.environment,
+        "SETUPTOOLS_SCM_PRETEND_VERSION": version,
+        "PBR_VERSION": version,
+        "PDM_BUILD_SCM_VERSION": version,
+        "POETRY_DYNAMIC_VERSIONING_BYPASS": version,
     }
 
 

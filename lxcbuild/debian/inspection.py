@@ -76,6 +76,7 @@ class Inspection:
     dynamic_build_requires: bool  # the backend's hook may ask for more than is written down
     shipped_debian: bool
     licence_texts: tuple[LicenceText, ...] = field(repr=False)
+    newer_fields: tuple[str, ...] = ()  # fields of [project] that older backends refuse, as in requirements.yaml
 
     @property
     def cython(self) -> bool:
@@ -146,6 +147,7 @@ def _inspection(reader: Reader) -> Inspection:
             LicenceText(path=item.line("path") or "", text=item.text("text", limit=70_000) or "")
             for item in reader.tables("licence_texts", count=20)
         ),
+        newer_fields=pyproject.texts("newer_fields", count=20, limit=40) if pyproject else (),
     )
 
 

@@ -55,6 +55,15 @@ class Job:
     results: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that a log says is not there. ``kind``: ``module``, ``header``, ``library`` (of ``-l``), ``pkgconfig``,
+    ``program``, ``requirement`` (PEP 508), ``crate``, ``phrase`` (the log's words), or ``backend`` (too old, or unfit)."""
+
+    kind: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailure:
     """Why a script inside gave up, in the closed vocabulary. Texts are hostile, bounded and free of control characters."""
@@ -62,6 +71,7 @@ class StepFailure:
     failure_class: FailureClass
     brief: str
     details: str | None = None
+    missing: tuple[Missing, ...] = ()
 
 
 def python_step(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class Layer:
     @property
     def status(self) -> Path:
         """The dpkg status file that holds for the whole stack."""
-        return self.lowers[0] / STATUS_FILE
+        return next(found for lower in self.lowers if (found := lower / STATUS_FILE).is_file())
 
 
 def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
@@ -202,26 +202,66 @@ class LayerStore:
             tree.chmod(0o755)
             for name in _NOT_INSTALLED:
                 shutil.rmtree(tree / name, ignore_errors=True)
-            plain = workdir / "layer.tar"
-            pack.tar_tree(tree, plain)
-            digest = pack.digest_of(plain)
-            pack.compress(plain, workdir / "layer.tar.zst")
             packages = read_status((tree / STATUS_FILE).read_text())
             record = {
-                "key": key,
-                "parent": parent.key,
-                "digest": digest,
-                "created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
                 "made_in_s": round(time.monotonic() - started, 3),
-                "unpacked_bytes": pack.tree_bytes(tree),
-                "archive_bytes": (workdir / "layer.tar.zst").stat().st_size,
                 "installed": [asdict(package) for package in resolved.packages],
                 "packages": [asdict(package) for package in packages],
             }
-            (workdir / "layer.tar.zst").rename(self._archive_path(key))
-            _write(self._record_path(key), json.dumps(record, indent=1) + "\n")
+            self._store(tree, key, parent=parent.key, workdir=workdir, record=record)
 
         self.hot.place(key, size_bytes=resolved.size_bytes * _UNPACKED_FACTOR, what="a layer", fill=fill)
+
+    def _store(self, tree: Path, key: str, *, parent: str, workdir: Path, record: Mapping[str, object]) -> None:
+        """The cold form of a layer: its archive, then the record that makes it known."""
+        plain = workdir / "layer.tar"
+        pack.tar_tree(tree, plain)
+        digest = pack.digest_of(plain)
+        pack.compress(plain, workdir / "layer.tar.zst")
+        complete = {
+            "key": key,
+            "parent": parent,
+            "digest": digest,
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            "unpacked_bytes": pack.tree_bytes(tree),
+            "archive_bytes": (workdir / "layer.tar.zst").stat().st_size,
+            **record,
+        }
+        (workdir / "layer.tar.zst").rename(self._archive_path(key))
+        _write(self._record_path(key), json.dumps(complete, indent=1) + "\n")
+
+    def provide_tree(
+        self,
+        key: str,
+        *,
+        parent: str,
+        size_bytes: int,
+        record: Mapping[str, object],
+        fill: Callable[[Path, Path], None],
+    ) -> tuple[Path, bool]:
+        """A layer that is not made of Debian packages, and whether it was known; single-flight, kept and found as all layers.
+
+        ``fill`` gets the empty tree and a directory for what it needs meanwhile; ``parent`` is the key below it.
+        """
+        if self._record_path(key).is_file():
+            return self._load(key), True
+        with self._making(key):
+            if self._record_path(key).is_file():
+                return self._load(key), True
+            workdir = self._dirs.images / "layers" / f"new-{key[:16]}"
+            if workdir.exists():
+                shutil.rmtree(workdir)  # we hold the lock, so its maker is dead
+            workdir.mkdir(parents=True)
+
+            def make(tree: Path) -> None:
+                fill(tree, workdir)
+                self._store(tree, key, parent=parent, workdir=workdir, record=record)
+
+            try:
+                path, _ = self.hot.place(key, size_bytes=size_bytes, what="a layer", fill=make)
+            finally:
+                shutil.rmtree(workdir, ignore_errors=True)
+            return path, False
 
     def _load(self, key: str) -> Path:
         found = self.hot.find(key)

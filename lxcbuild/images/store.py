@@ -112,18 +112,25 @@ class ImageStore:
 
     def archive(self, image: Image) -> AptArchive:
         """The apt archive of an image: the host's mirrors as they are when lists are fetched, else those of the making."""
-        recipe = load_recipe(image.target)
+        return self._apt_archive(image.target, image.record)
+
+    def other_archives(self, target: Target) -> tuple[AptArchive, ...]:
+        """The archives of the other images there are, the images themselves not being loaded."""
+        return tuple(
+            self._apt_archive(listed.target, listed.record)
+            for listed in self.list()
+            if listed.record is not None and listed.target != target
+        )
+
+    def _apt_archive(self, target: Target, record: ImageRecord) -> AptArchive:
+        recipe = load_recipe(target)
 
         def lines() -> tuple[str, ...]:
             now = sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))
-            return now or image.record.sources
+            return now or record.sources
 
         return AptArchive(
-            self._dirs,
-            image.name,
-            source_lines=lines,
-            architecture=image.target.architecture,
-            monitor=self._monitor,
+            self._dirs, record.name, source_lines=lines, architecture=target.architecture, monitor=self._monitor
         )
 
     def close(self) -> None:

@@ -17,6 +17,8 @@ class IndexFile:
     requires_python: str | None = None
     yanked: str | None = None  # the reason ("" when none was given); None when the file is not yanked
     uploaded_at: str | None = None  # ISO 8601
+    #: Hashes of ``<url>.metadata``, where the index offers a wheel's metadata alone (PEP 658, PEP 714).
+    metadata_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

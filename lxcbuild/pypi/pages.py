@@ -64,6 +64,7 @@ def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
             yanked=_text(yanked) or "" if yanked else None,
             uploaded_at=_text(entry.get("upload-time")),
             size_bytes=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+            metadata_hashes=_json_metadata(entry),
         )
         if file is not None:
             yield file
@@ -86,6 +87,9 @@ def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
             yanked=(attributes["data-yanked"] or "") if "data-yanked" in attributes else None,
             uploaded_at=attributes.get("data-upload-time"),
             size_bytes=int(size) if size and size.isascii() and size.isdigit() and len(size) < 16 else None,
+            metadata_hashes=_hashes(
+                [attributes.get("data-core-metadata") or attributes.get("data-dist-info-metadata") or ""]
+            ),
         )
         if file is not None:
             yield file
@@ -101,6 +105,7 @@ def _file(
     yanked: str | None,
     uploaded_at: str | None,
     size_bytes: int | None,
+    metadata_hashes: Mapping[str, str],
 ) -> IndexFile | None:
     try:
         url, _ = split_credentials(urldefrag(urljoin(base, href.strip())).url)
@@ -121,7 +126,13 @@ def _file(
         requires_python=requires_python.strip()[:200] or None if requires_python else None,
         yanked=yanked[:1000] if yanked is not None else None,
         uploaded_at=uploaded_at[:40] if uploaded_at else None,
+        metadata_hashes={algorithm: digest.lower() for algorithm, digest in metadata_hashes.items()},
     )
+
+
+def _json_metadata(entry: Mapping[str, Any]) -> dict[str, str]:
+    offered = entry.get("core-metadata", entry.get("dist-info-metadata"))
+    return _hashes(f"{k}={v}" for k, v in offered.items()) if isinstance(offered, dict) else {}
 
 
 def _hashes(pairs: Iterable[str]) -> dict[str, str]:

@@ -155,6 +155,7 @@ def _pyproject(tree: Path) -> dict[str, Any] | None:
         "scripts": _entries(project.get("scripts")),
         "gui_scripts": _entries(project.get("gui-scripts")),
         "license": _licence(project.get("license")),
+        "newer_fields": _newer_fields(project),
         "tools": clip_all(sorted(tools), count=100, limit=100),
         "compiles": _pyproject_compiles(tools),
     }
@@ -166,6 +167,14 @@ def _table(value: object) -> dict[str, Any]:
 
 def _entries(value: object) -> dict[str, str]:
     return {str(key)[:200]: str(entry)[:500] for key, entry in list(_table(value).items())[:500]}
+
+
+def _newer_fields(project: dict[str, Any]) -> list[str]:
+    """Fields of PEP 639 and PEP 794, which backends older than them refuse."""
+    found = ["license-expression"] if isinstance(project.get("license"), str) else []
+    found += ["license-files"] if "license-files" in project else []
+    found += ["import-names"] if "import-names" in project or "import-namespaces" in project else []
+    return found
 
 
 def _licence(value: object) -> str | None:
