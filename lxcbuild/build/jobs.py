@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,10 +68,23 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
         Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD), hear
     )
     work.charge(result.usage)
+    if _ran_out_of_room(work, result, b"".join(tail)):
+        result = replace(result, stopped_by=FailureClass.DISK_FULL)
     if result.stopped_by is not None:
         raise stopped(work, result)
     network.judge(work, result)
     return JobEnd(step=step, result=result, tail=b"".join(tail))
+
+
+def _ran_out_of_room(work: Work, result: StepResult, tail: bytes) -> bool:
+    """Whether a step that failed had met ENOSPC and cleaned up at once, faster than anybody looks.
+
+    No kernel counts the refused writes of a tmpfs, and its room is looked at four times a second. But its pages are the sandbox's
+    memory, of which the kernel keeps the high-water mark: where that reached the size of the tmpfs, what the C library says for
+    ENOSPC is believed.
+    """
+    was_full = result.usage.peak_memory_bytes >= work.policy.disk.max_bytes * 9 // 10
+    return not result.ok and result.stopped_by is None and was_full and b"No space left on device" in tail
 
 
 def stopped(work: Work, result: StepResult) -> PhaseFailedError:

@@ -21,6 +21,7 @@ CASES = [
     ("waits_on_stdin", "", "compile-failed", "compile", 0),
     ("makes_etc_directory", "", "wrote-outside", "compile", 0),
     ("fills_tmp", "", "disk-full", "compile", 5),
+    ("fills_tmp_and_cleans_up", "", "disk-full", "compile", 5),
     ("prints_for_ever", "", "log-flood", "compile", 5),
     ("sleeps", "time: {wall: 60s, silence: 3s}\n", "silent", "compile", 3),
     ("spins_loudly", "time: {wall: 12s}\n", "timeout", "compile", 12),
