@@ -90,11 +90,14 @@ def beside_systemd() -> dict[str, Any]:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         (group,) = Path("/sys/fs/cgroup").glob("lxcbuild-*/run-*")
-        subprocess.run(["systemctl", "daemon-reload"], check=True)
-        limited = ("-p", "CPUWeight=50", "-p", "MemoryMax=100M", "-p", "TasksMax=20", "-p", "IOWeight=50")
-        subprocess.run(["systemd-run", "--quiet", "--wait", *limited, "true"], check=True)
-        found = {name: (group / name).read_text().strip() for name in ("cgroup.controllers", "memory.max", "pids.max")}
-        child.send_signal(signal.SIGINT)
+        try:
+            subprocess.run(["systemctl", "daemon-reload"], check=True)
+            limits = ("-p", "CPUWeight=50", "-p", "MemoryMax=100M", "-p", "TasksMax=20", "-p", "IOWeight=50")
+            subprocess.run(["systemd-run", "--quiet", "--scope", *limits, "true"], check=True)
+            files = ("cgroup.controllers", "memory.max", "pids.max")
+            found = {name: (group / name).read_text().strip() for name in files}
+        finally:
+            child.send_signal(signal.SIGINT)
     return {"status": child.returncode, "group": os.fspath(group), "still_there": group.exists(), **found}
 
 
@@ -103,11 +106,34 @@ def eat(megabytes: int) -> tuple[str, ...]:
     return ("--", "/usr/bin/python3", "-c", f"print(len(bytearray({megabytes} << 20)))")
 
 
+def own_tests(image: str) -> None:
+    """Our own tests; the plugin tells of each."""
+    environment = {
+        **os.environ,
+        "LXCBUILD_TEST_STATE_DIR": STATE,
+        "LXCBUILD_TEST_SLOWNESS": "10",  # emulated, on a host that may have other work
+        "LXCBUILD_TEST_ROOTFS": image,
+        "PYTHONPATH": f"{os.environ['PYTHONPATH']}:tests/qemu",
+    }
+    more = Path("/var/tmp/more-tests").read_text().split()
+    options = ("-q", "-p", "no:cacheprovider", "-p", "guest_report", "--timeout=300")
+    command = [sys.executable, "-m", "pytest", *options, *TESTS, *more]
+    began_at = time.monotonic()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    seconds = round(time.monotonic() - began_at, 1)
+    tell(check="tests", status=done.returncode, seconds=seconds, tail=done.stdout[-3000:] if done.returncode else "")
+
+
 def main() -> None:
     """Everything, each told when it is done."""
     tell(check="facts", **facts())
-    tell(check="doctor", **call("doctor", "--json"))
     tell(check="run", **call("run", *TARGET, "--json", "--", "id", "-u"))
+    show = call("rootfs", "show", "debian/bookworm", "--json")
+    show["document"].pop("packages", None)
+    tell(check="rootfs", **show)
+    own_tests(show["document"]["loaded"])
+    tell(check="systemd", **beside_systemd())
+    tell(check="doctor", **call("doctor", "--json"))
     tell(check="again", **call("run", *TARGET, "--json", "--", "id", "-u"))
     # As from a login shell: a scope below user.slice, in which no controller is delegated to us.
     shell = ("systemd-run", "--quiet", "--scope", "--slice=user.slice")
@@ -115,30 +141,6 @@ def main() -> None:
     tell(check="memory", **call("run", *TARGET, "--json", *eat(2200)))
     tell(check="little-memory", **call("run", *TARGET, "--json", *eat(20)))
     tell(check="forks", **call("run", *TARGET, "--json", "--", "/usr/bin/python3", "-c", FORKS))
-    tell(check="systemd", **beside_systemd())
-    tell(check="explain", **call("policy", "explain", "default", "--json"))
-    show = call("rootfs", "show", "debian/bookworm", "--json")
-    show["document"].pop("packages", None)
-    tell(check="rootfs", **show)
-    environment = {
-        **os.environ,
-        "LXCBUILD_TEST_STATE_DIR": STATE,
-        "LXCBUILD_TEST_SLOWNESS": "10",  # emulated, on a host that may have other work
-        "LXCBUILD_TEST_ROOTFS": show["document"]["loaded"],
-        "PYTHONPATH": f"{os.environ['PYTHONPATH']}:tests/qemu",
-    }
-    began_at = time.monotonic()
-    more = Path("/var/tmp/more-tests").read_text().split()
-    options = ("-q", "-p", "no:cacheprovider", "-p", "guest_report", "--timeout=300")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *TESTS, *more], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    tell(
-        check="tests",
-        status=done.returncode,
-        seconds=round(time.monotonic() - began_at, 1),
-        tail=done.stdout[-3000:] if done.returncode else "",
-    )
     tell(check="leftovers", **call("doctor", "--leftovers", "--json"))
     tell(check="end", uptime_s=float(Path("/proc/uptime").read_text().split()[0]))
 
