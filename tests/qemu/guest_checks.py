@@ -71,26 +71,15 @@ def facts() -> dict[str, Any]:
 
 def beside_systemd() -> dict[str, Any]:
     """What systemd does to a sandbox that runs while it reloads and while it starts and ends units with limits of their own."""
-    command = [
-        sys.executable,
-        "-m",
-        "lxcbuild",
-        "--state-dir",
-        STATE,
-        "run",
-        *TARGET,
-        "--",
-        "sh",
-        "-c",
-        "echo up; exec sleep 600",
-    ]
+    endless = ("--", "sh", "-c", "echo up; exec sleep 600")
+    command = [sys.executable, "-m", "lxcbuild", "--state-dir", STATE, "run", *TARGET, *endless]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
-        (group,) = Path("/sys/fs/cgroup").glob("lxcbuild-*/run-*")
         try:
+            (group,) = Path("/sys/fs/cgroup").glob("lxcbuild-*/run-*")
             subprocess.run(["systemctl", "daemon-reload"], check=True)
             limits = ("-p", "CPUWeight=50", "-p", "MemoryMax=100M", "-p", "TasksMax=20", "-p", "IOWeight=50")
             subprocess.run(["systemd-run", "--quiet", "--scope", *limits, "true"], check=True)
