@@ -35,8 +35,8 @@ _MAX_ROUNDS = 2000
 #: How many versions of one project are worth trying before the requirement counts as unsatisfiable.
 _MAX_CANDIDATES = 60
 
-#: Projects that carry copies of what they need, which lose against older ones of the suite; the extra names the real ones.
-_OWN_COPIES = {"setuptools": "core"}
+#: Projects that carry copies of what they need, which lose against an older one that the suite has: they get the real one, new.
+_OWN_COPIES = {"setuptools": "packaging"}
 
 #: Makes a wheel from a source archive (in a sandbox; not this room's business) and returns the path of the wheel.
 WheelMaker = Callable[[IndexFile], Path]
@@ -198,8 +198,8 @@ class _Provider(resolvelib.AbstractProvider[Requirement, _Candidate, _Key]):
                 continue  # as pip does with metadata of old releases
             if requirement.url is None and self.applies(requirement, candidate.extras):
                 found.append(requirement)
-        if candidate.name in _OWN_COPIES and not candidate.extras:
-            found.append(Requirement(f"{candidate.name}[{_OWN_COPIES[candidate.name]}]=={candidate.version}"))
+        if candidate.name in _OWN_COPIES:
+            found.append(Requirement(_OWN_COPIES[candidate.name]))
         if candidate.extras:
             found.append(Requirement(f"{candidate.name}=={candidate.version}"))
         return found

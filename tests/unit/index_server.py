@@ -26,6 +26,7 @@ class File:
     yanked: str | None = None
     uploaded_at: str | None = None
     sha256: str | None = None  # what the listing claims; the truth when None
+    metadata: bytes | None = None  # a wheel's metadata, offered alone (PEP 658)
 
     @property
     def digest(self) -> str:
@@ -121,7 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def serve_file(self, cut: int | None = None) -> None:
         name = self.path.rsplit("/", 1)[-1]
-        data = next((f.data for files in self.index.projects.values() for f in files if f.name == name), None)
+        listed = [f for files in self.index.projects.values() for f in files]
+        data = next((f.data for f in listed if f.name == name), None)
+        if data is None:
+            data = next((f.metadata for f in listed if f"{f.name}.metadata" == name), None)
         if data is None:
             return self.reply(404, b"not found")
         etag = '"' + hashlib.md5(data).hexdigest() + '"'
@@ -148,6 +152,7 @@ def _json(files: list[File]) -> bytes:
             "yanked": False if f.yanked is None else f.yanked or True,
             "upload-time": f.uploaded_at,
             "size": len(f.data),
+            **({"core-metadata": {"sha256": hashlib.sha256(f.metadata).hexdigest()}} if f.metadata is not None else {}),
         }
         for f in files
     ]
@@ -160,6 +165,8 @@ def _html(files: list[File]) -> bytes:
         attributes = f' data-requires-python="{escape(f.requires_python)}"' if f.requires_python else ""
         attributes += f' data-yanked="{escape(f.yanked)}"' if f.yanked is not None else ""
         attributes += f' data-upload-time="{f.uploaded_at}"' if f.uploaded_at else ""
+        if f.metadata is not None:
+            attributes += f' data-core-metadata="sha256={hashlib.sha256(f.metadata).hexdigest()}"'
         fragment = f"#sha256={f.digest}" if f.hashed else ""
         lines.append(f'<a href="../../files/{f.name}{fragment}"{attributes}>{f.name}</a><br/>')
     return "\n".join(lines).encode()
