@@ -88,6 +88,7 @@ class Registration:
         )
         # Complete and locked before it gets its name: whoever finds a record can tell whose it is, whenever we are killed.
         fresh = _aside(directory)
+        lock_fd = -1
         try:
             fresh.mkdir(mode=0o700)
             lock_fd = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -96,9 +97,11 @@ class Registration:
             registration._write()
             fresh.rename(directory)
         except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if lock_fd >= 0:
+                os.close(lock_fd)
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            shutil.rmtree(fresh, ignore_errors=True)
             raise SandboxError(
                 f"there is a sandbox {instance_id} already",
                 resolution="run: lxcbuild gc (removes those whose owner died)",
