@@ -164,7 +164,7 @@ class LxcInstance:
             self._init_pidfd = handle.open_init(guard_pid=self._guard_pid, netns=self._netns)
             if self._init_pidfd is not None:
                 stack.callback(os.close, self._init_pidfd)
-            self._limits = policy.read_back(self._plan, cgroup)
+            self._limits = {**policy.read_back(self._plan, cgroup), **policy.read_back_disk(self._plan, self._upper_fd)}
             self._resources = stack.pop_all()
 
     @property

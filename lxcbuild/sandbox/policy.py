@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lxcbuild.errors import KernelError, LimitRefusedError
+from lxcbuild.errors import KernelError, LimitRefusedError, SandboxError
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost
 from lxcbuild.model import Policy
@@ -20,7 +20,9 @@ from lxcbuild.sandbox.limits_compute import compute_limits, host_swap_bytes, par
 from lxcbuild.sandbox.limits_io import io_limits
 from lxcbuild.sandbox.limits_walls import wall_limits
 
-__all__ = ["Limit", "LimitPlan", "Mechanism", "Write", "cpus_allotted", "enforce", "plan_limits", "read_back"]
+__all__ = [
+    "Limit", "LimitPlan", "Mechanism", "Write", "cpus_allotted", "enforce", "plan_limits", "read_back", "read_back_disk",
+]  # fmt: skip
 
 #: Always there: what measuring and killing need, whether or not the policy limits it.
 _BASE_CONTROLLERS = frozenset({"cpuacct", "cpu", "memory", "pids", "freezer"})
@@ -113,6 +115,20 @@ def read_back(plan: LimitPlan, cgroup: Cgroup) -> Mapping[str, object]:
     ``{"value": None, "why"}``. Plain data, fit for JSON.
     """
     return {limit.name: _in_force(limit, cgroup) for limit in plan.limits}
+
+
+def read_back_disk(plan: LimitPlan, upper_fd: int) -> Mapping[str, object]:
+    """What the file system of the writable layer says of its own size: the policy's bytes and inodes, plus the few for files of
+    ours. Raises SandboxError when it has less, or no bound."""
+    room = os.fstatvfs(upper_fd)
+    found: dict[str, object] = {}
+    for name, size in (("disk.max", room.f_blocks * room.f_frsize), ("disk.max_inodes", room.f_files)):
+        limit = plan[name]
+        assert isinstance(limit.plain, int), limit
+        if size < limit.plain:  # 0 is what a tmpfs without a bound says
+            raise SandboxError(f"{name} is {limit.plain}, and the writable layer has {size}")
+        found[name] = {"value": limit.plain, "by": limit.how, "raw": str(size)}
+    return found
 
 
 def _in_force(limit: Limit, cgroup: Cgroup) -> Mapping[str, object]:
