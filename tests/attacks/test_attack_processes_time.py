@@ -106,7 +106,7 @@ def test_31_spinning_threads_get_the_quota_and_no_more(sandbox, percent: float) 
     # A ceiling holds on any machine; that all of it was had needs a CPU that somebody else does not use up.
     assert share <= percent / 100 * 1.05, usage
     assert share >= percent / 100 * 0.80, usage
-    assert usage.throttled_s > 1
+    assert usage.throttled_s > 0
 
 
 def test_31_without_a_quota_it_gets_more(sandbox) -> None:

@@ -42,7 +42,7 @@ def test_io_is_counted_once_it_was_asked_for(fresh_disk: Path) -> None:
             f"echo $$ > {group.path('blkio')}/cgroup.procs; dd if={fresh_disk} of=/dev/null bs=1M count=8 iflag=direct"
         )
         subprocess.run(["sh", "-c", read], check=True, capture_output=True)
-        assert group.counters().read_bytes == 8 * MIB
+        assert 8 * MIB <= group.counters().read_bytes < 9 * MIB  # and what udev wants to know of a new disk
         rates = group.get("blkio", "blkio.throttle.read_bps_device")
         assert not rates, "no limit came with it"
 

@@ -75,7 +75,7 @@ ways = {
     "relative": lambda: os.symlink("../../../../../.." + canary, "f"),
     "absolute": lambda: os.symlink(canary, "f"),
     "directory-link": lambda: os.symlink(os.path.dirname(canary), "d"),
-    "out-link": lambda: (os.chdir("/"), os.rename("/out", "/out.old"), os.symlink(os.path.dirname(canary), "/out")),
+    "out-link": lambda: (os.chdir("/"), os.rmdir("/out"), os.symlink(os.path.dirname(canary), "/out")),
     "dangling": lambda: os.symlink("nothing", "f"),
     "magic": lambda: os.symlink("/proc/1/root" + canary, "f"),
     "hard-link-lower": lambda: os.link("/etc/passwd", "f"),
