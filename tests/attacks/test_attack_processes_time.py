@@ -97,16 +97,17 @@ def is_runner(pid: int) -> bool:
     return fields["NSpid"].split()[-1] == "1"
 
 
-@pytest.mark.parametrize("percent", [50.0, 25.0])
+@pytest.mark.parametrize("percent", [25.0, 10.0])
 def test_31_spinning_threads_get_the_quota_and_no_more(sandbox, percent: float) -> None:
     instance = sandbox(cpu=CpuLimits(quota_percent=percent))
     said = run_script(instance, "attack_31_cpu_spin", "4", "4")
     usage = said.result.usage
     share = usage.cpu_s / usage.wall_s
-    # A ceiling holds on any machine; that all of it was had needs a CPU that somebody else does not use up.
     assert share <= percent / 100 * 1.05, usage
-    assert share >= percent / 100 * 0.80, usage
     assert usage.throttled_s > 0
+    # A ceiling holds on any machine; all of it is had where nobody else uses the CPUs up, so that the quota is what ended each turn.
+    if usage.throttled_s > 1:
+        assert share >= percent / 100 * 0.90, usage
 
 
 def test_31_without_a_quota_it_gets_more(sandbox) -> None:
