@@ -105,7 +105,7 @@ def test_31_spinning_threads_get_the_quota_and_no_more(sandbox, percent: float) 
     share = usage.cpu_s / usage.wall_s
     assert share <= percent / 100 * 1.05, usage
     assert usage.throttled_s > 0
-    # A ceiling holds on any machine; all of it is had where nobody else uses the CPUs up, so that the quota is what ended each turn.
+    # A ceiling holds on any machine; all of it is had where nobody else uses the CPUs up: the quota then ends each turn.
     if usage.throttled_s > 1:
         assert share >= percent / 100 * 0.90, usage
 
