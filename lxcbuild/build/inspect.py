@@ -38,6 +38,9 @@ def _settle_identity(work: Work, found: Inspection) -> None:
     """The archive must be what was asked for; a local one may say who it is."""
     assert work.source is not None
     source = work.source
+    if work.request.path is not None:
+        # The name of a local file or directory is only its owner's habit; what it holds knows better.
+        source = replace(source, name=found.name or source.name, version=found.version or source.version)
     if source.name and found.name and canonicalize_name(found.name) != canonicalize_name(source.name):
         raise fail(
             FailureClass.BROKEN_SDIST,

@@ -215,3 +215,24 @@ def test_a_killed_build_leaves_nothing(
         time.sleep(0.2)
     assert done.status == 0, done.stdout
     assert lxcbuild("history", "--limit", "1", "--json").document["builds"][0]["status"] == "cancelled"
+
+
+def test_a_project_directory_is_built_as_it_lies(
+    lxcbuild: LxcBuild, made_image: Callable[[str], None], tmp_path: Path
+) -> None:
+    made_image("debian/bookworm")
+    project = tmp_path / "some checkout"
+    (project / "src" / "tiny_thing").mkdir(parents=True)
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools>=61"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "tiny-thing"\nversion = "0.3"\ndescription = "A tiny thing"\n'
+    )
+    (project / "src" / "tiny_thing" / "__init__.py").write_text("answer = 42\n")
+    subprocess.run(["git", "init", "-q", project], check=True)
+    done = lxcbuild("build", project, "--target", "debian/bookworm", "-o", tmp_path / "out", "--json")
+    assert done.status == 0, done.stdout + done.stderr
+    (build,) = done.document["builds"]
+    assert (build["name"], build["version"], build["status"]) == ("tiny-thing", "0.3", "built")
+    assert [path.name for path in (tmp_path / "out").glob("*.deb")] == [
+        "python3-tiny-thing_0.3-0~lxcbuild1~deb12_all.deb"
+    ]
