@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from lxcbuild.build.naming import build_names
+from lxcbuild.build.naming import build_names, target_python
 from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation
 from lxcbuild.debian.backend import is_requirement
-from lxcbuild.debian.names import binary_package
+from lxcbuild.debian.names import binary_package, canonical_or_none
 from lxcbuild.debian.steps import Missing
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError, LxcbuildError
@@ -40,7 +40,10 @@ def learn(work: Work, missing: Iterable[Missing]) -> bool:
         elif item.kind == "requirement":
             requirements[item.name] = None
         else:
-            packages |= set(_packages(work, item))
+            found = _packages(work, item)
+            packages |= set(found)
+            if item.kind == "module" and not found:
+                requirements |= dict.fromkeys(_own_requirements(work, item.name))
     installed = {package.name for package in work.layer.packages} if work.layer is not None else set()
     packages -= installed | work.learned_packages
     fresh = {text: None for text in requirements if text not in work.asked_requirements and is_requirement(text)}
@@ -96,6 +99,22 @@ def _packages(work: Work, item: Missing) -> tuple[str, ...]:
     if item.kind == "module":
         return tuple(fitting[:1])
     return tuple((fitting or list(found))[:1])
+
+
+def _own_requirements(work: Work, module: str) -> tuple[str, ...]:
+    """What the project itself requires at run time under the module's name; a name that only a log says is never trusted."""
+    assert work.inspection is not None
+    wanted = canonical_or_none(module.partition(".")[0])
+    found = []
+    for text in work.inspection.requires_dist or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if canonical_or_none(requirement.name) == wanted and target_python(work).applies(requirement):
+            requirement.marker = None
+            found.append(str(requirement))
+    return tuple(found)
 
 
 # -- what Debian's own package builds with --------------------------------------------------------------------------

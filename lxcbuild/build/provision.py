@@ -69,19 +69,21 @@ def _needed(work: Work, *, keep_outdated: bool) -> BuildRelations:
 
 
 def _debian_layer(work: Work, needed: BuildRelations) -> Layer:
-    """The suite's part. What only experience suggests must not be what a build fails of."""
+    """The suite's part. What only logs and experience suggest must not be what a build fails of."""
     assert work.recipe is not None
     assert work.image is not None
     archive = work.facilities.archive_for(work.request.target)
-    certain = (*needed.relations, *sorted(work.learned_packages))
-    suggested = tuple(item for item in learning.suggested_packages(work) if item not in certain)
-    for relations in ((*certain, *suggested), certain):
+    suggested = learning.suggested_packages(work)
+    learned = sorted(work.learned_packages)
+    for extra in ((*learned, *suggested), learned, ()):
+        relations = tuple(dict.fromkeys((*needed.relations, *extra)))
         wanted = tuple(sorted({*relations, *needed.implicit}))
         try:
             layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, wanted)
-        except DependencyError:
-            if relations == certain:
+        except DependencyError as error:
+            if not extra:
                 raise
+            work.note(f"{', '.join(extra)} cannot be installed as well: {error.details or error.brief}"[:500])
             continue
         work.build_relations = relations
         return layer

@@ -1,0 +1,95 @@
+"""Build requirements that the suite does not have: provided from the index, recorded, never part of the package; or refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import LxcBuild
+
+pytestmark = [pytest.mark.root, pytest.mark.network]
+
+#: Needs a newer flit than Debian 12 has, whatever its metadata: the bound is written down.
+PROJECT = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["flit_core>=3.11,<4"]
+build-backend = "flit_core.buildapi"
+
+[project]
+name = "lxcbuild-demo-newer"
+version = "1.0"
+description = "Needs a newer backend."
+license = "MIT"
+license-files = ["LICENSE"]
+requires-python = ">=3.9"
+""",
+    "LICENSE": "MIT License\n",
+    "lxcbuild_demo_newer.py": '"""Needs a newer backend."""\n',
+}
+TARGET = "debian/bookworm"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
+    yield
+    done = lxcbuild("doctor", "--leftovers")
+    assert done.status == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path, made_image: Callable[[str], None]) -> Path:
+    made_image(TARGET)
+    root = tmp_path / "project"
+    root.mkdir()
+    for name, text in PROJECT.items():
+        (root / name).write_text(text)
+    return root
+
+
+def build(lxcbuild: LxcBuild, *arguments: str | Path) -> dict[str, Any]:
+    done = lxcbuild("build", *arguments, "--target", TARGET, "--json")
+    (outcome,) = json.loads(done.stdout)["builds"]
+    assert isinstance(outcome, dict)
+    return outcome
+
+
+def test_a_newer_backend_comes_from_the_index_and_stays_out_of_the_package(
+    project: Path, lxcbuild: LxcBuild, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    outcome = build(lxcbuild, project, "-o", out)
+    assert outcome["status"] == "built", outcome
+    (note,) = [text for text in outcome["notes"] if text.startswith("build requirement from the index: flit-core 3.")]
+    assert "sha256:" in note
+    (deb,) = out.glob("*.deb")
+    listed = subprocess.run(["dpkg-deb", "-c", deb], capture_output=True, text=True, check=True).stdout
+    assert "lxcbuild_demo_newer.py" in listed
+    assert "build-python" not in listed
+    assert "flit" not in listed
+    (dsc,) = out.glob("*.dsc")
+    build_depends = next(line for line in dsc.read_text().splitlines() if line.startswith("Build-Depends:"))
+    assert "flit" not in build_depends
+    fields = subprocess.run(["dpkg-deb", "-f", deb, "Depends"], capture_output=True, text=True, check=True).stdout
+    assert fields.strip() == "python3:any"
+
+
+def test_strict_debian_builds_with_the_suite_alone(project: Path, lxcbuild: LxcBuild) -> None:
+    outcome = build(lxcbuild, project, "--strict-debian")
+    assert not [text for text in outcome["notes"] if "from the index" in text]
+    assert any("flit" in text and "tried all the same" in text for text in outcome["notes"])
+    assert outcome["status"] == "built", outcome
+
+
+def test_strict_debian_names_what_the_suite_has_not(project: Path, lxcbuild: LxcBuild) -> None:
+    text = (project / "pyproject.toml").read_text()
+    text = text.replace('"flit_core>=3.11,<4"', '"uv_build>=0.8,<1"').replace("flit_core.buildapi", "uv_build")
+    (project / "pyproject.toml").write_text(text)
+    outcome = build(lxcbuild, project, "--strict-debian")
+    assert outcome["status"] == "failed"
+    assert outcome["failure"]["class"] == "build-dep-missing"
+    assert "uv_build" in outcome["failure"]["brief"]
