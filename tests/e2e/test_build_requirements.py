@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,13 @@ requires-python = ">=3.9"
 """,
     "LICENSE": "MIT License\n",
     "lxcbuild_demo_newer.py": '"""Needs a newer backend."""\n',
+}
+BACKEND = {
+    "pyproject.toml": PROJECT["pyproject.toml"]
+    .replace("lxcbuild-demo-newer", "lxcbuild-demo-backend")
+    .replace("requires-python", 'dependencies = ["flit_core>=3.11,<4"]\nrequires-python'),
+    "LICENSE": "MIT License\n",
+    "lxcbuild_demo_backend.py": '"""A backend that exists as a source archive only."""\n\nfrom flit_core.buildapi import *\n',
 }
 TARGET = "debian/bookworm"
 
@@ -93,3 +103,24 @@ def test_strict_debian_names_what_the_suite_has_not(project: Path, lxcbuild: Lxc
     assert outcome["status"] == "failed"
     assert outcome["failure"]["class"] == "build-dep-missing"
     assert "uv_build" in outcome["failure"]["brief"]
+
+
+def test_a_backend_without_wheels_is_built_first(project: Path, lxcbuild: LxcBuild, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    with tarfile.open(links / "lxcbuild_demo_backend-1.0.tar.gz", "w:gz") as archive:
+        for name, content in BACKEND.items():
+            info = tarfile.TarInfo(f"lxcbuild_demo_backend-1.0/{name}")
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
+    text = (project / "pyproject.toml").read_text()
+    text = text.replace('"flit_core>=3.11,<4"', '"lxcbuild-demo-backend"').replace(
+        "flit_core.buildapi", "lxcbuild_demo_backend"
+    )
+    (project / "pyproject.toml").write_text(text)
+    links_too = f"{os.environ.get('PIP_FIND_LINKS', '')} {links}".strip()
+    done = lxcbuild("build", project, "--target", TARGET, "--json", env={"PIP_FIND_LINKS": links_too})
+    (outcome,) = json.loads(done.stdout)["builds"]
+    assert outcome["status"] == "built", outcome
+    assert any("lxcbuild-demo-backend 1.0" in note for note in outcome["notes"])
+    assert any("one is built in a sandbox" in note for note in outcome["notes"])
