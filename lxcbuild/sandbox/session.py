@@ -251,6 +251,8 @@ class _Exchange:
             why = FailureClass.LOG_FLOOD if self._cap.flooded else self._watch.overdue(now)
             if why is not None:
                 self._stop(why, now, self._soft_stages())
+            elif (why := self._watch.hopeless()) is not None:
+                self._stop(why, now, self._hard_stages())
         while now >= self._stage_due:
             act, grace_s = next(self._stages)
             act()

@@ -14,6 +14,8 @@ SAMPLE_S = 0.25
 _FULL_SHARE = 1 / 1000
 _FULL_PAGES_BYTES = 64 * 1024
 _FULL_INODES = 4
+#: Forks that are refused in so many samples in a row are a bomb, or a build that has no hope: neighbours need not wait for its end.
+_HOPELESS_SAMPLES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Watch:
         self._next_sample = now + SAMPLE_S
         self._disk_was_full = first.disk_full
         self._peak_disk = first.disk_total_bytes - first.disk_free_bytes
+        self._samples_denied = 0
 
     def heard(self, now: float) -> None:
         """The step printed something."""
@@ -61,6 +64,8 @@ class Watch:
 
     def measured(self, now: float, reading: Reading) -> None:
         """Take one reading."""
+        denied = reading.usage.pids_denied > self._last.usage.pids_denied
+        self._samples_denied = self._samples_denied + 1 if denied else 0
         self._last = reading
         self._next_sample = now + SAMPLE_S
         self._disk_was_full = self._disk_was_full or reading.disk_full
@@ -81,6 +86,18 @@ class Watch:
             return FailureClass.TIMEOUT
         if self._silence_s is not None and now - self._heard >= self._silence_s:
             return FailureClass.SILENT
+        return None
+
+    def hopeless(self) -> FailureClass | None:
+        """The limit of the kernel that the step has run into beyond recovery, if it has: it is ended at once.
+
+        A process that the kernel killed for memory leaves a build that can only fail, or an attacker who tries again; cgroup v2
+        calls that ``memory.oom.group``.
+        """
+        if self._last.usage.oom_kills > self._first.usage.oom_kills:
+            return FailureClass.OOM
+        if self._samples_denied >= _HOPELESS_SAMPLES:
+            return FailureClass.PIDS_EXHAUSTED
         return None
 
     def verdict(self) -> FailureClass | None:

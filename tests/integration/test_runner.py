@@ -259,10 +259,19 @@ def test_cpu_time_is_the_hosts_count(bench: Bench) -> None:
     assert result.usage.cpu_s == 9.0
 
 
+def test_a_step_that_the_kernel_killed_for_memory_is_over_at_once(bench: Bench) -> None:
+    timer = threading.Timer(0.1, setattr, (bench, "reading", Reading(usage=Usage(oom_kills=1))))
+    timer.start()
+    began = time.monotonic()
+    result = bench.sh("sleep 60")
+    timer.join()
+    assert (result.exit_status, result.stopped_by) == (None, FailureClass.OOM)
+    assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize(
     ("reading", "expected"),
     [
-        (Reading(usage=Usage(oom_kills=1)), FailureClass.OOM),
         (Reading(usage=Usage(pids_denied=1)), FailureClass.PIDS_EXHAUSTED),
         (Reading(usage=Usage(), disk_total_bytes=100 * MIB, disk_free_bytes=0), FailureClass.DISK_FULL),
         (Reading(usage=Usage(), disk_total_inodes=100, disk_free_inodes=0), FailureClass.DISK_FULL),

@@ -130,3 +130,22 @@ def test_a_disk_that_was_full_for_a_moment_is_remembered() -> None:
     seen.measured(1002, Reading(usage=Usage(), disk_total_bytes=10**9, disk_free_bytes=5 * 10**8))
     assert seen.verdict() is FailureClass.DISK_FULL
     assert seen.usage(1002).peak_disk_bytes == 10**9 - 4096
+
+
+def test_forks_refused_again_and_again_are_hopeless_and_a_few_are_not() -> None:
+    seen = watch()
+    for count in range(1, 6):
+        seen.measured(1000 + count, Reading(usage=Usage(pids_denied=count)))
+    assert seen.hopeless() is None
+    seen.measured(1006, Reading(usage=Usage(pids_denied=5)))  # a pause: it copes
+    for count in range(6, 12):
+        assert seen.hopeless() is None
+        seen.measured(1001 + count, Reading(usage=Usage(pids_denied=count)))
+    assert seen.hopeless() is FailureClass.PIDS_EXHAUSTED
+
+
+def test_the_first_process_that_the_kernel_killed_for_memory_ends_the_step() -> None:
+    seen = watch(first=Reading(usage=Usage(oom_kills=2)))
+    assert seen.hopeless() is None
+    seen.measured(1001, Reading(usage=Usage(oom_kills=3)))
+    assert seen.hopeless() is FailureClass.OOM
