@@ -161,7 +161,8 @@ def native_build_depends(source: Mapping[str, str]) -> tuple[str, ...]:
         if match is None or match["limits"].strip():
             continue  # for some architecture, or for tests and documentation only
         name = match["name"]
-        native = name.endswith("-dev") and not name.startswith(("python3-", "python-", "pypy"))
+        # Crates of Debian serve builds whose lock file Debian has patched away; these here are not.
+        native = name.endswith("-dev") and not name.startswith(("python3-", "python-", "pypy", "librust-"))
         if native or name in programs:
             found.append(name)
     return tuple(dict.fromkeys(found))

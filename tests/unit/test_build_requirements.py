@@ -228,7 +228,7 @@ def test_a_quiet_log_says_nothing() -> None:
 def test_of_debians_build_dependencies_only_libraries_and_programs_count() -> None:
     source = {
         "Build-Depends": "debhelper-compat (= 13), python3-all-dev, libxml2-dev (>= 2.9), libjpeg-dev | libjpeg62-dev,\n"
-        " libfoo-dev [!amd64], libtest-dev <!nocheck>, cython3, swig, pypy-dev, python3-sphinx",
+        " libfoo-dev [!amd64], libtest-dev <!nocheck>, cython3, swig, pypy-dev, librust-pyo3-dev, python3-sphinx",
         "Build-Depends-Arch": "zlib1g-dev:native",
     }
     assert native_build_depends(source) == ("libxml2-dev", "libjpeg-dev", "swig", "zlib1g-dev")
