@@ -41,6 +41,23 @@ BACKEND = {
     "LICENSE": "MIT License\n",
     "lxcbuild_demo_backend.py": '"""A backend that exists as a source archive only."""\n\nfrom flit_core.buildapi import *\n',
 }
+NATIVE = {
+    "setup.py": """\
+from setuptools import Extension, setup
+setup(name="lxcbuild-demo-native", version="1.0", description="Needs a C library that nothing names.", license="MIT",
+      ext_modules=[Extension("lxcbuild_demo_native", ["native.c"], libraries=["yaml"])])
+""",
+    "native.c": """\
+#include <Python.h>
+#include <yaml.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "lxcbuild_demo_native", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit_lxcbuild_demo_native(void) {
+    PyObject *made = PyModule_Create(&module);
+    if (made) PyModule_AddStringConstant(made, "yaml", yaml_get_version_string());
+    return made;
+}
+""",
+}
 TARGET = "debian/bookworm"
 
 
@@ -124,3 +141,22 @@ def test_a_backend_without_wheels_is_built_first(project: Path, lxcbuild: LxcBui
     assert outcome["status"] == "built", outcome
     assert any("lxcbuild-demo-backend 1.0" in note for note in outcome["notes"])
     assert any("one is built in a sandbox" in note for note in outcome["notes"])
+
+
+def test_a_header_that_the_log_asks_for_is_found_and_provided(
+    lxcbuild: LxcBuild, tmp_path: Path, made_image: Callable[[str], None]
+) -> None:
+    made_image(TARGET)
+    root, out = tmp_path / "native", tmp_path / "out"
+    root.mkdir()
+    for name, text in NATIVE.items():
+        (root / name).write_text(text)
+    outcome = build(lxcbuild, root, "-o", out)
+    assert outcome["status"] == "built", outcome
+    assert [phase["name"] for phase in outcome["phases"]].count("compile") == 2
+    assert any("libyaml-dev" in note for note in outcome["notes"])
+    (dsc,) = out.glob("*.dsc")
+    assert "libyaml-dev" in next(line for line in dsc.read_text().splitlines() if line.startswith("Build-Depends:"))
+    (deb,) = out.glob("*.deb")
+    depends = subprocess.run(["dpkg-deb", "-f", deb, "Depends"], capture_output=True, text=True, check=True).stdout
+    assert "libyaml-0-2" in depends
