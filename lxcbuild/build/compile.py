@@ -10,13 +10,14 @@ from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, ta
 from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation, conversion
 from lxcbuild.debian.steps import OUT, StepFailure
-from lxcbuild.model import Failure
+from lxcbuild.model import Failure, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
 #: Where a build may write: its own directories, and places that are scratch by definition.
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
 _NAMED_PATHS = 20
+_CRATES = "build from a source archive that carries its crates (cargo vendor)"
 
 
 def run(work: Work) -> None:
@@ -29,8 +30,13 @@ def run(work: Work) -> None:
         timestamp_s=work.conversion.timestamp_s,
         parallel=cpus_allotted(work.policy),
         program_paths=work.program_paths,
+        offline=work.policy.network is not NetworkMode.PROXY,
     )
-    end = run_job(work, instance, job)
+    try:
+        end = run_job(work, instance, job)
+    except PhaseFailedError as error:
+        error.mendable = error.mendable or learning.learn(work, compilation.missing_in_tail(error.tail))
+        raise
     if not end.ok:
         _explain(work, end)
     destination = work.workspace / "built"
@@ -63,7 +69,13 @@ def _explain(work: Work, end: JobEnd) -> None:
     ):
         work.suite_backend_unfit = known = True
     raise PhaseFailedError(
-        Failure(failure_class=failure.failure_class, phase=work.phase, brief=failure.brief, details=failure.details),
+        Failure(
+            failure_class=failure.failure_class,
+            phase=work.phase,
+            brief=failure.brief,
+            details=failure.details,
+            resolution=_CRATES if any(item.kind == "crate" for item in failure.missing) else None,
+        ),
         mendable=known,
     )
 

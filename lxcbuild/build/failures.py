@@ -39,6 +39,7 @@ class PhaseFailedError(Exception):
         super().__init__(failure.brief)
         self.failure = failure
         self.provide = provide  # Debian packages that may mend it, learned from the log
+        self.tail = b""  # the end of what the failed step printed, where nobody has judged it yet
         self.mendable = mendable or bool(provide)  # provisioning will do something else now than it did before
 
 

@@ -72,7 +72,11 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
         result = replace(result, stopped_by=FailureClass.DISK_FULL)
     if result.stopped_by is not None:
         raise stopped(work, result)
-    network.judge(work, result)
+    try:
+        network.judge(work, result)
+    except PhaseFailedError as error:
+        error.tail = b"".join(tail)  # it may say what to provide, so that the next attempt needs no network
+        raise
     return JobEnd(step=step, result=result, tail=b"".join(tail))
 
 

@@ -37,6 +37,7 @@ def compile_job(
     nocheck: bool = True,
     binary_only: bool = False,
     program_paths: Sequence[str] = (),
+    offline: bool = True,
 ) -> Job:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
@@ -49,6 +50,8 @@ def compile_job(
     env = {
         **BASE_ENVIRONMENT,
         **path_environment(program_paths),
+        # Cargo then names the crate that it lacks, instead of a host that it cannot reach.
+        **({"CARGO_NET_OFFLINE": "true"} if offline else {}),
         "DEB_BUILD_OPTIONS": " ".join(options),
         "SOURCE_DATE_EPOCH": str(timestamp_s),
         "DPKG_DEB_THREADS_MAX": str(max(1, parallel)),
@@ -165,6 +168,11 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
     return StepFailure(
         failure_class=_COMPILE, brief=f"dpkg-buildpackage failed ({status})", details=details, missing=missing
     )
+
+
+def missing_in_tail(tail: bytes) -> tuple[Missing, ...]:
+    """The same for the end of a log as it was printed."""
+    return missing_things(clean(tail[-256 * 1024 :].decode("utf-8", "replace")))
 
 
 def missing_things(text: str) -> tuple[Missing, ...]:
