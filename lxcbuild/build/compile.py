@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lxcbuild.build import learning
 from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
-from lxcbuild.debian import compilation, conversion
-from lxcbuild.debian.steps import OUT, StepFailure
+from lxcbuild.debian import compilation, conversion, sourcepackage
+from lxcbuild.debian.steps import OUT, Job, Missing, StepFailure
 from lxcbuild.model import Failure, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
@@ -17,25 +17,18 @@ from lxcbuild.sandbox.policy import cpus_allotted
 #: Where a build may write: its own directories, and places that are scratch by definition.
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
 _NAMED_PATHS = 20
+_RESULTS = (conversion.RESULT, sourcepackage.RESULT)
 _CRATES = "build from a source archive that carries its crates (cargo vendor)"
 
 
 def run(work: Work) -> None:
     """Set ``work.built``: a directory with what came out, sealed, everything inside being dead."""
     assert work.instance is not None, "debianize leaves its sandbox open"
-    assert work.conversion is not None
     instance = work.instance
-    job = compilation.compile_job(
-        work.conversion.tree,
-        timestamp_s=work.conversion.timestamp_s,
-        parallel=cpus_allotted(work.policy),
-        program_paths=work.program_paths,
-        offline=work.policy.network is not NetworkMode.PROXY,
-    )
     try:
-        end = run_job(work, instance, job)
+        end = run_job(work, instance, _job(work))
     except PhaseFailedError as error:
-        error.mendable = error.mendable or learning.learn(work, compilation.missing_in_tail(error.tail))
+        error.mendable = error.mendable or _learned(work, compilation.missing_in_tail(error.tail))
         raise
     if not end.ok:
         _explain(work, end)
@@ -43,9 +36,32 @@ def run(work: Work) -> None:
     files = take_output(work, instance, destination)
     _report_writes_outside(work, instance)
     work.finish_sandbox()
-    _note_conversion(work, files)
+    if work.conversion is not None:
+        _note_conversion(work, files)
     work.built = destination
-    work.sealed = [files[name] for name in sorted(files) if name != conversion.RESULT]
+    work.sealed = [files[name] for name in sorted(files) if name not in _RESULTS]
+
+
+def _job(work: Work) -> Job:
+    parallel, offline = cpus_allotted(work.policy), work.policy.network is not NetworkMode.PROXY
+    if work.source_package is not None:
+        package = work.source_package
+        return compilation.compile_job(
+            package.tree,
+            timestamp_s=package.timestamp_s,
+            parallel=parallel,
+            binary_only=True,
+            profiles=sourcepackage.PROFILES,
+            offline=offline,
+        )
+    assert work.conversion is not None
+    return compilation.compile_job(
+        work.conversion.tree,
+        timestamp_s=work.conversion.timestamp_s,
+        parallel=parallel,
+        program_paths=work.program_paths,
+        offline=offline,
+    )
 
 
 def _note_conversion(work: Work, files: Mapping[str, ExtractedFile]) -> None:
@@ -60,9 +76,10 @@ def _note_conversion(work: Work, files: Mapping[str, ExtractedFile]) -> None:
 def _explain(work: Work, end: JobEnd) -> None:
     status = f"exit status {end.result.exit_status}" if end.result.signal is None else f"signal {end.result.signal}"
     failure = compilation.classify_compile_failure(end.tail, status=status)
-    known = learning.learn(work, failure.missing)
+    known = _learned(work, failure.missing)
     if (
         not known
+        and work.source_package is None
         and not work.suite_backend_unfit
         and not work.request.strict_debian
         and learning.suite_is_too_new(work)
@@ -78,6 +95,11 @@ def _explain(work: Work, end: JobEnd) -> None:
         ),
         mendable=known,
     )
+
+
+def _learned(work: Work, missing: Sequence[Missing]) -> bool:
+    """Whether provisioning can do better; what a Debian source package needs is for its own debian/control to say."""
+    return work.source_package is None and learning.learn(work, missing)
 
 
 def _report_writes_outside(work: Work, instance: Instance) -> None:

@@ -13,13 +13,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from lxcbuild.build import collect, compile, debianize, fetch, inspect, provision, resolve, verify  # noqa: A004
+from lxcbuild.build import (
+    collect,
+    compile,  # noqa: A004
+    debian_source,
+    debian_verify,
+    debianize,
+    fetch,
+    inspect,
+    provision,
+    resolve,
+    verify,
+)
 from lxcbuild.build.failures import PhaseFailedError, failure_of
 from lxcbuild.build.machine import BuildMachine, Finish, Instruction, RunPhase
 from lxcbuild.build.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
 from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
-from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Usage
+from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, SourceKind, Status, Usage
 
 PhaseFunction = Callable[[Work], None]
 
@@ -32,6 +43,16 @@ PHASES: Mapping[Phase, PhaseFunction] = {
     Phase.COMPILE: compile.run,
     Phase.VERIFY: verify.run,
     Phase.COLLECT: collect.run,
+}
+
+#: A Debian source package brings its own debian/: other ways of reading it, the same compilation and collection.
+DSC_PHASES: Mapping[Phase, PhaseFunction] = {
+    **PHASES,
+    Phase.FETCH: debian_source.fetch,
+    Phase.INSPECT: debian_source.inspect,
+    Phase.PROVISION: debian_source.provision,
+    Phase.DEBIANIZE: debian_source.unpack,
+    Phase.VERIFY: debian_verify.run,
 }
 
 
@@ -90,7 +111,7 @@ def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Inst
     watch = _Stopwatch.start()
     failed = True
     try:
-        PHASES[phase](work)
+        (DSC_PHASES if machine.kind is SourceKind.DSC else PHASES)[phase](work)
         failed = False
         result = _next(machine, phase, work)
     except PhaseFailedError as error:
@@ -114,7 +135,7 @@ def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Inst
 def _next(machine: BuildMachine, phase: Phase, work: Work) -> Instruction:
     if phase is Phase.RESOLVE and work.official is not None:
         return machine.official()
-    if phase is Phase.INSPECT:
+    if phase is Phase.INSPECT and machine.kind is not SourceKind.DSC:
         return machine.inspected(work.inspected_facts())
     return machine.succeeded()
 

@@ -86,6 +86,7 @@ class BuildMachine:
 
     def inspected(self, facts: Inspected) -> Instruction:
         """Inspection is done: settle which converters will be tried, and in which order."""
+        assert self.kind is not SourceKind.DSC, "nothing of a Debian source package is converted"
         if self.choice is ConverterChoice.AUTO:
             first = [Converter.PYPROJECT] if facts.suite_has_pyproject_plugin else []
             self._converters = first + ([Converter.STDEB] if facts.has_setup_py else [])

@@ -33,13 +33,14 @@ class BuildRequest:
 
     requirement: str
     target: Target
-    path: Path | None = None  # a local sdist or project directory, instead of the index
+    path: Path | None = None  # a local sdist, .dsc or directory, instead of the index
     kind: SourceKind = SourceKind.SDIST
     converter: ConverterChoice = ConverterChoice.AUTO
     force: bool = False  # build although the distribution ships it
     output: Path | None = None  # where the user wants the packages, besides the store
     maintainer: str = DEFAULT_MAINTAINER
     strict_debian: bool = False  # build with packages of the distribution only
+    hashes: tuple[tuple[str, str], ...] = ()  # (algorithm, digest): the source archive must have one of them; none: any
 
     @property
     def display_name(self) -> str:

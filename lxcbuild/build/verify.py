@@ -24,7 +24,7 @@ def run(work: Work) -> None:
     archive = work.facilities.archive_for(work.request.target)
     declared = tuple(sorted(filter(None, report.relations.values())))
     layer = work.facilities.layers.provide(work.image, archive, declared)
-    shown = _hand_in(work, debs)
+    shown = hand_in(work, debs, name="debs")
     instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
     end = run_job(work, instance, verification.install_job([item.name for item in debs]))
     if not end.ok:
@@ -46,7 +46,8 @@ def _pass_gate(work: Work) -> GateReport:
     assert work.conversion is not None
     plan, target = work.conversion, work.request.target
     contents = work.facilities.contents_for(target)
-    report = gate.check(
+    return pass_gate(
+        work,
         GateRequest(
             rules=RuleSet.PYTHON,
             source=plan.source,
@@ -59,8 +60,12 @@ def _pass_gate(work: Work) -> GateReport:
             project_version=plan.version,
             owners=gate.suite_owners(contents.executables, contents.modules),
         ),
-        [item.path for item in work.sealed],
     )
+
+
+def pass_gate(work: Work, request: GateRequest) -> GateReport:
+    """Judge ``work.sealed``; a package that is refused is kept aside, and the failure says where."""
+    report = gate.check(request, [item.path for item in work.sealed])
     for finding in report.findings:
         if not finding.fatal:
             work.note(f"{finding.subject}: {finding.message}")
@@ -85,9 +90,9 @@ def _keep_aside(work: Work) -> Path:
     return work.built.rename(kept)
 
 
-def _hand_in(work: Work, debs: Sequence[ExtractedFile]) -> Path:
-    """A directory with the binary packages only: all that the sandbox gets to see."""
-    shown = work.workspace / "debs"
+def hand_in(work: Work, debs: Sequence[ExtractedFile], *, name: str) -> Path:
+    """A directory of that name with the binary packages only: all that the sandbox gets to see."""
+    shown = work.workspace / name
     shown.mkdir(mode=0o755)
     for item in debs:
         (shown / item.path.name).hardlink_to(item.path)

@@ -12,6 +12,7 @@ from lxcbuild.config.claims import Claim
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.conversion import ConversionPlan
 from lxcbuild.debian.inspection import Inspection
+from lxcbuild.debian.sourcepackage import SourcePackage
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import Monitor, Note, Output
 from lxcbuild.images.image import Image
@@ -48,6 +49,7 @@ class Work:
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
     conversion: ConversionPlan | None = None
+    source_package: SourcePackage | None = None  # what a Debian source package says of itself
     learned_packages: set[str] = field(default_factory=set)
     suggested_packages: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet
     built: Path | None = None  # directory of files taken out of the compile sandbox

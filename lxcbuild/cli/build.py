@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,18 +13,29 @@ from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest, Facilities
 from lxcbuild.build.work import Work
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui, outcome_document
+from lxcbuild.cli.wishes import wishes
 from lxcbuild.cli.workshop import workshop
 from lxcbuild.config.recipes import load_recipe
-from lxcbuild.errors import BuildsFailedError, InputError
-from lxcbuild.events import BuildEnded, Event, FanOut, PhaseEnded
+from lxcbuild.debian.relations import TargetPython
+from lxcbuild.errors import BuildsFailedError
+from lxcbuild.events import BuildEnded, Event, FanOut, Note, PhaseEnded
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Outcome, Phase, SourceKind, Status, Target
+from lxcbuild.model import Outcome, Phase, Status, Target
 from lxcbuild.pypi.client import parse_requirement
 
 
 @click.command()
-@click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
+@click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
+@click.option(
+    "-r",
+    "--requirement",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also build every project of this requirements file.",
+)
 @target_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Also copy the packages to this directory."
@@ -50,6 +60,7 @@ def build(
     /,
     *,
     requirements: Sequence[str],
+    files: Sequence[Path],
     target: Target | None,
     output: Path | None,
     policy: str,
@@ -59,27 +70,30 @@ def build(
     strict_debian: bool,
     as_json: bool,
 ) -> int:
-    """Build Debian packages from Python projects.
+    """Build Debian packages from Python projects, or from Debian source packages.
 
-    A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or the path of an sdist or
-    of a project directory (./dist/x-1.0.tar.gz, .).
+    A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or a path: an sdist, a
+    project directory, a Debian source package (x_1.0-1.dsc), or a directory with debian/ (./dist/x-1.0.tar.gz, .).
     """
     chosen = target or host_target()
     load_recipe(chosen)
-    wishes = [
-        replace(
-            _request(text, target=chosen, output=output, force=force, converter=converter, maintainer=maintainer),
-            strict_debian=strict_debian,
-        )
-        for text in requirements
-    ]
+    like = BuildRequest(
+        requirement="",
+        target=chosen,
+        converter=ConverterChoice(converter),
+        force=force,
+        output=output,
+        maintainer=maintainer,
+        strict_debian=strict_debian,
+    )
+    asked = wishes(requirements, files, like=like)
     require_root("start sandboxes")
     with (
         ui.monitor() as monitor,
         Ledger.open(ui.dirs) as ledger,
         workshop(ui.dirs, FanOut(monitor, Recorder(ledger)), policy=policy) as facilities,
     ):
-        works = [_build(wish, facilities, ledger, policy) for wish in wishes]
+        works = [_build(wish, facilities, ledger, policy) for wish in asked if _applies(wish, facilities)]
     return _conclude(ui, works, as_json=as_json)
 
 
@@ -101,37 +115,16 @@ class Recorder:
             self._ledger.finish(event.outcome)
 
 
-def _request(
-    text: str, *, target: Target, output: Path | None, force: bool, converter: str, maintainer: str
-) -> BuildRequest:
-    path = _as_path(text)
-    if path is None:
-        parse_requirement(text)
-    return BuildRequest(
-        requirement=text,
-        target=target,
-        path=path,
-        kind=SourceKind.SDIST if path is None or path.is_file() else SourceKind.TREE,
-        converter=ConverterChoice(converter),
-        force=force,
-        output=output,
-        maintainer=maintainer,
-    )
-
-
-def _as_path(text: str) -> Path | None:
-    """A path is what looks like one: it has a slash, is a dot, or ends as an archive does and is there."""
-    looks_like_path = (
-        "/" in text or text in (".", "..") or text.endswith((".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2"))
-    )
-    if not looks_like_path:
-        return None
-    path = Path(text)
-    if not path.exists():
-        raise InputError(
-            f"there is no file or directory {text[:200]!r}", resolution="check the path, or give a project's name"
-        )
-    return path
+def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
+    """Whether the requirement's marker, if it has one, holds for the target's own Python."""
+    requirement = parse_requirement(wish.requirement) if wish.path is None else None
+    if requirement is None or requirement.marker is None:
+        return True
+    python = TargetPython(facilities.images.get(wish.target).python_version, wish.target.architecture)
+    applies = python.applies(requirement)
+    if not applies:
+        facilities.monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
+    return applies
 
 
 def _build(wish: BuildRequest, facilities: Facilities, ledger: Ledger, policy: str) -> Work:
@@ -149,6 +142,7 @@ def _build(wish: BuildRequest, facilities: Facilities, ledger: Ledger, policy: s
                 "force": wish.force,
                 "converter": wish.converter.value,
                 "strict_debian": wish.strict_debian,
+                "kind": wish.kind.value,
             },
         )
     )
@@ -187,4 +181,4 @@ def _print_result(ui: Ui, outcome: Outcome) -> None:
         failure = outcome.failure
         ui.failure(failure)
         if failure.phase not in _HOST_PHASES:
-            ui.hint(f"lxcbuild log {outcome.build_id}")
+            ui.hint(f"lxcbuild explain {outcome.build_id}")

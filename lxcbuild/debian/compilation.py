@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lxcbuild.debian import steps
@@ -37,12 +37,14 @@ def compile_job(
     nocheck: bool = True,
     binary_only: bool = False,
     program_paths: Sequence[str] = (),
+    profiles: Collection[str] = (),
     offline: bool = True,
 ) -> Job:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
     ``program_paths`` are directories of programs before the suite's own. ``nocheck`` leaves tests to their own phase; a
-    foreign Debian source package gets it too unless asked otherwise.
+    foreign Debian source package gets it too unless asked otherwise. ``profiles`` are build profiles, for the build itself and
+    for its check of build dependencies.
     """
     options = [f"parallel={max(1, parallel)}", "noautodbgsym"]
     if nocheck:
@@ -56,6 +58,8 @@ def compile_job(
         "SOURCE_DATE_EPOCH": str(timestamp_s),
         "DPKG_DEB_THREADS_MAX": str(max(1, parallel)),
     }
+    if profiles:
+        env["DEB_BUILD_PROFILES"] = " ".join(sorted(profiles))
     kind = "-b" if binary_only else "-F"
     # The tree is fresh: cleaning it (-nc leaves that out) could only run more of the package's code.
     build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
@@ -157,7 +161,7 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
     What the kernel counted (memory, disk, time) is decided elsewhere and wins over this.
     """
     text = clean(tail[-256 * 1024 :].decode("utf-8", "replace"))
-    details = "\n".join(_decisive_lines(text))
+    details = "\n".join(decisive_lines(text))
     missing = missing_things(text)
     for marker in _MARKERS:
         match = marker.pattern.search(text)
@@ -187,7 +191,7 @@ def missing_things(text: str) -> tuple[Missing, ...]:
     return tuple(dict.fromkeys(found))[:_MAX_MISSING]
 
 
-def _decisive_lines(text: str) -> list[str]:
+def decisive_lines(text: str) -> list[str]:
     """At most ten lines that say why; the last lines where none does."""
     lines = [line.rstrip()[:300] for line in text.splitlines() if line.strip()]
     echoed = re.compile(r"^(make(\[\d+\])?: \*\*\*|dpkg-buildpackage: error|dh_auto_\w+: error|E: pybuild)")

@@ -144,7 +144,7 @@ def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> Job:
     """For a Debian source package: unpack ``/in/source/<name>.dsc`` to ``tree`` instead of converting anything."""
     if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+~_-]{1,200}\.dsc", dsc_name):
         raise BadNameError(f"{dsc_name[:80]!r} is no file name of a Debian source package")
-    argv = ("dpkg-source", "--no-check", "-x", f"{steps.SOURCE}/{dsc_name}", tree)
+    argv = ("dpkg-source", "--no-check", "--no-copy", "-x", f"{steps.SOURCE}/{dsc_name}", tree)
     return Job(files={}, steps=(InsideStep(argv=argv),))
 
 

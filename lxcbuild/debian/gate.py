@@ -6,6 +6,7 @@ modules lie), Debian Policy 9.1 (the file system's layout) and the shapes of deb
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 import re
@@ -74,10 +75,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReport:
-    """The verdict. ``relations`` maps each binary package to its Depends field, for the caller to resolve."""
+    """The verdict. ``relations`` maps each binary package to its Depends field, for the caller to resolve; ``stanzas`` maps the
+    name of each readable .deb to its control fields.
+    """
 
     findings: tuple[Finding, ...]
     relations: Mapping[str, str]
+    stanzas: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:
@@ -99,6 +103,7 @@ class _Gate:
         self.files = {path.name: path for path in files}
         self.findings: list[Finding] = []
         self.relations: dict[str, str] = {}
+        self.stanzas: dict[str, dict[str, str]] = {}
         self.strict = request.rules is RuleSet.PYTHON
 
     def find(self, rule: str, subject: str, message: str, *, fatal: bool = True) -> None:
@@ -167,6 +172,7 @@ class _Gate:
                 except ArtifactError as error:
                     self.find("format", name, str(error))
                     continue
+                self.stanzas[name] = deb.control
                 self.check_control(deb)
                 self.check_scripts(deb)
                 for finding in layout.check_tree(deb, self.request_layout()):
@@ -254,7 +260,7 @@ def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
     gate = _Gate(request, files)
     gate.check_set()
     gate.check_debs()
-    return GateReport(findings=tuple(gate.findings), relations=gate.relations)
+    return GateReport(findings=tuple(gate.findings), relations=gate.relations, stanzas=gate.stanzas)
 
 
 def suite_owners(

@@ -65,12 +65,16 @@ class Verification:
     environment: Mapping[str, str]
 
 
-def install_job(deb_names: Sequence[str]) -> Job:
-    """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with apt, offline."""
+def install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
+    """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with apt, offline.
+
+    ``reinstall``: the suite's package of the same name and version may be there already.
+    """
     for name in deb_names:
         if not _DEB_NAME.fullmatch(name):
             raise BadNameError(f"{name[:80]!r} is no file name of a Debian package")
-    argv = (*_APT, *(f"{steps.DEBS}/{name}" for name in deb_names))
+    options = ("--reinstall",) if reinstall else ()
+    argv = (*_APT, *options, *(f"{steps.DEBS}/{name}" for name in deb_names))
     return Job(files={}, steps=(InsideStep(argv=argv, env=_APT_ENVIRONMENT, cwd="/", as_root=True),))
 
 
@@ -151,6 +155,18 @@ def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure
                 return _import_failure(kind, trial)
     if not seen.modules:
         return _failed(FailureClass.IMPORT_FAILED, "the package holds no Python module")
+    return None
+
+
+def judge_debian(seen: Verification) -> StepFailure | None:
+    """The same for Python packages that Debian's own debian/ made: their modules import, and their commands are there.
+
+    Their metadata may ask for less or more than they declare: maintainers patch one and not always the other.
+    """
+    for kind, trials in (("import of", seen.modules), ("command", seen.scripts)):
+        for trial in trials:
+            if trial.error is not None:
+                return _import_failure(kind, trial)
     return None
 
 

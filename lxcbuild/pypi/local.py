@@ -73,6 +73,21 @@ def _from_file(path: Path, dirs: StateDirs, max_bytes: int) -> Source:
             resolution="give an sdist (.tar.gz, .zip, .tar.bz2, .tar.xz) or a project's directory",
         )
     identity = split_sdist_name(path.name)
+    place, digest, size = copy_into_cache(path, dirs, name=_safe_name(path.name), max_bytes=max_bytes)
+    return Source(
+        kind=SourceKind.SDIST,
+        name=identity[0] if identity else canonical(path.name[: -len(sdist_suffix(path.name) or "")]),
+        version=str(identity[1]) if identity else "",
+        path=place,
+        sha256=digest,
+        size_bytes=size,
+    )
+
+
+def copy_into_cache(
+    path: Path, dirs: StateDirs, *, name: str, max_bytes: int = DEFAULT_MAX_BYTES
+) -> tuple[Path, str, int]:
+    """A local file's place in the cache, its SHA-256 and its size; ``name`` is a checked file name. Raises OSError, InputError."""
     with _incoming(dirs) as (fresh, stream):
         digest = hashlib.sha256()
         size = 0
@@ -84,15 +99,7 @@ def _from_file(path: Path, dirs: StateDirs, max_bytes: int) -> Source:
                 digest.update(data)
                 stream.write(data)
         stream.close()
-        place = store(dirs.downloads, fresh, digest.hexdigest(), _safe_name(path.name))
-    return Source(
-        kind=SourceKind.SDIST,
-        name=identity[0] if identity else canonical(path.name[: -len(sdist_suffix(path.name) or "")]),
-        version=str(identity[1]) if identity else "",
-        path=place,
-        sha256=digest.hexdigest(),
-        size_bytes=size,
-    )
+        return store(dirs.downloads, fresh, digest.hexdigest(), name), digest.hexdigest(), size
 
 
 def _from_directory(path: Path, dirs: StateDirs, monitor: Monitor, max_bytes: int) -> Source:

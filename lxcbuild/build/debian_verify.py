@@ -1,0 +1,82 @@
+"""Phase verify for a Debian source package: the output gate, then all its binary packages installed in fresh sandboxes, together
+where they can be; what is a Python package is imported too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.verify import hand_in, pass_gate
+from lxcbuild.build.work import Work
+from lxcbuild.debian import gate, verification
+from lxcbuild.debian.gate import GateRequest, RuleSet
+from lxcbuild.debian.installsets import install_sets, python_packages
+from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
+from lxcbuild.debian.steps import DEBS, StepFailure
+from lxcbuild.model import Phase
+from lxcbuild.sandbox.base import Bind, ExtractedFile
+
+Stanzas = Mapping[str, Mapping[str, str]]
+
+
+def run(work: Work) -> None:
+    """Judge ``work.sealed``; raises for what the gate refuses, or what does not install or import."""
+    assert work.phase is Phase.VERIFY
+    stanzas = _pass_gate(work)
+    debs = {item.name: item for item in work.sealed if item.name.endswith(".deb")}
+    sets = install_sets(stanzas)
+    if len(sets) > 1:
+        work.note(f"the packages exclude each other: installed in {len(sets)} sets")
+    for number, names in enumerate(sets, start=1):
+        _try_set(work, {name: stanzas[name] for name in names}, [debs[name] for name in names], number=number)
+
+
+def _pass_gate(work: Work) -> Stanzas:
+    package, target = work.source_package, work.request.target
+    assert package is not None
+    contents = work.facilities.contents_for(target)
+    suite_owners = gate.suite_owners(contents.executables, contents.modules)
+    own = {item.name for item in package.binaries}
+
+    def owners(path: str) -> Iterable[str]:
+        # Files may move between the packages of one source; what is of them already is theirs to move.
+        found = set(suite_owners(path))
+        return () if found & own else found
+
+    report = pass_gate(
+        work,
+        GateRequest(
+            rules=RuleSet.ANY,
+            source=package.source,
+            version=package.version,
+            suite=package.distribution,
+            architecture=target.architecture,
+            owners=owners,
+        ),
+    )
+    return {name: stanza for name, stanza in report.stanzas.items() if name.endswith(".deb")}
+
+
+def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, number: int) -> None:
+    """Below the packages lies exactly what they declare and do not bring themselves."""
+    assert work.image is not None
+    own = names_provided(stanzas.values())
+    fields = [stanza.get(field, "") for stanza in stanzas.values() for field in ("Pre-Depends", "Depends")]
+    declared = tuple(sorted({clause for field in fields for clause in relations_on_others(field, own)}))
+    archive = work.facilities.archive_for(work.request.target)
+    layer = work.facilities.layers.provide(work.image, archive, declared)
+    shown = hand_in(work, debs, name=f"debs-{number}")
+    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
+    end = run_job(work, instance, verification.install_job([item.name for item in debs], reinstall=True))
+    if not end.ok:
+        status = f"exit status {end.result.exit_status}"
+        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    packages = python_packages(stanzas.values())
+    if packages:
+        run_job(work, instance, verification.check_job(packages))
+        files = take_output(work, instance, work.workspace / f"verify-{number}")
+        seen = verification.parse_verification(result_bytes(files, verification.RESULT))
+        problem = seen if isinstance(seen, StepFailure) else verification.judge_debian(seen)
+        if problem is not None:
+            raise_failure(work, problem)
+    work.finish_sandbox()
