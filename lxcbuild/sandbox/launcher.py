@@ -43,7 +43,7 @@ if __name__ == "__main__":  # started by path, without site-packages: find our p
     sys.path.append("/usr/lib/python3/dist-packages")
 
 from lxcbuild.linux import idmap, mounts, netns, syscalls
-from lxcbuild.sandbox import lxcconf
+from lxcbuild.sandbox import lxcconf, runner_code
 from lxcbuild.sandbox.ground import settle
 from lxcbuild.sandbox.tree import PLACE, make_tree
 
@@ -63,7 +63,6 @@ class Job:
     binds: list[tuple[str, str]]  # host path, inner path
     tmpfs_bytes: int
     tmpfs_inodes: int
-    runner: str
     network: str  # a NetworkMode
     proxy_hosts: list[str] = field(default_factory=list)
     max_ptys: int = 64
@@ -260,6 +259,7 @@ def main() -> None:
     parent_pid = int(sys.argv[2])
     import lxc  # noqa: F401 - launchers find it loaded
 
+    runner_code.files()
     gc.freeze()  # forked launchers share these pages for good
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
     try:

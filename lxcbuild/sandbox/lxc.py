@@ -29,7 +29,6 @@ from lxcbuild.sandbox.registry import Registration
 from lxcbuild.sandbox.session import Session
 from lxcbuild.sandbox.watch import Reading
 
-RUNNER = Path(__file__).with_name("runner.py")
 _START_S = 60.0
 _DEATH_S = 10.0
 #: Room in the tmpfs for what is ours: /dev, mount points, the runner, liblxc's log.
@@ -253,7 +252,6 @@ class LxcInstance:
             + _OWN_BYTES
             + sum(b.host.stat().st_size for b in self.spec.binds if b.host.is_file()),
             tmpfs_inodes=limits.max_inodes + _OWN_INODES,
-            runner=os.fspath(RUNNER),
             network=self.spec.policy.network.value,
             proxy_hosts=list(self.spec.policy.proxy_hosts),
             seccomp_profile=self._filters.first_text if self._filters else None,

@@ -21,6 +21,8 @@ from binascii import a2b_base64, b2a_base64
 CHUNK_BYTES = 65536
 MAX_LINE_BYTES = 24 * 1024 * 1024
 MAX_TYPED_BYTES = 1024 * 1024
+#: ``runner_step.py`` compiled, where ``runner_boot.py`` has started us and could use it.
+STEP_CODE = globals().get("STEP_CODE")
 
 
 def _json_codec():  # type: ignore[no-untyped-def]
@@ -137,7 +139,7 @@ class Runner:
 
         The host is trusted, it chooses every command anyway. A filter that cannot be loaded is the end.
         """
-        exec(compile(source, "runner_step.py", "exec"), self.steps.__dict__)  # noqa: S102
+        exec(STEP_CODE or compile(source, "runner_step.py", "exec"), self.steps.__dict__)  # noqa: S102
         self.steps.guard_runner()
         if encoded_filter is not None:
             self.steps.filter_calls(a2b_base64(str(encoded_filter)))

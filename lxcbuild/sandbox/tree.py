@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcbuild.linux import mounts, syscalls
-from lxcbuild.sandbox import lxcconf
+from lxcbuild.sandbox import lxcconf, runner_code
 
 if TYPE_CHECKING:
     from lxcbuild.sandbox.launcher import Job
@@ -24,7 +24,6 @@ def make_tree(job: Job, userns: int) -> tuple[int, int]:
     attributes = mounts.READ_ONLY
     # Everything of the host is opened before our tmpfs hides /run.
     lowers = [mounts.clone(path, attributes=attributes, userns_fd=userns) for path in job.lowers]
-    runner = Path(job.runner).read_bytes()
     bind_fds: list[tuple[int, str]] = []
     for host, inside in job.binds:
         if Path(host).is_dir():
@@ -49,7 +48,7 @@ def make_tree(job: Job, userns: int) -> tuple[int, int]:
     syscalls.mount("none", "m", fstype="overlay", flags=flags, data=data)
     merged = os.open("m", os.O_RDONLY | os.O_DIRECTORY)
     _make_directories(merged, job)
-    _make_dev(merged, job, runner)
+    _make_dev(merged, job)
     for number, (fd, inside) in enumerate(bind_fds):
         _bind(merged, fd, inside, number=number, owner=base)
     _check_interpreter(merged)
@@ -99,7 +98,7 @@ def _make_directories(merged: int, job: Job) -> None:
         os.close(mounts.make_dir(merged, mounts.split_inside(path), owner=base + owner, mode=mode))
 
 
-def _make_dev(merged: int, job: Job, runner: bytes) -> None:
+def _make_dev(merged: int, job: Job) -> None:
     """/dev: a read-only directory of the build's tmpfs with exactly these entries; the runner's script lies there too."""
     base = job.id_base
     Path("d").mkdir()
@@ -112,9 +111,10 @@ def _make_dev(merged: int, job: Job, runner: bytes) -> None:
         Path(f"d/{name}").symlink_to(target)
     Path("d/pts").mkdir()
     Path("d/shm").mkdir()
-    script = Path(f"d/{lxcconf.RUNNER_NAME}")
-    script.write_bytes(runner)
-    script.chmod(0o444)
+    for suffix, content in runner_code.files().items():
+        script = Path(f"d/{lxcconf.RUNNER_NAME}{suffix}")
+        script.write_bytes(content)
+        script.chmod(0o444)
     Path("x/null").touch(0o444)
     Path("s").mkdir()
     os.chown("s", base, base)

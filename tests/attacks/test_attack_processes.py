@@ -18,7 +18,7 @@ from host_state import processes_in_range
 
 from lxcbuild.model import OutputLimits
 from lxcbuild.sandbox.base import User
-from lxcbuild.sandbox.lxc import RUNNER
+from lxcbuild.sandbox.session import RUNNER
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("user", list(User))
