@@ -79,9 +79,13 @@ class LxcBackend:
         _check_paths(spec)
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
 
+    def settle(self) -> None:
+        """Wait for what is being prepared or cleaned up behind."""
+        self._behind.join()
+
     def close(self) -> None:
         """Wait for what is being cleaned up behind, and end the nursery."""
-        self._behind.join()
+        self.settle()
         self._nursery.close()
 
     def __enter__(self) -> Self:

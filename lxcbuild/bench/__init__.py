@@ -1,0 +1,1 @@
+"""Measuring ourselves beside others, in one run on one machine."""
