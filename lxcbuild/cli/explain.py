@@ -1,0 +1,135 @@
+"""``lxcbuild explain``: why a build failed, what that means, and what helps."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lxcbuild.cli.options import json_option, pass_ui
+from lxcbuild.cli.render import Ui
+from lxcbuild.errors import UnknownBuildError
+from lxcbuild.ledger.records import BuildRecord
+from lxcbuild.model import Failure, Phase, Status
+
+_TAIL_BYTES = 1024 * 1024
+_LINES = 10
+_HEADING = re.compile(r"^=== ([a-z]+) === \d{4}-\d{2}-\d{2}T[0-9:]{8}Z$", re.MULTILINE)
+
+
+@click.command()
+@click.argument("build_id", required=False, metavar="[ID]")
+@json_option
+@pass_ui
+def explain(ui: Ui, /, *, build_id: str | None, as_json: bool) -> None:
+    """Explain why a build failed: its class and what that means, the lines of the log that decide, and what helps.
+
+    ID is a build's id or its first digits; without one, the newest failed build is meant.
+    """
+    record = _record(ui, build_id)
+    lines = decisive(record.log_path, record.failure) if record.failure is not None else []
+    if as_json:
+        ui.emit_json(_document(record, lines))
+    else:
+        _print(ui, record, lines)
+
+
+def _record(ui: Ui, build_id: str | None) -> BuildRecord:
+    if ui.dirs.ledger.exists():
+        from lxcbuild.ledger.store import Ledger
+
+        with Ledger.open(ui.dirs) as ledger:
+            if build_id is not None:
+                return ledger.find(build_id)
+            if newest := ledger.recent(limit=1, status=Status.FAILED.value, details=True):
+                return newest[0]
+    raise UnknownBuildError(
+        "no failed build is recorded" if build_id is None else f"the ledger knows no build {build_id[:40]!r}",
+        resolution="list the recorded ones: lxcbuild history",
+    )
+
+
+def decisive(log: Path | None, failure: Failure) -> list[str]:
+    """At most ten lines that say why: of the failed phase's part of the log where it has any, else of the failure's details."""
+    from lxcbuild.debian.compilation import decisive_lines
+
+    text = "" if log is None else last_section(_tail(log), failure.phase)
+    found = decisive_lines(text)[-_LINES:]
+    return found or (failure.details or "").splitlines()[-_LINES:]
+
+
+def _tail(path: Path) -> str:
+    """The end of a log, as it was printed: hostile, and bounded here."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return file.read(_TAIL_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def last_section(text: str, phase: Phase) -> str:
+    """What stands below the last heading of that phase, up to the next heading; all of it where the heading is not there.
+
+    A build can print such headings too: it can mislead only about itself, and only on which lines are shown.
+    """
+    headings = list(_HEADING.finditer(text))
+    for number in range(len(headings) - 1, -1, -1):
+        if headings[number][1] == phase.value:
+            end = headings[number + 1].start() if number + 1 < len(headings) else len(text)
+            return text[headings[number].end() : end]
+    return text
+
+
+def _document(record: BuildRecord, lines: list[str]) -> dict[str, Any]:
+    from lxcbuild.build.explanations import EXPLANATIONS
+
+    failure = record.failure
+    document: dict[str, Any] = {
+        "id": record.build_id,
+        "name": record.name,
+        "version": record.version,
+        "target": str(record.target),
+        "status": record.status,
+        "failure": None,
+    }
+    if failure is not None:
+        text = EXPLANATIONS[failure.failure_class]
+        document["failure"] = {
+            "class": failure.failure_class.value,
+            "phase": failure.phase.value,
+            "brief": failure.brief,
+            "details": failure.details,
+            "lines": lines,
+            "meaning": text.meaning,
+            "retryable": failure.retryable,
+            "retry": text.retry,
+            "fix": failure.resolution or text.fix,
+            "general_fix": text.fix,
+        }
+    return document | {"log": None if record.log_path is None else str(record.log_path)}
+
+
+def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
+    from lxcbuild.build.explanations import EXPLANATIONS
+
+    ui.line(f"{record.name} {record.version} for {record.target}, build {record.build_id}: {record.status}")
+    failure = record.failure
+    if failure is None:
+        ui.line("nothing failed")
+        return
+    text = EXPLANATIONS[failure.failure_class]
+    ui.line(f"{failure.failure_class.value} in {failure.phase.value}: {failure.brief}")
+    for line in lines:
+        ui.line(f"    {line}")
+    ui.line(f"meaning: {text.meaning}")
+    ui.line(f"retry:   {text.retry}")
+    fixes = [failure.resolution, text.fix] if failure.resolution else [text.fix]
+    for label, fix in zip(("fix:    ", "or:     "), fixes, strict=False):
+        ui.line(f"{label} {fix}")
+    for note in record.notes[:_LINES]:
+        ui.line(f"note:    {note}")
+    ui.hint(f"lxcbuild log {record.build_id}")
