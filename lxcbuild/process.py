@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from lxcbuild.errors import CommandError, ToolMissingError
+from lxcbuild.log import Logger
 
-log = structlog.get_logger()
+log = Logger()
 
 #: Variables of the caller that programs of the host keep: how the network and its certificates are configured, and no more.
 _KEPT = (

@@ -1,16 +1,24 @@
-"""Set-up of structlog: standard error only, text or JSON lines, quiet unless asked."""
+"""Set-up of log records: standard error only, text or JSON lines, quiet unless asked."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 
-import structlog
+from lxcbuild import log
 
 
 def configure_logging(*, log_format: str, verbosity: int, plain: bool) -> None:
     """Send log records to standard error: warnings always, more with each ``-v``."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    configure = functools.partial(_configure_structlog, log_format=log_format, level=level, plain=plain)
+    log.configure(level=level, configure_structlog=configure)
+
+
+def _configure_structlog(*, log_format: str, level: int, plain: bool) -> None:
+    import structlog
+
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"

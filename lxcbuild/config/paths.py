@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ class StateDirs:
     @property
     def tag(self) -> str:
         """Eight hexadecimal digits that differ between state directories: part of every cgroup and mount name of ours."""
+        import hashlib  # brings OpenSSL in: 3 ms, which --version and --help do not pay
+
         return hashlib.sha256(os.fsencode(self.run)).hexdigest()[:8]
 
     @property

@@ -23,7 +23,7 @@ _ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?", re.ASCII)
 class Size(BaseModel):
     """Bytes, possibly relative: the least of ``terms``, each a number of bytes or a percentage of something."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(defer_build=True, frozen=True)
 
     terms: tuple[int | float, ...]  # int: bytes; float: per cent
 
@@ -81,7 +81,7 @@ Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
 
 class Cpu(_Group):

@@ -28,7 +28,7 @@ Keyring = Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 class Recipe(BaseModel):
     """One base image: what it is made from and what is in it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
     distribution: Word
     suite: Word

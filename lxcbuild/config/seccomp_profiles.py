@@ -38,7 +38,7 @@ Word = Annotated[int, Field(ge=0, le=0xFFFFFFFF, strict=True)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
 
 class Test(_Table):

@@ -15,7 +15,7 @@ _FILE = "requirements.yaml"
 class RequirementTable(BaseModel):
     """See the comments in the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
     fields: Mapping[str, Mapping[str, str]]
     programs: Mapping[str, str]

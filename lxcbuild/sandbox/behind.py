@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import structlog
+from lxcbuild.log import Logger
 
-log = structlog.get_logger()
+log = Logger()
 
 
 class Behind:

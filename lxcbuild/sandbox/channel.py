@@ -11,13 +11,12 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 
-import structlog
-
 from lxcbuild.errors import CancelledError, SandboxError
+from lxcbuild.log import Logger
 from lxcbuild.sandbox import protocol
 from lxcbuild.sandbox.protocol import Message, ProtocolError
 
-log = structlog.get_logger()
+log = Logger()
 
 _READ_BYTES = 1 << 18
 _LONGEST_WAIT_S = 3600.0

@@ -14,14 +14,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import structlog
-
 from lxcbuild.errors import ExtractionError
 from lxcbuild.linux.paths import open_directory, open_hostile_directory, open_hostile_file
+from lxcbuild.log import Logger
 from lxcbuild.sandbox.base import Change, ChangeKind
 from lxcbuild.sandbox.staging import staged_directory
 
-log = structlog.get_logger()
+log = Logger()
 
 _OPAQUE, _WHITEOUT, _ORIGIN = "trusted.overlay.opaque", "trusted.overlay.whiteout", "trusted.overlay.origin"
 #: Deeper than any package; each level costs a descriptor or two.

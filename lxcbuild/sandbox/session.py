@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from lxcbuild.errors import CancelledError, SandboxError
+from lxcbuild.log import Logger
 from lxcbuild.model import FailureClass, Policy
 from lxcbuild.sandbox import protocol
 from lxcbuild.sandbox.base import OutputSink, Step, StepResult, User
@@ -28,7 +27,7 @@ from lxcbuild.sandbox.watch import Probe, Reading, Watch
 
 __all__ = ["RUNNER", "Probe", "Reading", "Ready", "Session"]
 
-log = structlog.get_logger()
+log = Logger()
 
 #: The script that runs as PID 1 inside: ``python3 -I -S RUNNER [FD | DEVICE]``; the default is descriptor 0.
 RUNNER = Path(__file__).with_name("runner.py")
