@@ -38,7 +38,7 @@ class Logger:
 
     @staticmethod
     def _emit(method: str, level: int, event: str, values: dict[str, Any]) -> None:
-        global _configure
+        global _configure  # noqa: PLW0603 - see above
         if level < _level:
             return
         import structlog
