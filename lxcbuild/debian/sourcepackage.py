@@ -199,6 +199,7 @@ def build_relations(clauses: Sequence[str], *, profiles: Collection[str] = PROFI
 
     Raises :class:`BadNameError` for what is no relation: nothing else reaches apt.
     """
+    apt.check_relations(clauses)
     kept: list[str] = []
     for clause in clauses:
         alternatives = [_restricted(part, profiles) for part in clause.split("|")]
