@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap, load_fallback
@@ -13,7 +14,7 @@ from lxcbuild.debian.tables import requirement_table
 def names(work: Work) -> NameMap:
     """The name map of the target: the archive first, then the table of the dh-python in the build layer, if it has one."""
     contents = work.facilities.contents_for(work.request.target)
-    fallback = {}
+    fallback: Mapping[str, str] = {}
     for lower in work.layer.lowers if work.layer is not None else ():
         fallback = load_fallback(lower)
         if fallback:

@@ -152,7 +152,9 @@ class Ui:
         if self.log_format == "json":
             yield monitors.JsonLines(sys.stderr)
         elif sys.stderr.isatty() and not self.plain:
-            with monitors.Live(verbose=self.verbosity > 0) as live:
+            from lxcbuild.cli.live import Live
+
+            with Live(verbose=self.verbosity > 0) as live:
                 yield live
         else:
             yield monitors.PlainLines(sys.stderr, verbose=self.verbosity > 0)

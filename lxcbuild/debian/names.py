@@ -6,7 +6,9 @@ Order: the user's overrides, the archive's contents index, packages built here, 
 from __future__ import annotations
 
 import enum
+import functools
 import re
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +119,8 @@ class NameMap:
         return binary_package(name)
 
 
-def parse_fallback(text: str) -> dict[str, str]:
+@functools.lru_cache(maxsize=2)
+def parse_fallback(text: str) -> Mapping[str, str]:
     """Read dh-python's table: one ``Distribution package`` per line, some with relations or rules that are left out here."""
     table: dict[str, str] = {}
     for line in text.splitlines():
@@ -126,10 +129,10 @@ def parse_fallback(text: str) -> dict[str, str]:
             continue
         if _NAME.fullmatch(words[0]) and _PACKAGE.fullmatch(words[1]):
             table.setdefault(normalise(words[0]), words[1])
-    return table
+    return types.MappingProxyType(table)
 
 
-def load_fallback(root: Path = Path("/")) -> dict[str, str]:
+def load_fallback(root: Path = Path("/")) -> Mapping[str, str]:
     """The table of the dh-python installed below ``root``; empty when there is none.
 
     ``root`` may be an image: the path is opened as given, so hand over roots that only trusted installs have written to.

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from lxcbuild.cli import monitors
+from lxcbuild.cli.live import Live
 from lxcbuild.cli.render import safe
 from lxcbuild.cli.units import age_text, bytes_text, seconds_text, time_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, PhaseStarted, Progress
@@ -118,7 +119,7 @@ def test_verbose_lines_filter_what_a_build_prints() -> None:
 def test_the_live_display_filters_and_takes_no_markup() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100, color_system=None, legacy_windows=False)
-    with monitors.Live(verbose=True, console=console) as live:
+    with Live(verbose=True, console=console) as live:
         for event in a_build():
             live.emit(event)
     shown = stream.getvalue()
