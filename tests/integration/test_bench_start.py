@@ -1,0 +1,27 @@
+"""``lxcbuild bench start`` on real containers: it measures, says what is absent, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lxcbuild.bench.start import OURS, measure
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.policies import load_policy
+
+pytestmark = pytest.mark.root
+
+
+def test_every_peer_is_measured_or_absent(dirs: StateDirs, rootfs: Path) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    peers = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
+    found = measure(dirs, image=rootfs, policy=load_policy("default"), runs=2, peers=peers)
+    assert {name: len(series) for name, series in found.ours.items()} == dict.fromkeys(OURS, 2)
+    for position in range(2):
+        assert 0 < found.ours["ready"][position] < found.ours["first"][position] < found.ours["whole"][position]
+    assert {*found.first, *found.absent} == set(peers)
+    assert "unshare" in found.first
+    # An idle sandbox with its launcher and guard, not a whole Python per part: the promise of docs/performance.md.
+    assert 0 < max(found.memory_bytes) < 30 << 20
+    assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith("lxcbuild-bench-")} <= before
