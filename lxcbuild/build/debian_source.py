@@ -29,6 +29,8 @@ def fetch(work: Work) -> None:
     path, dirs = work.request.path, work.facilities.dirs
     assert path is not None
     if path.is_dir():
+        if any((path / name).exists() for name in ("pyproject.toml", "setup.py")):
+            work.note("the directory is built by its debian/; --converter pyproject sets that aside")
         packed = from_path(path, dirs=dirs, monitor=work.monitor)
         work.source = Source(
             kind=SourceKind.DSC,
