@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import lxcbuild
 from lxcbuild import errors
 from lxcbuild.cli import main as cli_main
 from lxcbuild.cli.bug import BugError
@@ -63,6 +64,20 @@ def test_starting_is_cheap() -> None:
     script = f"import sys, lxcbuild.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_asking_the_version_costs_little_more_than_python() -> None:
+    # Modules are counted, because they do not depend on what else this machine does.
+    script = "import sys; before = set(sys.modules); from lxcbuild.__main__ import main; main(['--version']); "
+    script += "print(sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    said, modules = done.stdout.splitlines()
+    assert said == f"lxcbuild {lxcbuild.__version__}"
+    assert {name for name in ast.literal_eval(modules) if name.startswith("lxcbuild")} == {
+        "lxcbuild",
+        "lxcbuild.__main__",
+    }
+    assert len(ast.literal_eval(modules)) < 15
 
 
 @pytest.mark.parametrize("name", cli_main.VERBS)
