@@ -10,7 +10,7 @@ from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, ta
 from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation, conversion, sourcepackage
 from lxcbuild.debian.steps import OUT, Job, Missing, StepFailure
-from lxcbuild.model import Failure, NetworkMode
+from lxcbuild.model import Failure, FailureClass, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
@@ -18,6 +18,7 @@ from lxcbuild.sandbox.policy import cpus_allotted
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
 _NAMED_PATHS = 20
 _RESULTS = (conversion.RESULT, sourcepackage.RESULT)
+_OWN_CONTROL = "name the package that has it in Build-Depends of debian/control"
 _CRATES = "build from a source archive that carries its crates (cargo vendor)"
 
 
@@ -91,10 +92,16 @@ def _explain(work: Work, end: JobEnd) -> None:
             phase=work.phase,
             brief=failure.brief,
             details=failure.details,
-            resolution=_CRATES if any(item.kind == "crate" for item in failure.missing) else None,
+            resolution=_resolution(work, failure),
         ),
         mendable=known,
     )
+
+
+def _resolution(work: Work, failure: StepFailure) -> str | None:
+    if work.source_package is not None:
+        return _OWN_CONTROL if failure.failure_class is FailureClass.BUILD_DEP_MISSING else None
+    return _CRATES if any(item.kind == "crate" for item in failure.missing) else None
 
 
 def _learned(work: Work, missing: Sequence[Missing]) -> bool:

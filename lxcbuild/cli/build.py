@@ -75,6 +75,8 @@ def build(
     A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or a path: an sdist, a
     project directory, a Debian source package (x_1.0-1.dsc), or a directory with debian/ (./dist/x-1.0.tar.gz, .).
     """
+    if not requirements and not files:
+        raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
     chosen = target or host_target()
     load_recipe(chosen)
     like = BuildRequest(

@@ -25,11 +25,6 @@ def wishes(words: Sequence[str], files: Sequence[Path], *, like: BuildRequest) -
     found = [_wish(word, like) for word in words]
     for path in files:
         found.extend(_from_file(path, like))
-    if not found:
-        raise InputError(
-            "nothing to build was named",
-            resolution="name a project or a path: lxcbuild build idna, or lxcbuild build .",
-        )
     return found
 
 

@@ -74,8 +74,6 @@ def test_words_and_files_become_one_request_each(tmp_path: Path) -> None:
     assert [item.requirement for item in found] == ["attrs", "six", "idna"]
     assert found[1].hashes == (("sha256", SHA256),)
     assert all(item.force for item in found)
-    with pytest.raises(InputError, match="nothing to build"):
-        wishes([], [], like=LIKE)
     with pytest.raises(InputError, match="cannot be read"):
         wishes([], [tmp_path / "absent.txt"], like=LIKE)
 
