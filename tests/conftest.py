@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from lxcbuild.config.paths import StateDirs
 
 # Making a base image takes half a minute, so tests share one state directory that outlives the run (its cold cache, at least).
 TEST_STATE = Path(os.environ.get("LXCBUILD_TEST_STATE_DIR", "/var/tmp/lxcbuild-tests"))
+
+
+def pytest_configure() -> None:
+    """A job in the background of a script starts with SIGINT ignored, and nohup ignores SIGHUP: children would inherit that, and
+    lxcbuild respects it. Tests send these signals, so they begin as on a terminal."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

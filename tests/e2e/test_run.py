@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +137,20 @@ def test_a_shell_needs_a_terminal(state: StateDirs) -> None:
     assert b"lxcbuild run" in done.stderr
 
 
-def started(state: StateDirs, marker: Path) -> subprocess.Popen[bytes]:
-    """A sandbox that sleeps; returns when its command runs."""
+@contextlib.contextmanager
+def started(state: StateDirs, marker: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A sandbox that sleeps, once its command runs; killed at the end whatever the test found."""
     argv = command(state, "run", "--", "sh", "-c", "echo up; sleep 1000 & exec sleep 1000")
     with marker.open("wb") as errors:
         child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL)
     assert child.stdout is not None
-    assert child.stdout.readline() == b"up\n", marker.read_text()
-    return child
+    try:
+        assert child.stdout.readline() == b"up\n", marker.read_text()
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
