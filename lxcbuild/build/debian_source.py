@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from lxcbuild.debian.artifacts import ArtifactError
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.sourcepackage import MAX_DSC_BYTES, Dsc, SourcePackage
 from lxcbuild.debian.steps import SOURCE, StepFailure
-from lxcbuild.errors import BrokenSdistError, InputError, WrongHashError
+from lxcbuild.errors import BrokenSdistError, InputError
 from lxcbuild.images.layers import Layer
 from lxcbuild.model import FailureClass, Phase, Source, SourceKind
+from lxcbuild.pypi.cache import translate_os_error
 from lxcbuild.pypi.local import copy_into_cache, from_path
 from lxcbuild.sandbox.base import Bind, ExtractedFile
 
@@ -48,8 +50,10 @@ def fetch(work: Work) -> None:
             f"{path.name} names {Path(error.filename).name}, which is not beside it",
             resolution="put all files of the source package into one directory",
         ) from error
-    except PermissionError as error:
-        raise InputError(f"{error.filename} cannot be read: permission denied") from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG):
+            raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+        raise translate_os_error(error, dirs.downloads) from error
 
 
 def _fetch_dsc(work: Work, path: Path) -> Source:
@@ -58,14 +62,8 @@ def _fetch_dsc(work: Work, path: Path) -> Source:
     place, digest, size = copy_into_cache(path, dirs, name=name, max_bytes=MAX_DSC_BYTES)
     dsc = _read_dsc(place)
     extra = []
-    for file, (wanted, wanted_size) in dsc.files.items():
-        copied, found, found_size = copy_into_cache(path.parent / file, dirs, name=file)
-        if (found, found_size) != (wanted, wanted_size):
-            raise WrongHashError(
-                f"{file} is not the file that {path.name} describes",
-                details=f"expected sha256 {wanted}, {wanted_size} bytes\nfound    sha256 {found}, {found_size} bytes",
-                resolution="fetch the source package again",
-            )
+    for file, described in dsc.files.items():
+        copied, _digest, _size = copy_into_cache(path.parent / file, dirs, name=file, expected=described)
         extra.append(copied)
     return Source(
         kind=SourceKind.DSC,

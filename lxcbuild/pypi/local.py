@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from lxcbuild import process
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import BadNameError, CommandError, InputError, ToolMissingError
+from lxcbuild.errors import BadNameError, CommandError, InputError, ToolMissingError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.cache import translate_os_error
@@ -85,20 +85,38 @@ def _from_file(path: Path, dirs: StateDirs, max_bytes: int) -> Source:
 
 
 def copy_into_cache(
-    path: Path, dirs: StateDirs, *, name: str, max_bytes: int = DEFAULT_MAX_BYTES
+    path: Path,
+    dirs: StateDirs,
+    *,
+    name: str,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    expected: tuple[str, int] | None = None,
 ) -> tuple[Path, str, int]:
-    """A local file's place in the cache, its SHA-256 and its size; ``name`` is a checked file name. Raises OSError, InputError."""
+    """A local file's place in the cache, its SHA-256 and its size; ``name`` is a checked file name. Raises OSError, InputError.
+
+    With ``expected`` (SHA-256 and size) another file raises :class:`WrongHashError` before it is kept: a link among hostile files
+    may lead to one that only root can read, and the cache is for everybody.
+    """
+    limit = max_bytes if expected is None else min(max_bytes, expected[1] + 1)
     with _incoming(dirs) as (fresh, stream):
         digest = hashlib.sha256()
         size = 0
         with _open_regular(path) as original:
-            while data := original.read(_CHUNK):
+            while data := original.read(min(_CHUNK, limit - size + 1)):
                 size += len(data)
-                if size > max_bytes:
-                    raise _too_large(path, max_bytes)
                 digest.update(data)
                 stream.write(data)
+                if size > limit:
+                    break
         stream.close()
+        if expected is not None and (digest.hexdigest(), size) != expected:
+            raise WrongHashError(
+                f"{name} is not the file that was described",
+                details=f"expected sha256 {expected[0]}, {expected[1]} bytes",
+                resolution="fetch it again",
+            )
+        if size > max_bytes:
+            raise _too_large(path, max_bytes)
         return store(dirs.downloads, fresh, digest.hexdigest(), name), digest.hexdigest(), size
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from lxcbuild import process
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import InputError
+from lxcbuild.errors import InputError, WrongHashError
 from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.pypi.config import PipConfig
-from lxcbuild.pypi.local import from_path
+from lxcbuild.pypi.local import copy_into_cache, from_path
 
 
 def names(source: Source) -> list[str]:
@@ -48,6 +48,21 @@ def test_sdist_is_copied_and_named_after_its_file(tmp_path: Path, fresh_state: S
     assert source.path.read_bytes() == b"anything"
     assert source.path.name == path.name
     assert list((fresh_state.downloads / "partial").iterdir()) == []
+
+
+def test_a_file_that_is_not_the_described_one_never_enters_the_cache(tmp_path: Path, fresh_state: StateDirs) -> None:
+    secret, link = tmp_path / "secret", tmp_path / "x.tar.gz"
+    secret.write_bytes(b"for root only")
+    link.symlink_to(secret)
+    right = hashlib.sha256(b"for root only").hexdigest()
+    for described in (("0" * 64, 13), (right, 12), (right, 14), (right, 0)):
+        with pytest.raises(WrongHashError):
+            copy_into_cache(link, fresh_state, name="x.tar.gz", expected=described)
+    assert [path for path in fresh_state.downloads.rglob("*") if path.is_file()] == []
+    place, digest, size = copy_into_cache(link, fresh_state, name="x.tar.gz", expected=(right, 13))
+    assert (place.read_bytes(), digest, size) == (b"for root only", right, 13)
+    with pytest.raises(InputError, match="more than 5 bytes"):
+        copy_into_cache(secret, fresh_state, name="y", max_bytes=5)
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x-1.0-py3-none-any.whl", "missing-1.0.tar.gz"])
