@@ -46,7 +46,7 @@ def find_leftovers(dirs: StateDirs) -> Iterator[Leftover]:
     for record in dead:
         what = f"{record.instance_id} (its owner, pid {record.owner_pid}, is gone)"
         yield Leftover(kind="sandbox", what=what, remove=partial(registry.sweep, record))
-    yield from _processes()
+    yield from _processes(dirs)
     yield from _cgroups(dirs)
     yield from _mounts(dirs, live={record.directory for record in records if record not in dead})
     yield from _network(dirs)
@@ -62,24 +62,22 @@ def _newborn(record: registry.Record) -> bool:
     return True
 
 
-def _processes() -> Iterator[Leftover]:
-    """Launchers whose orchestrator is gone. What runs inside a sandbox cannot leave its cgroup, and is found there."""
+def _processes(dirs: StateDirs) -> Iterator[Leftover]:
+    """Launchers of this state directory whose orchestrator is gone. What runs inside a sandbox cannot leave its cgroup, and is
+    found there. A launcher's last arguments are the pid that it works for and the run directory; both mean something only where
+    we see the same processes as it does."""
+    ours = Path("/proc/self/ns/pid").readlink()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if any(part.endswith(_LAUNCHER) for part in argv[:5]) and not _master_lives(argv):
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            if not any(part.endswith(_LAUNCHER) for part in argv[:5]) or argv[-1] != os.fspath(dirs.run):
+                continue
+            if (entry / "ns" / "pid").readlink() == ours and not Path("/proc", argv[-2]).exists():
                 pid = int(entry.name)
-                yield Leftover(
-                    kind="process", what=f"{pid} ({' '.join(argv)[:80].strip()})", remove=partial(_kill, pid)
-                )
-
-
-def _master_lives(argv: list[str]) -> bool:
-    """The launcher's last argument is the pid of the process that it works for."""
-    numbers = [part for part in argv if part.isdecimal()]
-    return bool(numbers) and Path("/proc", numbers[-1]).exists()
+                what = f"{pid} ({' '.join(argv)[:80]})"
+                yield Leftover(kind="process", what=what, remove=partial(_kill, pid))
 
 
 def _kill(pid: int) -> None:
