@@ -79,7 +79,9 @@ def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path,
         assert_nothing_left(state, build.process.pid)
     if build.process.returncode:
         found = recorded(state, build_id)
-        assert (found["status"], found["failure"]["class"]) == ("cancelled", "cancelled")
+        # The last phase takes milliseconds: the kill may come when everything was done and recorded.
+        finished = phase == "collect" and found["status"] == "built"
+        assert finished or (found["status"], found["failure"]["class"]) == ("cancelled", "cancelled")
 
 
 @pytest.mark.usefixtures("duration_s")
