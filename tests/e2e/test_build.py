@@ -133,7 +133,7 @@ BAD_INPUT: list[tuple[list[str], int, str]] = [
     (["build", "./missing-1.0.tar.gz"], 10, "no file or directory"),
     (["build", "idna", "--policy", "defualt"], 21, "Perhaps you meant 'default'"),
     (["build", "idna", "--target", "ubuntu/jammy", "--force"], 41, "no base image"),
-    (["build"], 2, "REQUIREMENT"),
+    (["build"], 2, "nothing to build"),
     (["log", "nothing-of-that-name"], 17, "knows no build"),
 ]
 

@@ -134,7 +134,7 @@ def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
         "ping4": "EHOSTUNREACH", "url": "ECONNREFUSED",
     }  # fmt: skip
     assert met["local"] == "connected"
-    assert met["own name"].startswith("gaierror"), "a name without a dot is nobody's"
+    assert met["own name"] == "127.0.0.1", "as /etc/hosts of the image says"
     assert {label: met[label] for label in FORBIDDEN} == FORBIDDEN
     seen = said(result)
     assert set(seen) == {
@@ -328,6 +328,10 @@ def server() -> Iterator[int]:
 
 
 def test_the_proxy_lets_through_what_is_listed_and_records_all(start: Any, server: int) -> None:
+    try:
+        socket.getaddrinfo("localhost", 80)
+    except OSError:
+        pytest.skip("this host knows no localhost: its /etc/hosts is missing or has no line for it")
     # The address itself is on the list: otherwise nothing of this machine could be reached.
     instance = start(NetworkMode.PROXY, proxy_hosts=(f"127.0.0.1:{server}", f"localhost:{server}", "localhost:1"))
     script = f"""
