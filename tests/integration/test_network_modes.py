@@ -100,7 +100,7 @@ attempt("udp4", lambda: datagram(("9.9.9.9", 123)))
 attempt("udp6", lambda: datagram(("2001:db8::1", 123), socket.AF_INET6))
 attempt("ping4", lambda: datagram(("9.9.9.9", 0), protocol=socket.IPPROTO_ICMP, data=bytes([8, 0, 0, 0, 0, 0, 0, 1])))
 attempt("url", lambda: urllib.request.urlopen("https://github.com/x"))
-attempt("name", lambda: socket.gethostbyname("pypi.org"))
+attempt("name", lambda: socket.gethostbyname("index.builds.io"))
 attempt("own name", lambda: socket.gethostbyname(socket.gethostname()))
 attempt("raw", lambda: make(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
 attempt("raw6", lambda: make(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
@@ -139,7 +139,7 @@ def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
     seen = said(result)
     assert set(seen) == {
         ("tcp", "9.9.9.9:443"), ("tcp", "[2001:db8::1]:443"), ("udp", "9.9.9.9:123"), ("udp", "[2001:db8::1]:123"),
-        ("icmp", "9.9.9.9"), ("tcp", "github.com:443"), ("dns", "pypi.org"),
+        ("icmp", "9.9.9.9"), ("tcp", "github.com:443"), ("dns", "index.builds.io"),
     }  # fmt: skip
     assert result.network_lost == 0
     for attempt in result.network:

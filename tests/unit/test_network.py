@@ -15,11 +15,11 @@ from lxcbuild.sandbox.sinkhole import Attempt, Names, Recorder, is_special
 @pytest.mark.parametrize(
     ("host", "port", "listed"),
     [
-        ("pypi.org", 443, True),
-        ("pypi.org", 80, True),
-        ("pypi.org", 22, False),
-        ("evil-pypi.org", 443, False),
-        ("pypi.org.evil.org", 443, False),
+        ("index.builds.io", 443, True),
+        ("index.builds.io", 80, True),
+        ("index.builds.io", 22, False),
+        ("evil-index.builds.io", 443, False),
+        ("index.builds.io.evil.org", 443, False),
         ("a.example.org", 443, True),
         ("b.a.example.org", 443, True),
         ("example.org", 443, False),
@@ -30,7 +30,7 @@ from lxcbuild.sandbox.sinkhole import Attempt, Names, Recorder, is_special
     ],
 )
 def test_who_is_listed(host: str, port: int, *, listed: bool) -> None:
-    hosts = ("pypi.org", "*.Example.org", "git.lab:8443", "10.0.0.5:8080")
+    hosts = ("index.builds.io", "*.Example.org", "git.lab:8443", "10.0.0.5:8080")
     assert is_listed(host, port, hosts) is listed
 
 
@@ -52,7 +52,7 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
 
 def test_requests_are_read_and_rewritten() -> None:
     tunnel = parse_request(b"CONNECT PyPI.org:443 HTTP/1.1\r\nHost: other.org")
-    assert (tunnel.tunnel, tunnel.host, tunnel.port) == (True, "pypi.org", 443)
+    assert (tunnel.tunnel, tunnel.host, tunnel.port) == (True, "index.builds.io", 443)
     plain = parse_request(
         b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n"
         b"Host: inner.lab\r\nAccept: */*\r\nProxy-Authorization: x\r\nConnection: keep-alive"
@@ -137,10 +137,13 @@ def test_processes_that_are_gone_are_not_searched_without_end() -> None:
 def test_a_name_that_was_used_is_said_once() -> None:
     recorder = Recorder()
     recorder.add(Attempt("dns", "github.com", None, None), found)
-    recorder.add(Attempt("dns", "pypi.org", None, None), found)
+    recorder.add(Attempt("dns", "index.builds.io", None, None), found)
     recorder.add(Attempt("tcp", "github.com", None, 443), found)
     attempts, _ = recorder.take()
-    assert [(attempt.protocol, attempt.name) for attempt in attempts] == [("dns", "pypi.org"), ("tcp", "github.com")]
+    assert [(attempt.protocol, attempt.name) for attempt in attempts] == [
+        ("dns", "index.builds.io"),
+        ("tcp", "github.com"),
+    ]
 
 
 def test_each_name_has_an_address_until_there_are_too_many() -> None:
