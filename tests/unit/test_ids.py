@@ -137,7 +137,9 @@ def test_the_rest_of_a_killed_holders_slot_begins_when_it_is_found(
     for start in source.starts():
         (tmp_path / "ids" / str(start)).write_text("held")
     source.acquire().release()  # both were looked at
-    monkeypatch.setattr(ids, "QUARANTINE_S", -1.0)  # stamps are rounded to milliseconds: over at once, on quick machines too
+    monkeypatch.setattr(
+        ids, "QUARANTINE_S", -1.0
+    )  # stamps are rounded to milliseconds: over at once, on quick machines too
     monkeypatch.setattr(ids, "_ids_of_processes", lambda: pytest.fail("both slots have rested"))
     with source.acquire(), source.acquire():
         pass

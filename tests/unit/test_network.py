@@ -51,7 +51,7 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
 
 
 def test_requests_are_read_and_rewritten() -> None:
-    tunnel = parse_request(b"CONNECT PyPI.org:443 HTTP/1.1\r\nHost: other.org")
+    tunnel = parse_request(b"CONNECT Index.Builds.io:443 HTTP/1.1\r\nHost: other.org")
     assert (tunnel.tunnel, tunnel.host, tunnel.port) == (True, "index.builds.io", 443)
     plain = parse_request(
         b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n"
