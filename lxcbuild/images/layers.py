@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -176,7 +177,7 @@ class LayerStore:
                 (workdir / "debs" / package.filename).hardlink_to(deb)
             saved = install(
                 self._backend,
-                instance_id=f"layer-{key[:16]}-{os.getpid()}",
+                instance_id=f"layer-{key[:16]}-{os.getpid()}-{secrets.token_hex(3)}",
                 lowers=parent.lowers,
                 debs=workdir / "debs",
                 names=tuple(package.filename for package in resolved.packages),

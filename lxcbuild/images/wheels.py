@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ class WheelLayers:
     def _lay(self, key: str, below: Layer, sets: Mapping[str, Sequence[Chosen]], source: Path, tree: Path) -> None:
         size = sum(path.stat().st_size for path in source.iterdir())
         spec = InstanceSpec(
-            instance_id=f"wheels-{key[:16]}-{os.getpid()}",
+            instance_id=f"wheels-{key[:16]}-{os.getpid()}-{secrets.token_hex(3)}",
             lowers=below.lowers,
             policy=replace(provision_policy(size), name="wheels", seccomp="build"),
             binds=(Bind(host=source, inside="/in/wheels"),),
