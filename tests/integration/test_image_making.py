@@ -190,7 +190,7 @@ def test_a_killed_make_leaves_nothing_and_two_at_once_make_one(ours: StateDirs) 
     talk = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], talk
     assert sum("making the image" in text for text in talk) == 1
-    assert sum("waiting for another process" in text for text in talk) == 1
+    assert sum("waiting for another process that makes the image" in text for text in talk) == 1
     assert store.stale() == ()
     assert not workdir.exists()
     assert store.remove(BOOKWORM) is True
