@@ -104,6 +104,12 @@ class BrokenSdistError(InputError):
     reference, exit_code = "broken-sdist", 18
 
 
+class StateGoneError(InputError):
+    """The state of a failed build was not kept, is not kept any more, or stands on an image that is gone."""
+
+    reference, exit_code = "state-gone", 19
+
+
 # -- configuration ----------------------------------------------------------------------------------------------
 
 
