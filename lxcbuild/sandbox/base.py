@@ -143,9 +143,10 @@ class Instance(Protocol):
     def changes(self, *, prefixes: Sequence[str] = ("/",)) -> Iterable[Change]:
         """What the writable layer holds below the prefixes; only after ``stop``."""
 
-    def save_delta(self, destination: Path) -> None:
+    def save_delta(self, destination: Path, *, max_bytes: int | None = None) -> None:
         """Copy the writable layer to a new directory as an overlay lower: owners shifted back to 0-based ids, whiteouts and
-        opaque marks kept, every other overlay attribute, setuid bits of untrusted origin and ACLs dropped; only after ``stop``."""
+        opaque marks kept, every other overlay attribute, setuid bits of untrusted origin and ACLs dropped; only after ``stop``.
+        Raises ExtractionError for files of more than ``max_bytes`` together."""
 
     def close(self) -> None:
         """Give everything back. Idempotent; never raises for what is already gone."""

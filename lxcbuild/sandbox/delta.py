@@ -86,20 +86,27 @@ def _is_whiteout(dir_fd: int, name: str, info: os.stat_result) -> bool:
 
 
 def save_delta(
-    upper_fd: int, destination: Path, *, id_start: int, id_count: int = 65536, trusted: bool = False
+    upper_fd: int,
+    destination: Path,
+    *,
+    id_start: int,
+    id_count: int = 65536,
+    trusted: bool = False,
+    max_bytes: int | None = None,
 ) -> None:
     """Copy the upper directory to the new directory ``destination`` as an overlay lower.
 
     Owners are shifted from ``id_start`` back to 0. Kept: modes, modification times, symbolic and hard links, whiteouts,
     opaque marks. Dropped: every other extended attribute (overlay's redirect, metacopy and origin, file capabilities, ACLs,
     user attributes), set-user-id and set-group-id bits of files unless ``trusted``, sockets and fifos. ``destination`` is
-    complete or not there. Raises :class:`ExtractionError` for owners outside the range, devices, and mad nesting, and
-    :class:`lxcbuild.errors.DiskFullError`.
+    complete or not there. Raises :class:`ExtractionError` for owners outside the range, devices, mad nesting, and files of more
+    than ``max_bytes`` together (by their sizes, holes included), and :class:`lxcbuild.errors.DiskFullError`.
     """
     with staged_directory(destination) as staging:
         target = open_directory(staging)
         try:
-            _Copy(target, id_start=id_start, id_count=id_count, trusted=trusted).tree(upper_fd)
+            copy = _Copy(target, id_start=id_start, id_count=id_count, trusted=trusted, max_bytes=max_bytes)
+            copy.tree(upper_fd)
         finally:
             os.close(target)
 
@@ -107,8 +114,10 @@ def save_delta(
 class _Copy:
     """Copies one tree. Directory descriptors and names only, so that no path is ever resolved twice."""
 
-    def __init__(self, root: int, *, id_start: int, id_count: int, trusted: bool) -> None:
+    def __init__(self, root: int, *, id_start: int, id_count: int, trusted: bool, max_bytes: int | None) -> None:
         self._root = root
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._id_start = id_start
         self._id_count = id_count
         self._mode_mask = 0o7777 if trusted else 0o1777
@@ -169,6 +178,9 @@ class _Copy:
         if first is not None:
             os.link(first, name, src_dir_fd=self._root, dst_dir_fd=target, follow_symlinks=False)
             return
+        self._bytes += info.st_size
+        if self._max_bytes is not None and self._bytes > self._max_bytes:
+            raise ExtractionError(f"the layer holds more than {self._max_bytes >> 20} MiB")
         fd = open_hostile_file(source, os.fsencode(name))
         try:
             if info.st_size == 0 and _WHITEOUT in os.listxattr(fd):

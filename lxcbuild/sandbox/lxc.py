@@ -219,9 +219,10 @@ class LxcInstance:
         """What the writable layer holds below the prefixes; only after ``stop``."""
         return extraction.changes(self._dead(self._upper_fd), prefixes=prefixes)
 
-    def save_delta(self, destination: Path) -> None:
+    def save_delta(self, destination: Path, *, max_bytes: int | None = None) -> None:
         """Copy the writable layer to a new directory as an overlay lower; only after ``stop``."""
-        extraction.save_delta(self._dead(self._upper_fd), destination, id_start=self._id_start)
+        upper = self._dead(self._upper_fd)
+        extraction.save_delta(upper, destination, id_start=self._id_start, max_bytes=max_bytes)
 
     def close(self) -> None:
         """Give everything back: the caller waits for the kill only, the rest is done behind. Idempotent."""
