@@ -90,7 +90,7 @@ def inspect(work: Work) -> None:
     instance = work.open_sandbox(_toolchain(work).lowers, binds=_binds(source))
     end = run_job(work, instance, sourcepackage.inspect_job(_inside_name(source)))
     found = _result(work, end, take_output(work, instance, work.workspace / "inspect"))
-    work.finish_sandbox()
+    work.finish_sandbox()  # not before: a failure's state is kept
     for what, claimed, said in (("", source.name, found.source), ("version ", source.version, found.version)):
         if claimed and claimed != said:
             raise fail(

@@ -19,6 +19,7 @@ from lxcbuild.build import (
     debian_source,
     debian_verify,
     debianize,
+    failedstate,
     fetch,
     inspect,
     provision,
@@ -69,6 +70,8 @@ def build(work: Work) -> Outcome:
         while isinstance(instruction, RunPhase):
             instruction = _carry_out(machine, instruction, work)
         outcome = _outcome(work, instruction)
+        if outcome.status is not Status.FAILED:
+            failedstate.discard(work.facilities.dirs, work.build_id)
     except (KeyboardInterrupt, CancelledError) as interruption:
         phase = work.phases[-1].phase if work.phases else Phase.RESOLVE
         failure = Failure(failure_class=FailureClass.CANCELLED, phase=phase, brief="cancelled by the user")
@@ -109,27 +112,39 @@ def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Inst
     work.enter(phase, instruction.converter)
     work.monitor.emit(PhaseStarted(build_id=work.build_id, phase=phase))
     watch = _Stopwatch.start()
-    failed = True
+    failed, failure = True, None
     try:
         (DSC_PHASES if machine.kind is SourceKind.DSC else PHASES)[phase](work)
         failed = False
         result = _next(machine, phase, work)
     except PhaseFailedError as error:
         work.learned_packages |= set(error.provide)
+        failure = error.failure
         result = machine.failed(error.failure, can_provide_more=error.mendable)
     except CancelledError:
         raise
     except LxcbuildError as error:
         work.error = error
-        result = machine.failed(failure_of(error, phase))
+        failure = failure_of(error, phase)
+        result = machine.failed(failure)
     finally:
         record = PhaseRecord(phase=phase, started_at=watch.started_at, usage=watch.usage(work.take_usage()))
         work.phases.append(record)
         with contextlib.suppress(KeyboardInterrupt):
             work.monitor.emit(PhaseEnded(build_id=work.build_id, record=record, failed=failed))
+    if failure is not None:
+        _keep_state(failure, result, work)
     if failed:
         work.abandon_instance()
     return result
+
+
+def _keep_state(failure: Failure, result: Instruction, work: Work) -> None:
+    """Keep the sandbox's state where this failure is, or may become, the one that the user is told of."""
+    final = isinstance(result, Finish) and result.failure is failure
+    # A fallback that fails as well is not what users are told of: see BuildMachine.failed.
+    if final or (failure.failure_class is FailureClass.CONVERT_FAILED and isinstance(result, RunPhase)):
+        failedstate.keep(work, failure)
 
 
 def _next(machine: BuildMachine, phase: Phase, work: Work) -> Instruction:

@@ -26,10 +26,10 @@ def run(work: Work) -> None:
     instance = work.open_sandbox((work.image.path,), binds=(bind,))
     run_job(work, instance, job)
     files = take_output(work, instance, work.workspace / "inspect")
-    work.finish_sandbox()
     found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
     if isinstance(found, StepFailure):
-        raise_failure(work, found)
+        raise_failure(work, found)  # with the sandbox still there, so that its state can be kept
+    work.finish_sandbox()
     work.inspection = found
     _settle_identity(work, found)
 

@@ -64,9 +64,9 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
         while size - len(tail[0]) > _TAIL_BYTES:
             size -= len(tail.popleft())
 
-    result = instance.run(
-        Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD), hear
-    )
+    command = Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD)
+    work.last_step = command
+    result = instance.run(command, hear)
     work.charge(result.usage)
     if _ran_out_of_room(work, result, b"".join(tail)):
         result = replace(result, stopped_by=FailureClass.DISK_FULL)

@@ -32,7 +32,6 @@ def run(work: Work) -> None:
         raise_failure(work, verification.classify_install_failure(end.tail, status=status))
     run_job(work, instance, verification.check_job(tuple(report.relations)))
     files = take_output(work, instance, work.workspace / "verify")
-    work.finish_sandbox()
     seen = verification.parse_verification(result_bytes(files, verification.RESULT))
     if isinstance(seen, StepFailure):
         raise_failure(work, seen)
@@ -40,6 +39,7 @@ def run(work: Work) -> None:
     problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
     if problem is not None:
         raise_failure(work, problem)
+    work.finish_sandbox()  # not before: a failure's state is kept
 
 
 def _pass_gate(work: Work) -> GateReport:

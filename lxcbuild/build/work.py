@@ -20,7 +20,7 @@ from lxcbuild.images.layers import Layer
 from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release
-from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec
+from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
 from lxcbuild.sandbox.logs import LogWriter
 
 
@@ -66,6 +66,7 @@ class Work:
     # private
     phase: Phase = Phase.RESOLVE
     instance: Instance | None = None
+    last_step: Step | None = None  # the newest command in that sandbox
     _claim: Claim | None = None
     _log: LogWriter | None = None
     _usage: Usage = field(default_factory=Usage)
@@ -144,6 +145,7 @@ class Work:
         """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called."""
         assert self.instance is None, "the last sandbox was not given back"
         self._sandboxes += 1
+        self.last_step = None
         spec = InstanceSpec(
             instance_id=f"{self.build_id}.{self._sandboxes}",
             lowers=tuple(lowers),

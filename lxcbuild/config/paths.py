@@ -54,6 +54,11 @@ class StateDirs:
         return self.lib / "artifacts"
 
     @property
+    def failed(self) -> Path:
+        """States of failed builds, one directory per build, for a while."""
+        return self.lib / "failed"
+
+    @property
     def downloads(self) -> Path:
         """Content-addressed cache of fetched files."""
         return self.cache / "downloads"
