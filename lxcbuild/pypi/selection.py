@@ -18,7 +18,7 @@ _STRONG = ("sha256", "sha512", "sha384", "sha3_256", "sha3_512", "blake2b")
 
 
 @dataclass(slots=True)
-class _Candidate:
+class ReleaseFiles:
     """The files of one version."""
 
     version: Version
@@ -27,6 +27,7 @@ class _Candidate:
 
     @property
     def files(self) -> list[IndexFile]:
+        """All of them."""
         return self.sdists + self.wheels
 
     @property
@@ -36,7 +37,8 @@ class _Candidate:
         return None if any(reason is None for reason in reasons) else next((r for r in reasons if r), "")
 
     def admits(self, python: Version) -> bool:
-        return any(_admits(file.requires_python, python) for file in self.files)
+        """Whether any file is meant for that Python."""
+        return any(admits_python(file.requires_python, python) for file in self.files)
 
 
 def unknown_project(name: str) -> UnknownProjectError:
@@ -53,7 +55,7 @@ def choose_release(
     """The newest release that satisfies; errors as :meth:`IndexClient.resolve`."""
     name = canonical(requirement.name)
     listed = list(files)
-    candidates = _candidates(name, listed)
+    candidates = releases_by_version(name, listed)
     if not candidates:
         raise _nothing_usable(name, listed)
     python = Version(python_version)
@@ -62,10 +64,10 @@ def choose_release(
     if not fitting:
         raise _unknown_version(requirement, candidates, matching, python_version)
     unyanked = [candidate for candidate in fitting if candidate.yanked is None]
-    if not unyanked and not _is_pinned(requirement.specifier):
+    if not unyanked and not is_pinned(requirement.specifier):
         raise _yanked(requirement, fitting)
     chosen = (unyanked or fitting)[-1]
-    sdist = _best_sdist(chosen, python)
+    sdist = best_sdist(chosen, python)
     if sdist is None:
         raise _no_sdist(name, chosen, candidates)
     notes = []
@@ -86,18 +88,20 @@ def choose_release(
     )
 
 
-def _candidates(name: str, files: Iterable[IndexFile]) -> list[_Candidate]:
+def releases_by_version(name: str, files: Iterable[IndexFile]) -> list[ReleaseFiles]:
     """By ascending version."""
-    found: dict[Version, _Candidate] = {}
+    found: dict[Version, ReleaseFiles] = {}
     for file in files:
         if (version := sdist_version(file.filename, name)) is not None:
-            found.setdefault(version, _Candidate(version)).sdists.append(file)
+            found.setdefault(version, ReleaseFiles(version)).sdists.append(file)
         elif (version := wheel_version(file.filename, name)) is not None:
-            found.setdefault(version, _Candidate(version)).wheels.append(file)
+            found.setdefault(version, ReleaseFiles(version)).wheels.append(file)
     return [found[version] for version in sorted(found)]
 
 
-def _matching(specifier: SpecifierSet, candidates: Sequence[_Candidate], *, allow_pre: bool | None) -> list[_Candidate]:
+def _matching(
+    specifier: SpecifierSet, candidates: Sequence[ReleaseFiles], *, allow_pre: bool | None
+) -> list[ReleaseFiles]:
     """PEP 440's rule: pre-releases only when the specifier names one, when asked, or when nothing else exists.
 
     Yanked releases do not count as something else, unless they are all there is.
@@ -109,7 +113,8 @@ def _matching(specifier: SpecifierSet, candidates: Sequence[_Candidate], *, allo
     return []
 
 
-def _admits(requires_python: str | None, python: Version) -> bool:
+def admits_python(requires_python: str | None, python: Version) -> bool:
+    """Whether a ``Requires-Python`` admits a Python."""
     if not requires_python:
         return True
     try:
@@ -119,14 +124,16 @@ def _admits(requires_python: str | None, python: Version) -> bool:
         return True
 
 
-def _is_pinned(specifier: SpecifierSet) -> bool:
+def is_pinned(specifier: SpecifierSet) -> bool:
+    """Whether a specifier names one version."""
     return any(
         part.operator == "===" or (part.operator == "==" and not part.version.endswith(".*")) for part in specifier
     )
 
 
-def _best_sdist(candidate: _Candidate, python: Version) -> IndexFile | None:
-    usable = [file for file in candidate.sdists if _admits(file.requires_python, python)] or candidate.sdists
+def best_sdist(candidate: ReleaseFiles, python: Version) -> IndexFile | None:
+    """The source archive of a release that is used, if it has any."""
+    usable = [file for file in candidate.sdists if admits_python(file.requires_python, python)] or candidate.sdists
     if candidate.yanked is None:
         usable = [file for file in usable if file.yanked is None]
 
@@ -149,7 +156,7 @@ def _nothing_usable(name: str, listed: Sequence[IndexFile]) -> UnknownVersionErr
 
 
 def _unknown_version(
-    requirement: Requirement, candidates: Sequence[_Candidate], matching: Sequence[_Candidate], python_version: str
+    requirement: Requirement, candidates: Sequence[ReleaseFiles], matching: Sequence[ReleaseFiles], python_version: str
 ) -> UnknownVersionError:
     name = canonical(requirement.name)
     versions = [str(candidate.version) for candidate in candidates]
@@ -176,7 +183,7 @@ def _nearest(specifier: SpecifierSet, versions: Sequence[str]) -> list[str]:
     return sorted(near or versions[-5:], key=Version)
 
 
-def _yanked(requirement: Requirement, fitting: Sequence[_Candidate]) -> YankedReleaseError:
+def _yanked(requirement: Requirement, fitting: Sequence[ReleaseFiles]) -> YankedReleaseError:
     name, newest = canonical(requirement.name), fitting[-1]
     return YankedReleaseError(
         f"all releases that satisfy {str(requirement)!r} were yanked by their authors",
@@ -185,7 +192,7 @@ def _yanked(requirement: Requirement, fitting: Sequence[_Candidate]) -> YankedRe
     )
 
 
-def _no_sdist(name: str, chosen: _Candidate, candidates: Sequence[_Candidate]) -> NoSdistError:
+def _no_sdist(name: str, chosen: ReleaseFiles, candidates: Sequence[ReleaseFiles]) -> NoSdistError:
     wheels = sorted(file.filename for file in chosen.wheels)
     shown = wheels[:8] + ([f"... and {len(wheels) - 8} more"] if len(wheels) > 8 else [])
     older = [c.version for c in candidates if c.version < chosen.version and c.sdists and c.yanked is None]
