@@ -1,7 +1,7 @@
 """Carries out one build: asks the machine for the next instruction, runs that phase, tells the machine how it went.
 
 This is the only loop over phases. It measures each one, turns errors into failures, tells the monitor, and always gives the
-sandbox back.
+sandbox back. :mod:`lxcbuild.build.family` pauses a build between phases while what it needs is built.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from lxcbuild.build import (
     collect,
@@ -63,26 +64,87 @@ def build(work: Work) -> Outcome:
     Never raises for what goes wrong with the build: that is in the outcome. An interruption (Ctrl-C) ends the build as
     ``cancelled`` in the monitor's eyes and is raised again.
     """
-    work.monitor.emit(BuildStarted(build_id=work.build_id, name=work.request.display_name, target=work.request.target))
-    machine = BuildMachine(work.request.converter, kind=work.request.kind)
-    instruction = machine.start()
-    try:
-        while isinstance(instruction, RunPhase):
-            instruction = _carry_out(machine, instruction, work)
-        outcome = _outcome(work, instruction)
-        if outcome.status is not Status.FAILED:
-            failedstate.discard(work.facilities.dirs, work.build_id)
-    except (KeyboardInterrupt, CancelledError) as interruption:
-        phase = work.phases[-1].phase if work.phases else Phase.RESOLVE
-        failure = Failure(failure_class=FailureClass.CANCELLED, phase=phase, brief="cancelled by the user")
-        work.close()
-        outcome = _outcome(work, Finish(status=Status.FAILED, failure=failure))
-        work.monitor.emit(BuildEnded(outcome=outcome))
-        raise interruption
-    finally:
-        work.close()
-    work.monitor.emit(BuildEnded(outcome=outcome))
-    return outcome
+    return Course(work).finish()
+
+
+class Course:
+    """One build that can be paused between phases, so that others are built before it goes on.
+
+    A paused build holds files and no sandbox. Whoever makes a course ends it: with ``finish``, ``fail`` or ``cancel``.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.outcome: Outcome | None = None
+        self._machine = BuildMachine(work.request.converter, kind=work.request.kind)
+        self._instruction: Instruction | None = None
+
+    def until(self, phase: Phase) -> bool:
+        """Carry out what comes before ``phase``; whether that is what comes next, and not the end of a build that has failed."""
+        if self.outcome is not None:
+            return False
+        with self._interruptible():
+            if self._instruction is None:
+                request = self.work.request
+                started = BuildStarted(build_id=self.work.build_id, name=request.display_name, target=request.target)
+                self.work.monitor.emit(started)
+                self._instruction = self._machine.start()
+            while isinstance(self._instruction, RunPhase) and self._instruction.phase is not phase:
+                self._instruction = _carry_out(self._machine, self._instruction, self.work)
+        if isinstance(self._instruction, RunPhase):
+            return True
+        self._end(self._instruction)
+        return False
+
+    def aside(self, phase: Phase, doing: Callable[[], None]) -> bool:
+        """Do more of a phase that is over, measured and judged as a phase is; whether it went well, or ended the build."""
+        assert isinstance(self._instruction, RunPhase), "only a paused build does something aside"
+        paused, failure = self._instruction, None
+        with self._interruptible():
+            self.work.enter(phase, paused.converter)
+            _, failure, _ = _measured(self.work, phase, doing)
+            self.work.abandon_instance()
+        if failure is not None:
+            self._end(Finish(status=Status.FAILED, failure=failure))
+        return failure is None
+
+    def finish(self) -> Outcome:
+        """Carry out all that is left."""
+        while self.outcome is None:
+            if self.until(Phase.COLLECT):
+                assert isinstance(self._instruction, RunPhase)
+                with self._interruptible():
+                    self._instruction = _carry_out(self._machine, self._instruction, self.work)
+                self.until(Phase.COLLECT)
+        return self.outcome
+
+    def fail(self, failure: Failure) -> None:
+        """End a paused build that cannot go on."""
+        if self.outcome is None:
+            self._end(Finish(status=Status.FAILED, failure=failure))
+
+    def cancel(self) -> None:
+        """End a build that nobody waits for any more."""
+        phase = self.work.phases[-1].phase if self.work.phases else Phase.RESOLVE
+        self.fail(Failure(failure_class=FailureClass.CANCELLED, phase=phase, brief="cancelled by the user"))
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyboardInterrupt, CancelledError):
+            self.cancel()
+            raise
+        except BaseException:
+            self.work.close()
+            raise
+
+    def _end(self, finish: Finish) -> None:
+        self.outcome = self.work.outcome = _outcome(self.work, finish)
+        if finish.status is not Status.FAILED:
+            failedstate.discard(self.work.facilities.dirs, self.work.build_id)
+        self.work.close()
+        self.work.monitor.emit(BuildEnded(outcome=self.outcome))
 
 
 @dataclass(slots=True)
@@ -110,33 +172,42 @@ def _cpu_s() -> float:
 def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Instruction:
     phase = instruction.phase
     work.enter(phase, instruction.converter)
+    function = (DSC_PHASES if machine.kind is SourceKind.DSC else PHASES)[phase]
+    result, failure, mendable = _measured(work, phase, lambda: _next(machine, phase, work, function))
+    if failure is None:
+        assert result is not None
+        return result
+    result = machine.failed(failure, can_provide_more=mendable)
+    _keep_state(failure, result, work)
+    work.abandon_instance()
+    return result
+
+
+Result = TypeVar("Result")
+
+
+def _measured(work: Work, phase: Phase, doing: Callable[[], Result]) -> tuple[Result | None, Failure | None, bool]:
+    """Do it and record what it cost. Its result, or its failure and whether provisioning may mend that."""
     work.monitor.emit(PhaseStarted(build_id=work.build_id, phase=phase))
     watch = _Stopwatch.start()
-    failed, failure = True, None
+    failed = True
     try:
-        (DSC_PHASES if machine.kind is SourceKind.DSC else PHASES)[phase](work)
+        result = doing()
         failed = False
-        result = _next(machine, phase, work)
     except PhaseFailedError as error:
         work.learned_packages |= set(error.provide)
-        failure = error.failure
-        result = machine.failed(error.failure, can_provide_more=error.mendable)
+        return None, error.failure, error.mendable
     except CancelledError:
         raise
     except LxcbuildError as error:
         work.error = error
-        failure = failure_of(error, phase)
-        result = machine.failed(failure)
+        return None, failure_of(error, phase), False
     finally:
         record = PhaseRecord(phase=phase, started_at=watch.started_at, usage=watch.usage(work.take_usage()))
         work.phases.append(record)
         with contextlib.suppress(KeyboardInterrupt):
             work.monitor.emit(PhaseEnded(build_id=work.build_id, record=record, failed=failed))
-    if failure is not None:
-        _keep_state(failure, result, work)
-    if failed:
-        work.abandon_instance()
-    return result
+    return result, None, False
 
 
 def _keep_state(failure: Failure, result: Instruction, work: Work) -> None:
@@ -147,7 +218,8 @@ def _keep_state(failure: Failure, result: Instruction, work: Work) -> None:
         failedstate.keep(work, failure)
 
 
-def _next(machine: BuildMachine, phase: Phase, work: Work) -> Instruction:
+def _next(machine: BuildMachine, phase: Phase, work: Work, function: PhaseFunction) -> Instruction:
+    function(work)
     if phase is Phase.RESOLVE and work.official is not None:
         return machine.official()
     if phase is Phase.INSPECT and machine.kind is not SourceKind.DSC:
