@@ -40,10 +40,11 @@ class Verb:
 VERBS = {
     "build": Verb("lxcbuild.cli.build:build", "Build Debian packages from Python projects or source packages."),
     "run": Verb("lxcbuild.cli.run:run", "Run any command in a fresh sandbox."),
-    "shell": Verb("lxcbuild.cli.shell:shell", "Open an interactive shell in a fresh sandbox."),
+    "shell": Verb("lxcbuild.cli.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
     "history": Verb("lxcbuild.cli.history:history", "List recorded builds.", quiet=True),
     "log": Verb("lxcbuild.cli.log:log", "Show the log of a build.", quiet=True),
     "explain": Verb("lxcbuild.cli.explain:explain", "Explain why a build failed and what helps.", quiet=True),
+    "capsule": Verb("lxcbuild.cli.capsule:capsule", "Save, show and open failed builds as files."),
     "rootfs": Verb("lxcbuild.cli.rootfs:rootfs", "List, make, refresh, show and remove base images."),
     "policy": Verb("lxcbuild.cli.policy:policy", "List, show and check isolation policies."),
     "archive": Verb("lxcbuild.cli.archive:archive", "Ask what a suite's archive ships."),

@@ -65,7 +65,7 @@ def run(
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is not a directory")
     with fresh_sandbox(ui, target=target, policy=policy, inputs=inputs, purpose="run") as (instance, image):
-        show = _Show(as_json=as_json)
+        show = Show(as_json=as_json)
         result = instance.run(Step(argv=tuple(command)), show.feed)
         show.finish()
         usage = instance.stop()
@@ -87,10 +87,10 @@ def run(
                     "limits_in_force": dict(instance.limits_in_force),
                 }
             )
-    return _status(result, policy)
+    return exit_status(result, policy)
 
 
-class _Show:
+class Show:
     """Passes output on: as it is to files and pipes, filtered to a terminal, and kept for the JSON document."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -141,7 +141,7 @@ def _place(file: ExtractedFile, out: Path) -> dict[str, Any]:
     return {"name": file.name, "path": str(destination), "sha256": file.sha256, "bytes": file.size_bytes}
 
 
-def _status(result: StepResult, policy: str) -> int:
+def exit_status(result: StepResult, policy: str) -> int:
     """The command's own exit status, unless a limit or the user ended it."""
     if result.stopped_by is FailureClass.CANCELLED:
         raise CancelledError("cancelled")

@@ -1,4 +1,4 @@
-"""``lxcbuild shell``: an interactive shell in a fresh sandbox."""
+"""``lxcbuild shell``: an interactive shell in a fresh sandbox, or in the state of a build that failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lxcbuild.sandbox.base import Step
 _SHELL = "exec $(command -v bash || command -v sh) -i"
 
 
-@click.command()
+@click.command(context_settings={"allow_interspersed_args": False})
 @target_option
 @policy_option
 @click.option(
@@ -27,13 +27,56 @@ _SHELL = "exec $(command -v bash || command -v sh) -i"
     type=click.Path(path_type=Path),
     help="Show a file or directory as /in/<name>, read-only.",
 )
+@click.option(
+    "--failed",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[ID]",
+    help="Open the state of a failed build as its failing command left it; without ID the newest.",
+)
+@click.option("--again", is_flag=True, help="With --failed: only repeat the command that failed.")
 @json_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @pass_ui
-def shell(ui: Ui, /, *, target: Target | None, policy: str, inputs: Sequence[Path], as_json: bool) -> int:
+def shell(
+    ui: Ui,
+    /,
+    *,
+    target: Target | None,
+    policy: str,
+    inputs: Sequence[Path],
+    failed: str | None,
+    again: bool,
+    as_json: bool,
+    command: Sequence[str],
+) -> int:
     """Open an interactive shell in a fresh sandbox; everything in it is gone when it ends.
 
-    The exit status is the shell's. With --json, a document with it follows.
+    With --failed it is the state of a failed build: the same image, layers, limits and network, the files as they were, the
+    environment and directory of the failing command. A COMMAND is run there instead of a shell. The exit status is the shell's.
+    With --json, a document with it follows.
     """
+    if failed is not None:
+        if target is not None or inputs:
+            raise click.UsageError("--failed says it all: leave --target and --in away")
+        return _failed(ui, failed, command, again=again, as_json=as_json)
+    if command or again:
+        raise click.UsageError("a command goes with --failed; in a fresh sandbox: lxcbuild run -- COMMAND")
+    return _fresh(ui, target, policy, inputs, as_json=as_json)
+
+
+def _failed(ui: Ui, given: str, command: Sequence[str], *, again: bool, as_json: bool) -> int:
+    from lxcbuild.build.reopen import reopened
+    from lxcbuild.cli import failed
+
+    failed.need_terminal(command, again=again)
+    build_id = failed.newest_or(ui, given)
+    with failed.tools(ui) as (backend, hot), reopened(ui.dirs, backend, hot, build_id) as opened:
+        return failed.use(ui, opened, command, again=again, as_json=as_json)
+
+
+def _fresh(ui: Ui, target: Target | None, policy: str, inputs: Sequence[Path], *, as_json: bool) -> int:
     from lxcbuild.cli.sandboxes import fresh_sandbox
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

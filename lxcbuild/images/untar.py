@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lxcbuild.errors import ExtractionError
+from lxcbuild import process
+from lxcbuild.errors import DiskFullError, ExtractionError
 from lxcbuild.linux.paths import open_directory, open_hostile_directory
 
 _BLOCK = 512
@@ -24,6 +25,7 @@ _MAX_PAX = 1 << 16
 _MAX_DEPTH = 200
 _OPAQUE = "trusted.overlay.opaque"
 _ZEROS = bytes(_CHUNK)
+_PIPE, _NULL = -1, -3  # what Popen takes for these; the module that names them belongs to process.py
 #: What goes wrong because of a name in the archive, not because of the host.
 _OF_NAMES = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EISDIR, errno.EPERM,
              errno.EINVAL)  # fmt: skip
@@ -300,3 +302,17 @@ class _Unpacking:
             os.link(first, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
+
+
+def untar_file(archive: Path, tree: Path, limits: TarLimits | None = None) -> None:
+    """The same for a file that zstd compressed. Raises :class:`ExtractionError`, :class:`ToolMissingError`, DiskFullError."""
+    try:
+        with process.spawn(["zstd", "-dcq", "--", archive], stdout=_PIPE, stderr=_NULL) as child:
+            assert child.stdout is not None
+            untar(child.stdout, tree, limits)
+    except ExtractionError as error:
+        raise ExtractionError(f"{archive.name}: {error.brief}", details=error.details) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"no room for {archive.name}", resolution="lxcbuild gc --hot") from error
+        raise
