@@ -82,7 +82,7 @@ def show(ui: Ui, /, *, file: Path, as_json: bool) -> None:
     ui.hint(f"lxcbuild capsule open {file}")
 
 
-@capsule.command("open", context_settings={"allow_interspersed_args": False})
+@capsule.command("open")
 @policy_option
 @click.option("--again", is_flag=True, help="Only repeat the command that failed.")
 @json_option

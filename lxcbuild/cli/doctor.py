@@ -52,13 +52,31 @@ def _leftovers(ui: Ui, *, as_json: bool) -> None:
     require_root("look into other processes")
     found = list(find_leftovers(ui.dirs))
     if as_json:
-        ui.emit_json({"leftovers": [{"kind": each.kind, "what": each.what} for each in found]})
+        listed = [{"kind": each.kind, "what": each.what} for each in found]
+        ui.emit_json({"leftovers": listed, "failed_states": _failed_states(ui)})
     else:
         for each in found:
             ui.verdict("fail", f"{each.kind:<9} {each.what}")
     if ui.verbosity and ui.dirs.hot.is_mount():
         ui.say(f"{ui.dirs.hot} holds the images in memory, which is no leftover (lxcbuild gc --hot frees it)")
+    _tell_failed_states(ui)
     if found:
         raise LeftoversError(f"{len(found)} things were left behind", resolution="sudo lxcbuild gc")
     if not as_json:
         ui.verdict("ok", "nothing was left behind")
+
+
+def _failed_states(ui: Ui) -> dict[str, int]:
+    from lxcbuild.build import failedstate
+
+    places = failedstate.kept(ui.dirs)
+    return {"count": len(places), "bytes": sum(failedstate.size_bytes(place) for place in places)}
+
+
+def _tell_failed_states(ui: Ui) -> None:
+    """They are ours and on purpose, but whoever looks for what we keep should see them."""
+    from lxcbuild.cli.units import bytes_text
+
+    kept = _failed_states(ui)
+    if kept["count"]:
+        ui.say(f"{kept['count']} failed states are kept on purpose, {bytes_text(kept['bytes'])} (lxcbuild gc --failed)")

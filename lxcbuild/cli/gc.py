@@ -12,10 +12,11 @@ from lxcbuild.errors import LeftoversError, LxcbuildError
 @click.command()
 @click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
 @click.option("--hot", is_flag=True, help="Also drop unpacked images that no build uses, from memory and from disk.")
+@click.option("--failed", is_flag=True, help="Also remove the kept states of all failed builds, not only the old ones.")
 @json_option
 @pass_ui
-def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
-    """Remove leftovers that no live build owns, and say what."""
+def gc(ui: Ui, /, *, dry_run: bool, hot: bool, failed: bool, as_json: bool) -> None:
+    """Remove leftovers that no live build owns, and kept states of failed builds that are too many or too old; say what."""
     from lxcbuild.cli.leftovers import find_leftovers
 
     require_root("remove leftovers")
@@ -29,6 +30,9 @@ def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
             stuck.append(f"{each.kind} {each.what}: {error}")
             continue
         removed.append({"kind": each.kind, "what": each.what})
+    removed += [
+        {"kind": "failed state", "what": what} for what in _failed_states(ui, everything=failed, dry_run=dry_run)
+    ]
     if hot:
         removed += [{"kind": "unpacked image", "what": what} for what in _free_images(ui, dry_run=dry_run)]
     if as_json:
@@ -44,6 +48,17 @@ def gc(ui: Ui, /, *, dry_run: bool, hot: bool, as_json: bool) -> None:
             details="\n".join(stuck),
             resolution="end what uses them, then run it again",
         )
+
+
+def _failed_states(ui: Ui, *, everything: bool, dry_run: bool) -> list[str]:
+    """Forget what the retention does not keep (``lxcbuild shell --failed``), or everything, unless somebody looks at it."""
+    from lxcbuild.build import failedstate
+    from lxcbuild.config.retention import load_retention
+
+    places = failedstate.kept(ui.dirs)
+    if not everything:
+        places = list(failedstate.superfluous(ui.dirs, load_retention().failed_states))
+    return [str(place) for place in places if dry_run or failedstate.remove(ui.dirs, place)]
 
 
 def _free_images(ui: Ui, *, dry_run: bool) -> list[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from lxcbuild.build import failedstate
 from lxcbuild.config import claims, locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.layers import LayerStore
@@ -144,6 +145,8 @@ def _files(dirs: StateDirs) -> Iterator[Leftover]:
         yield Leftover(
             kind="file", what=f"{path} (a record of a sandbox, half made)", remove=partial(_remove_tree, path)
         )
+    for path in failedstate.half_removed(dirs):
+        yield Leftover(kind="file", what=f"{path} (a failed state, half removed)", remove=partial(_remove_tree, path))
     yield from _workspaces(dirs)
     if dirs.locks.is_dir():
         for path in dirs.locks.glob("owner-*"):

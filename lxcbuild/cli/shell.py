@@ -17,7 +17,7 @@ from lxcbuild.sandbox.base import Step
 _SHELL = "exec $(command -v bash || command -v sh) -i"
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command()
 @target_option
 @policy_option
 @click.option(
