@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from lxcbuild.build.driver import build as build_one
+from lxcbuild.build.failedstate import is_kept
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest, Facilities
 from lxcbuild.build.work import Work
+from lxcbuild.cli.capsule import save_capsules
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui, outcome_document
 from lxcbuild.cli.wishes import wishes
@@ -25,7 +27,16 @@ from lxcbuild.model import Outcome, Phase, Status, Target
 from lxcbuild.pypi.client import parse_requirement
 
 
-@click.command()
+class _Build(click.Command):
+    """``--capsule`` may stand alone or have a value, but never takes the next word: that is a requirement."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse after ``--capsule`` has become ``--capsule=``."""
+        own = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*("--capsule=" if a == "--capsule" else a for a in args[:own]), *args[own:]])
+
+
+@click.command(cls=_Build)
 @click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
 @click.option(
     "-r",
@@ -53,6 +64,12 @@ from lxcbuild.pypi.client import parse_requirement
 @click.option(
     "--strict-debian", is_flag=True, help="Build with packages of the distribution only, never with newer backends."
 )
+@click.option(
+    "--capsule",
+    metavar="[=FILE]",
+    help="Save the state of a build that fails as one file (here, or =FILE, or in the directory =FILE).",
+)
+@click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them.")
 @json_option
 @pass_ui
 def build(
@@ -68,6 +85,8 @@ def build(
     converter: str,
     maintainer: str,
     strict_debian: bool,
+    capsule: str | None,
+    capsule_slim: bool,
     as_json: bool,
 ) -> int:
     """Build Debian packages from Python projects, or from Debian source packages.
@@ -96,6 +115,8 @@ def build(
         workshop(ui.dirs, FanOut(monitor, Recorder(ledger)), policy=policy) as facilities,
     ):
         works = [_build(wish, facilities, ledger, policy) for wish in asked if _applies(wish, facilities)]
+    if capsule is not None or capsule_slim:
+        save_capsules(ui, works, capsule or "", slim=capsule_slim)
     return _conclude(ui, works, as_json=as_json)
 
 
@@ -184,3 +205,5 @@ def _print_result(ui: Ui, outcome: Outcome) -> None:
         ui.failure(failure)
         if failure.phase not in _HOST_PHASES:
             ui.hint(f"lxcbuild explain {outcome.build_id}")
+        if is_kept(ui.dirs, outcome.build_id):
+            ui.hint(f"lxcbuild shell --failed {outcome.build_id}")

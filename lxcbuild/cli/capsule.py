@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
 from lxcbuild.cli.render import Ui, bytes_text, record_document
 from lxcbuild.errors import UnknownBuildError
+
+if TYPE_CHECKING:
+    from lxcbuild.build.work import Work
 
 _file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 
@@ -52,6 +56,23 @@ def save_state(ui: Ui, build_id: str, output: Path | None, *, slim: bool) -> Pat
             except UnknownBuildError:
                 ui.warn(f"the ledger has no record of {build_id}: the capsule has none either")
     return capsules.save(ui.dirs, build_id, output, record=record, log=log, slim=slim)
+
+
+def save_capsules(ui: Ui, works: Sequence[Work], given: str, *, slim: bool) -> None:
+    """For ``lxcbuild build --capsule``: one file per failed build; ``given`` is a file, a directory, or "" for here."""
+    from lxcbuild.build.failedstate import is_kept
+    from lxcbuild.model import Status
+
+    failed = [work for work in works if work.outcome is not None and work.outcome.status is Status.FAILED]
+    output = Path(given) if given else None
+    for work in failed:
+        name = f"{work.name} {work.version}".strip()
+        if not is_kept(ui.dirs, work.build_id):
+            ui.warn(f"{name}: there is no capsule, because it did not fail in a sandbox, or its state was not kept")
+            continue
+        several = output is not None and len(failed) > 1 and not output.is_dir()
+        path = save_state(ui, work.build_id, output.parent if several and output else output, slim=slim)
+        ui.say(f"{name}: the failed state is saved in {path}")
 
 
 @capsule.command()

@@ -133,3 +133,12 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
     for note in record.notes[:_LINES]:
         ui.line(f"note:    {note}")
     ui.hint(f"lxcbuild log {record.build_id}")
+    if _state_is_kept(ui, record):
+        ui.hint(f"look around where it failed: lxcbuild shell --failed {record.build_id}")
+
+
+def _state_is_kept(ui: Ui, record: BuildRecord) -> bool:
+    try:
+        return (ui.dirs.failed / record.build_id / "state.json").exists()
+    except PermissionError:  # what is kept is root's alone; the verb itself says what it needs
+        return True
