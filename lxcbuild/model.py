@@ -326,6 +326,16 @@ class Artifact:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltPackages:
+    """What another build made, which the packages of this one need."""
+
+    build_id: str
+    name: str
+    version: str
+    artifacts: tuple[Artifact, ...]
+
+
 class Status(enum.StrEnum):
     """How a build ended."""
 
@@ -348,4 +358,6 @@ class Outcome:
     phases: tuple[PhaseRecord, ...] = ()
     log_path: Path | None = None
     limits_in_force: Mapping[str, object] = field(default_factory=dict)
+    dependencies: tuple[BuiltPackages, ...] = ()  # what has to be installed with it: built as well, or before
+    reused: bool = False  # nothing was done: an earlier build with the same inputs
     notes: tuple[str, ...] = ()  # things a user should know although the build went on (dropped bounds, files outside)

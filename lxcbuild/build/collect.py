@@ -22,7 +22,7 @@ def run(work: Work) -> None:
             shutil.copyfile(artifact.path, half_done / artifact.path.name)
         store.parent.mkdir(parents=True, exist_ok=True)
         half_done.rename(store)
-        home = store if work.request.output is None else _hand_over(store, work.request.output)
+        home = store if work.request.output is None else hand_over(store, work.request.output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
@@ -34,7 +34,8 @@ def run(work: Work) -> None:
     ]
 
 
-def _hand_over(store: Path, output: Path) -> Path:
+def hand_over(store: Path, output: Path) -> Path:
+    """Copy the packages of one build to where the user wants them; the absolute path of that directory."""
     output.mkdir(parents=True, exist_ok=True)
     for path in sorted(store.iterdir()):
         # A new file each time: an existing one may be a link, or be read by somebody.

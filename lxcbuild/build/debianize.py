@@ -69,7 +69,12 @@ def _plan(work: Work) -> ConversionPlan:
 def _runtime(work: Work) -> Translation:
     """Runtime requirements as relations; one that no package of the suite is, ends the build here, before any compiling."""
     assert work.inspection is not None
-    found = translate(work.inspection.requires_dist or (), python=target_python(work), names=names(work))
+    found = translate(
+        work.inspection.requires_dist or (),
+        python=target_python(work),
+        names=names(work),
+        extra_requirements=work.closure.extra_requirements,
+    )
     for text in found.notes:
         work.note(text)
     if found.unmapped:
@@ -79,7 +84,9 @@ def _runtime(work: Work) -> Translation:
             Phase.DEBIANIZE,
             f"{work.request.target} has no package of {missing}",
             details="\n".join(f"{item.requirement}: {item.reason}" for item in found.unmapped),
-            resolution="build the missing projects first",
+            resolution="leave --no-deps away: then what is missing is built first"
+            if not work.request.with_deps
+            else "report it to the project: its metadata does not say so before it is built",
         )
     return found
 
@@ -98,7 +105,8 @@ def _overrides(work: Work) -> dict[str, str]:
             continue
         # Everything that applies is in Depends already, by our own mapping; dh_python3 must add nothing of its own.
         if python.applies(requirement) or requirement.name not in overrides:
-            found = translate([text], python=python, names=known)
+            extras = work.closure.extra_requirements
+            found = translate([text], python=python, names=known, extra_requirements=extras)
             overrides[requirement.name] = ", ".join(str(relation) for relation in found.relations)
     return overrides
 

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap, load_fallback
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.debian.tables import requirement_table
+from lxcbuild.debian.versions import upstream_of
 
 
 def names(work: Work) -> NameMap:
-    """The name map of the target: the archive first, then the table of the dh-python in the build layer, if it has one."""
-    contents = work.facilities.contents_for(work.request.target)
+    """The name map of the target: what is built together with this project, the archive, then the table of the dh-python in the
+    build layer, if it has one."""
+    contents, chosen = work.facilities.contents_for(work.request.target), work.closure.chosen
+
+    def find(name: str) -> Distribution | None:
+        return None if name in chosen else contents.find_distribution(name)
+
     fallback: Mapping[str, str] = {}
     for lower in work.layer.lowers if work.layer is not None else ():
         fallback = load_fallback(lower)
         if fallback:
             break
-    return NameMap(archive=contents.find_distribution, fallback=fallback)
+    return NameMap(archive=find, built=chosen, fallback=fallback)
 
 
 def build_names(work: Work) -> NameMap:
     """The same for build requirements, where some projects are only carriers of a program that the suite has."""
     known = names(work)
-    archive = known.archive
+    archive = work.facilities.contents_for(work.request.target).find_distribution  # nothing built here is built with
     table = requirement_table().programs
     candidates = work.facilities.archive_for(work.request.target).candidates
 
     def find(name: str) -> Distribution | None:
-        found = archive(name) if archive is not None else None
+        found = archive(name)
         if found is not None or name not in table:
             return found
         version = candidates([table[name]]).get(table[name])
         if version is None:
             return None
-        # Without epoch, revision and repacking marks: what upstream calls it.
-        upstream = version.rpartition(":")[2].rpartition("-")[0] or version
-        return Distribution(name, re.split(r"[+~]", upstream)[0], table[name])
+        return Distribution(name, upstream_of(version), table[name])
 
     return NameMap(archive=find, fallback=known.fallback)
 

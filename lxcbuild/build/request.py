@@ -40,6 +40,10 @@ class BuildRequest:
     output: Path | None = None  # where the user wants the packages, besides the store
     maintainer: str = DEFAULT_MAINTAINER
     strict_debian: bool = False  # build with packages of the distribution only
+    with_deps: bool = True  # build what the suite lacks of its requirements, too
+    newer_than_official: bool = True  # where the suite has a requirement in a version that does not do
+    rebuild: bool = False  # although the very same was built before
+    needed_by: str = ""  # what this is a requirement of; empty: the user asked for it
     hashes: tuple[tuple[str, str], ...] = ()  # (algorithm, digest): the source archive must have one of them; none: any
 
     @property

@@ -1,9 +1,13 @@
 """Phase verify: the output gate on the host, then a fresh sandbox that holds nothing but the base, what the package
-declares, and the package itself: install it, import it, look for what it forgot."""
+declares, and the package itself: install it, import it, look for what it forgot.
+
+What it needs of other projects that are built here is handed in beside it and installed by the same command; no layer ever holds
+what untrusted code has made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lxcbuild.build.failures import fail
@@ -11,6 +15,7 @@ from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_outpu
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
+from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, StepFailure
 from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind, ExtractedFile
@@ -22,15 +27,20 @@ def run(work: Work) -> None:
     report = _pass_gate(work)
     debs = [item for item in work.sealed if item.name.endswith(".deb")]
     archive = work.facilities.archive_for(work.request.target)
-    declared = tuple(sorted(filter(None, report.relations.values())))
+    companions = work.closure.companions(report.stanzas.values())
+    declared = _declared([*report.stanzas.values(), *(deb.stanza for deb in companions)])
     layer = work.facilities.layers.provide(work.image, archive, declared)
     shown = hand_in(work, debs, name="debs")
+    for deb in companions:
+        deb.copy_to(shown)
     instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
-    end = run_job(work, instance, verification.install_job([item.name for item in debs]))
+    names = [item.name for item in debs] + [deb.path.name for deb in companions]
+    end = run_job(work, instance, verification.install_job(names))
     if not end.ok:
         status = f"exit status {end.result.exit_status}"
         raise_failure(work, verification.classify_install_failure(end.tail, status=status))
-    run_job(work, instance, verification.check_job(tuple(report.relations)))
+    others = tuple(deb.package for deb in companions)
+    run_job(work, instance, verification.check_job(tuple(report.relations), companions=others))
     files = take_output(work, instance, work.workspace / "verify")
     seen = verification.parse_verification(result_bytes(files, verification.RESULT))
     if isinstance(seen, StepFailure):
@@ -39,7 +49,15 @@ def run(work: Work) -> None:
     problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
     if problem is not None:
         raise_failure(work, problem)
+    for text in verification.strained(seen):
+        work.note(text, warning=True)
     work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def _declared(stanzas: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """The suite's part of what packages that are installed together declare: all that they do not bring themselves."""
+    own = names_provided(stanzas)
+    return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
 
 
 def _pass_gate(work: Work) -> GateReport:

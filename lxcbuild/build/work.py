@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lxcbuild.build.closure import Closure
 from lxcbuild.build.machine import Inspected
 from lxcbuild.build.request import BuildRequest, Facilities, new_build_id
 from lxcbuild.config.claims import Claim
@@ -31,6 +32,7 @@ class Work:
     request: BuildRequest
     facilities: Facilities
     build_id: str = field(default_factory=new_build_id)
+    closure: Closure = field(default_factory=Closure)  # what is built together with this
     # what the phases found
     recipe: Recipe | None = None
     image: Image | None = None

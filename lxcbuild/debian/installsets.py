@@ -42,6 +42,19 @@ def _is_needed(name: str, by: Iterable[str], stanzas: Mapping[str, Stanza]) -> b
     return name in seen
 
 
+def needed_packages(stanzas: Iterable[Stanza], available: Mapping[str, Stanza]) -> tuple[str, ...]:
+    """The names of those of ``available`` (by package name) that the packages need, directly or through each other; sorted."""
+    todo, found = list(stanzas), set()
+    provides = {name: names_provided([stanza]) for name, stanza in available.items()}
+    while todo:
+        mentioned = _mentioned(todo.pop())
+        for name, provided in provides.items():
+            if name not in found and mentioned & provided:
+                found.add(name)
+                todo.append(available[name])
+    return tuple(sorted(found))
+
+
 def _mentioned(stanza: Stanza) -> set[str]:
     fields = f"{stanza.get('Pre-Depends', '')},{stanza.get('Depends', '')}"
     return {re.split(r"[ (:]", part.strip(), maxsplit=1)[0] for part in re.split(r"[,|]", fields) if part.strip()}

@@ -88,7 +88,8 @@ class NameMap:
     """Looks a project up in all four places. All keys are normalised names.
 
     ``overrides`` come from the user; a value of "" says: needs no package at all. ``archive`` asks the contents index;
-    ``built`` lists what this state directory holds for the target; ``fallback`` is :func:`load_fallback`'s table.
+    ``built`` lists projects that are built here, ahead of or together with whoever asks; ``fallback`` is :func:`load_fallback`'s
+    table. Whether something built takes the place of what the archive has is not decided here: then ``archive`` must not name it.
     """
 
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class NameMap:
     def binary_package(self, name: str) -> str:
         """What a package made here is called: the user's choice, else the archive's own name, so that it supersedes ours."""
         found = self.find(name)
-        if found is not None and found.package and found.origin in (Origin.OVERRIDE, Origin.ARCHIVE):
+        if found is not None and found.package and found.origin is not Origin.FALLBACK:
             return found.package
         return binary_package(name)
 

@@ -63,6 +63,8 @@ class Verification:
     distributions: tuple[InstalledDistribution, ...]
     installed: Mapping[str, str]
     environment: Mapping[str, str]
+    companions: tuple[InstalledDistribution, ...] = ()  # of packages that were made here and handed in as well
+    dependents: tuple[InstalledDistribution, ...] = ()  # the suite's, as far as they require any of these
 
 
 def install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
@@ -78,9 +80,15 @@ def install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
     return Job(files={}, steps=(InsideStep(argv=argv, env=_APT_ENVIRONMENT, cwd="/", as_root=True),))
 
 
-def check_job(packages: Sequence[str]) -> Job:
-    """As the build user: import the packages' modules and so on; the result goes to :func:`parse_verification`."""
-    asked = {"packages": [check_package_name(name) for name in packages]}
+def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job:
+    """As the build user: import the packages' modules and so on; the result goes to :func:`parse_verification`.
+
+    ``companions`` were made here, too, and are installed with them: of those only the metadata is read.
+    """
+    asked = {
+        "packages": [check_package_name(name) for name in packages],
+        "companions": [check_package_name(name) for name in companions],
+    }
     return Job(files=steps.request(asked), steps=(steps.python_step("verify", site=True),), results=(RESULT,))
 
 
@@ -112,17 +120,23 @@ def parse_verification(data: bytes) -> Verification | StepFailure:
             modules=_trials(reader, "modules"),
             scripts=_trials(reader, "scripts"),
             entry_points=_trials(reader, "entry_points"),
-            distributions=tuple(
-                InstalledDistribution(
-                    name=item.line("name") or "", version=item.line("version") or "", requires=item.texts("requires")
-                )
-                for item in reader.tables("distributions", count=100)
-            ),
+            distributions=_distributions(reader, "distributions", count=100),
+            companions=_distributions(reader, "companions", count=1000),
+            dependents=_distributions(reader, "dependents", count=1000),
             installed=reader.pairs("installed", count=5000),
             environment=reader.pairs("environment", count=20),
         )
     except DocumentError as error:
         return documents.broken(error, failure_class=FailureClass.INSTALL_FAILED)
+
+
+def _distributions(reader: Reader, key: str, *, count: int) -> tuple[InstalledDistribution, ...]:
+    return tuple(
+        InstalledDistribution(
+            name=item.line("name") or "", version=item.line("version") or "", requires=item.texts("requires")
+        )
+        for item in reader.tables(key, count=count)
+    )
 
 
 def _trials(reader: Reader, key: str) -> tuple[Trial, ...]:
@@ -149,6 +163,9 @@ def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure
     missing = [problem for item in seen.distributions for problem in unmet_requirements(item, seen)]
     if missing:
         return _failed(FailureClass.DEP_MISSING, f"its metadata asks for {'; '.join(missing)[:400]}")
+    clashes = _clashes(seen.companions, seen)
+    if clashes:
+        return _failed(FailureClass.DEP_MISSING, f"what it needs does not fit together: {'; '.join(clashes)[:400]}")
     for kind, trials in (("import of", seen.modules), ("command", seen.scripts), ("entry point", seen.entry_points)):
         for trial in trials:
             if trial.error is not None:
@@ -199,6 +216,22 @@ def unmet_requirements(item: InstalledDistribution, seen: Verification) -> list[
             # pip would not understand it either; what matters then is whether the package imports.
             continue
     return problems
+
+
+def strained(seen: Verification) -> list[str]:
+    """Packages of the suite whose metadata asks for other versions than those that were made here: told, no failure.
+
+    Debian's packages are patched and their metadata not always; what matters here is that the relations hold.
+    """
+    return [f"a package of the suite may not like this: {text}" for text in _clashes(seen.dependents, seen)][:20]
+
+
+def _clashes(distributions: Sequence[InstalledDistribution], seen: Verification) -> list[str]:
+    return [
+        f"{item.name[:80]} {item.version[:60]} asks for {problem}"
+        for item in distributions
+        for problem in unmet_requirements(item, seen)
+    ]
 
 
 def _failed(failure_class: FailureClass, brief: str) -> StepFailure:

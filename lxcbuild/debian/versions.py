@@ -20,6 +20,8 @@ parts of one release follows dpkg's rule for strings.
 
 from __future__ import annotations
 
+import re
+
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.errors import BadNameError
@@ -65,6 +67,12 @@ def upstream_version(version: str | Version) -> str:
     if parsed.local is not None:
         text += f"+~{parsed.local}"
     return text
+
+
+def upstream_of(debian_version: str) -> str:
+    """What upstream calls a version of the archive: without epoch, revision and marks of repacking."""
+    upstream = debian_version.rpartition(":")[2]
+    return re.split(r"[+~]", upstream.rpartition("-")[0] or upstream)[0]
 
 
 def target_suffix(target: Target) -> str:

@@ -83,8 +83,8 @@ class Ledger:
             connection.execute(sa.insert(schema.build), [{**rows.from_new(build), "owner": owner}])
 
     def learn(self, build_id: str, **facts: Any) -> None:
-        """Record what became known on the way: version, backend, image_digest, limits_in_force, log_path."""
-        allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path"}
+        """Record what became known on the way: version, backend, image_digest, limits_in_force, log_path, request."""
+        allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path", "request"}
         assert facts.keys() <= allowed, facts.keys() - allowed
         if "log_path" in facts:
             facts["log_path"] = os.fspath(facts["log_path"])

@@ -30,12 +30,8 @@ def main(arguments: list[str]) -> int:
 
 def _verify() -> dict[str, Any]:
     request = read_request()
-    files: list[str] = []
-    for package in request["packages"]:
-        listed = subprocess.run(
-            ["/usr/bin/dpkg", "-L", package], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
-        )
-        files.extend(os.fsdecode(line) for line in listed.stdout.splitlines())
+    files = _files(request["packages"])
+    companions = [_distribution(path) for path in sorted(_metadata_directories(_files(request["companions"])))]
     distributions = [_distribution(path) for path in sorted(_metadata_directories(files))]
     scripts = [_script(path) for path in files if re.fullmatch(r"/usr/s?bin/[^/]+", path)][:500]
     scripts.extend(_missing_scripts(distributions, files))
@@ -43,17 +39,47 @@ def _verify() -> dict[str, Any]:
         "modules": [_try(name, [_IMPORT, name]) for name in _modules(files)[:_MAX_MODULES]],
         "scripts": scripts,
         "entry_points": [entry for distribution in distributions for entry in _entry_points(distribution)][:100],
-        "distributions": [
-            {
-                "name": clip(distribution.metadata["Name"], 300),
-                "version": clip(distribution.version, 300),
-                "requires": clip_all(distribution.requires or [], count=1000),
-            }
-            for distribution in distributions
-        ],
+        "distributions": [_facts(distribution) for distribution in distributions],
+        "companions": [_facts(distribution) for distribution in companions][:1000],
+        "dependents": _dependents([*distributions, *companions])[:1000],
         "installed": _installed(),
         "environment": _marker_environment(),
     }
+
+
+def _files(packages: list[str]) -> list[str]:
+    found: list[str] = []
+    for package in packages:
+        listed = subprocess.run(
+            ["/usr/bin/dpkg", "-L", package], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+        )
+        found.extend(os.fsdecode(line) for line in listed.stdout.splitlines())
+    return found
+
+
+def _facts(distribution: importlib.metadata.Distribution) -> dict[str, Any]:
+    return {
+        "name": clip(distribution.metadata["Name"], 300),
+        "version": clip(distribution.version, 300),
+        "requires": clip_all(distribution.requires or [], count=1000),
+    }
+
+
+def _dependents(made_here: list[importlib.metadata.Distribution]) -> list[dict[str, Any]]:
+    """Distributions of the suite with those of their requirements that name one of ours."""
+    ours = {_normal(distribution.metadata["Name"]) for distribution in made_here}
+    found = []
+    for distribution in importlib.metadata.distributions():
+        if _normal(distribution.metadata["Name"]) in ours:
+            continue
+        about = [text for text in distribution.requires or [] if _normal(re.split(r"[^\w.-]", text.strip())[0]) in ours]
+        if about:
+            found.append({**_facts(distribution), "requires": clip_all(about, count=100)})
+    return found
+
+
+def _normal(name: str | None) -> str:
+    return re.sub(r"[-_.]+", "-", name or "").lower()
 
 
 def _modules(files: list[str]) -> list[str]:

@@ -1,0 +1,216 @@
+"""What projects need at run time and the suite does not have: found out after their inspection, before anything is compiled."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from lxcbuild.build.failures import PhaseFailedError, fail
+from lxcbuild.build.jobs import result_bytes, run_job, take_output
+from lxcbuild.build.naming import names, target_python
+from lxcbuild.build.work import Work
+from lxcbuild.debian import inspection as inspecting
+from lxcbuild.debian.names import NameMap, Origin, canonical_or_none
+from lxcbuild.debian.steps import SOURCE, StepFailure
+from lxcbuild.debian.versions import upstream_of
+from lxcbuild.errors import DependencyError, LxcbuildError, UnknownProjectError
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.pypi.model import IndexFile
+from lxcbuild.pypi.required import read_requirements
+from lxcbuild.pypi.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
+from lxcbuild.pypi.selection import releases_by_version
+from lxcbuild.sandbox.base import Bind
+
+_HINT_NO_DEPS = "leave --no-deps away: then what is missing is built first"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A requirement that the suite does not satisfy."""
+
+    requirement: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.requirement} ({self.reason})"
+
+
+def complete(work: Work) -> None:
+    """Where the sources do not tell what the project requires, a wheel of the same release does."""
+    assert work.inspection is not None
+    if work.inspection.requires_dist is not None or work.release is None:
+        return
+    release = work.release
+    try:
+        listed = releases_by_version(release.name, work.facilities.index.files(release.name))
+    except UnknownProjectError:
+        return
+    same = next((item for item in listed if str(item.version) == release.version), None)
+    if same is None or not same.wheels:
+        return
+    try:
+        found = read_requirements(work.facilities.index, same, read_sdist=lambda _: None)
+    except LxcbuildError as error:
+        work.note(f"what it requires is not known before it is built: {error.brief}")
+        return
+    work.inspection = replace(work.inspection, requires_dist=found, requires_dist_from="a wheel of the release")
+
+
+def missing(work: Work, *, others: Sequence[str] = ()) -> list[Missing]:
+    """Requirements of the project itself that the suite lacks or has too old. ``others`` are projects that are built anyway."""
+    assert work.inspection is not None
+    assert work.source is not None
+    python, suite = target_python(work), Suite(work)
+    found = []
+    for text in work.inspection.requires_dist or ():
+        try:
+            requirement = Requirement(text)
+            if not python.applies(requirement):
+                continue
+        except (InvalidRequirement, ValueError):
+            continue  # it is refused when relations are made of it
+        name = canonical_or_none(requirement.name)
+        if name is None or name == work.source.name:
+            continue
+        plain = str(Requirement(f"{requirement.name}{requirement.specifier}")) if requirement.url is None else text
+        shipped = suite.shipped(name)
+        if requirement.url is not None:
+            found.append(Missing(plain, "it names a URL, not a version"))
+        elif shipped is None:
+            found.append(Missing(plain, f"{work.request.target} has no package of it"))
+        elif shipped.version is not None and not requirement.specifier.contains(shipped.version, prereleases=True):
+            found.append(Missing(plain, f"{work.request.target} has {shipped.text}"))
+        elif requirement.extras and work.request.with_deps:
+            found.append(Missing(str(requirement), "what its extras add has to be looked up"))
+        elif name in others:
+            found.append(Missing(plain, "it is built as well"))
+    return found
+
+
+def refuse(work: Work, absent: Sequence[Missing]) -> PhaseFailedError:
+    """The failure of a build that may not build others and needs them."""
+    return fail(
+        FailureClass.DEP_MISSING,
+        Phase.INSPECT,
+        f"{work.request.target} lacks {', '.join(item.requirement for item in absent)[:500]}",
+        details="\n".join(map(str, absent)),
+        resolution=_HINT_NO_DEPS,
+    )
+
+
+def resolve(works: Sequence[Work]) -> RuntimeSet:
+    """One set for all of them, with all that it needs. ``works`` are inspected, and for one target.
+
+    Raises :class:`PhaseFailedError` of class ``dep-missing``, and what the index raises.
+    """
+    first = works[0]
+    suite = Suite(first)
+    rules = RuntimeRules(
+        markers=target_python(first).environment(),
+        shipped=suite.shipped,
+        read_sdist=lambda file: _read_sdist(first, file),
+        distribution=str(first.request.target),
+        allow_newer=first.request.newer_than_official,
+    )
+    try:
+        return resolve_runtime_set([_root(work) for work in works], index=first.facilities.index, rules=rules)
+    except DependencyError as error:
+        raise _unresolved(first, error) from None
+
+
+def _root(work: Work) -> Root:
+    assert work.inspection is not None
+    assert work.source is not None
+    try:
+        version = Version(work.source.version)
+    except InvalidVersion:
+        raise fail(
+            FailureClass.BROKEN_SDIST,
+            Phase.INSPECT,
+            f"{work.source.version[:80]!r} is no version that others could ask for",
+        ) from None
+    return Root(name=work.source.name, version=version, requires=work.inspection.requires_dist or ())
+
+
+def _unresolved(work: Work, error: DependencyError) -> PhaseFailedError:
+    target, resolution = work.request.target, "build an older release, or for a newer suite"
+    if "nothing newer than official" in f"{error.brief}{error.details}":
+        resolution = "allow it: --newer-than-official"
+    elif "without sources" in f"{error.brief}{error.details}":
+        resolution = (
+            "build it from a checkout of its repository and install that package first, or choose another release"
+        )
+    return fail(
+        FailureClass.DEP_MISSING,
+        Phase.INSPECT,
+        error.brief if str(target) in error.brief else f"{error.brief} (for {target})",
+        details=error.details,
+        resolution=resolution,
+    )
+
+
+class Suite:
+    """What a work's target ships of Python projects, with versions that can be compared with requirements."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        # Whatever is built here must not count as shipped.
+        self._names = NameMap(archive=work.facilities.contents_for(work.request.target).find_distribution)
+        self._fallback: NameMap | None = None
+
+    def shipped(self, name: str) -> Shipped | None:
+        """None when the suite has no package of the project; raises :class:`BadNameError`."""
+        found = self._names.find(name)
+        if found is not None:
+            return Shipped(version=_version(found.version), text=f"{found.version} ({found.package})")
+        return self._by_table(name)
+
+    def _by_table(self, name: str) -> Shipped | None:
+        """dh-python's table knows packages whose files do not tell their project; some of them are not in the suite."""
+        if self._fallback is None:
+            work = self._work
+            assert work.recipe is not None
+            assert work.image is not None
+            archive = work.facilities.archive_for(work.request.target)
+            if work.layer is None:
+                work.layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+            self._fallback = names(work)
+        found = self._fallback.find(name)
+        if found is None or found.origin is not Origin.FALLBACK:
+            return None
+        version = self._work.facilities.archive_for(self._work.request.target).candidate(found.package)
+        if version is None:
+            return None
+        return Shipped(version=_version(upstream_of(version)), text=f"{version} ({found.package})")
+
+
+def _version(text: str | None) -> Version | None:
+    try:
+        return Version(text) if text else None
+    except InvalidVersion:
+        return None
+
+
+def _read_sdist(work: Work, file: IndexFile) -> tuple[str, ...] | None:
+    """Look into a source archive as into the project's own: in a sandbox."""
+    assert work.image is not None
+    archive = work.facilities.index.fetch(file)
+    bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
+    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    try:
+        run_job(work, instance, inspecting.inspect_job(archive.name))
+        destination = work.workspace / "inspect-dependency"
+        shutil.rmtree(destination, ignore_errors=True)
+        files = take_output(work, instance, destination)
+    except PhaseFailedError as error:
+        raise DependencyError(f"{file.filename} cannot be used: {error.failure.brief}") from None
+    finally:
+        work.finish_sandbox()
+    found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
+    if isinstance(found, StepFailure):
+        raise DependencyError(f"{file.filename} cannot be used: {found.brief}", details=found.details)
+    return found.requires_dist

@@ -1,0 +1,124 @@
+"""Builds that need not be done again: the ledger knows them as built, and their packages lie in the store as they were sealed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lxcbuild import __version__
+from lxcbuild.build.request import BuildRequest
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.errors import UnknownBuildError
+from lxcbuild.ledger.records import BuildRecord
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import Artifact, Outcome, Source, Status, Target
+
+#: How many earlier builds of a project are looked at.
+_LOOK_BACK = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """An earlier build: its record, and its packages where the store has them."""
+
+    record: BuildRecord
+    artifacts: tuple[Artifact, ...]
+
+    def outcome(self) -> Outcome:
+        """The earlier outcome, with the packages where they lie now."""
+        return replace(self.record.outcome(), artifacts=self.artifacts, reused=True)
+
+
+def influences(request: BuildRequest) -> dict[str, object]:
+    """What of a request decides what comes out, as the ledger keeps it: a build with other values is another build."""
+    return {
+        "converter": request.converter.value,
+        "maintainer": request.maintainer,
+        "strict_debian": request.strict_debian,
+        "hashes": [list(pair) for pair in request.hashes],
+        "with_deps": request.with_deps,
+        "newer_than_official": request.newer_than_official,
+    }
+
+
+def recorded_request(
+    request: BuildRequest, *, source: Source | None = None, dependencies: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """What the ledger keeps of a request; ``dependencies`` are the builds of what it needs, id by project."""
+    return {
+        "requirement": request.requirement,
+        "force": request.force,
+        "kind": request.kind.value,
+        **influences(request),
+        **({"needed_by": request.needed_by} if request.needed_by else {}),
+        **({"source": {"sha256": source.sha256, "url": source.url}} if source is not None else {}),
+        **({"dependencies": dict(dependencies)} if dependencies is not None else {}),
+    }
+
+
+def find_ready(
+    ledger: Ledger,
+    dirs: StateDirs,
+    *,
+    name: str,
+    version: str,
+    target: Target,
+    sha256: str | None,
+    like: Mapping[str, object] | None = None,
+) -> Ready | None:
+    """The newest sound build of that release for that target, or None.
+
+    ``sha256`` is the source archive's: None means that any archive of an index will do, as indexes without hashes have it. ``like``
+    asks for equal values in the recorded request. What was built from local files is never the same as a release.
+    """
+    found = ledger.recent(limit=_LOOK_BACK, target=str(target), status=Status.BUILT.value, name=name, details=True)
+    for record in found:
+        source = record.request.get("source")
+        if not isinstance(source, Mapping) or not source.get("url"):
+            continue
+        if sha256 is not None and source.get("sha256") != sha256:
+            continue
+        same_making = record.lxcbuild_version == __version__ and record.target == target and record.version == version
+        if same_making and all(record.request.get(key) == value for key, value in (like or {}).items()):
+            ready = sound(record, dirs)
+            if ready is not None:
+                return ready
+    return None
+
+
+def dependencies_of(ready: Ready, ledger: Ledger, dirs: StateDirs) -> tuple[Ready, ...] | None:
+    """The builds that an earlier build needs; None when one of them is gone, or nobody recorded them."""
+    recorded = ready.record.request.get("dependencies")
+    if not isinstance(recorded, Mapping):
+        return None
+    found = []
+    for build_id in recorded.values():
+        try:
+            needed = sound(ledger.find(str(build_id)), dirs)
+        except UnknownBuildError:
+            return None
+        if needed is None:
+            return None
+        found.append(needed)
+    return tuple(found)
+
+
+def sound(record: BuildRecord, dirs: StateDirs) -> Ready | None:
+    """The build with its packages as the store has them; None when one is gone or is not what was sealed."""
+    if not record.artifacts:
+        return None
+    kept = []
+    for artifact in record.artifacts:
+        # The recorded path may be that of the user's own directory, where anything may have happened since.
+        path = dirs.artifacts / record.build_id / artifact.path.name
+        if not path.is_file() or path.is_symlink() or _sha256(path) != artifact.sha256:
+            return None
+        kept.append(replace(artifact, path=path))
+    return Ready(record=record, artifacts=tuple(kept))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
