@@ -86,6 +86,9 @@ def _explain(work: Work, end: JobEnd) -> None:
         and learning.suite_is_too_new(work)
     ):
         work.suite_backend_unfit = known = True
+    if not work.plugin_unfit and work.conversion is not None and compilation.plugin_is_unfit(end.tail):
+        work.plugin_unfit = known = True
+        work.note("pybuild's plugin cannot place what the wheel holds: build and installer are called directly")
     raise PhaseFailedError(
         Failure(
             failure_class=failure.failure_class,

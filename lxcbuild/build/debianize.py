@@ -63,6 +63,7 @@ def _plan(work: Work) -> ConversionPlan:
         maintainer=work.request.maintainer,
         converter=work.converter,
         lower_metadata=work.outdated_backend,
+        plain_install=work.plugin_unfit,
     )
 
 

@@ -48,6 +48,7 @@ class Work:
         default_factory=dict
     )  # what the backend's hook and logs asked for, in order
     suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
+    plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
     conversion: ConversionPlan | None = None

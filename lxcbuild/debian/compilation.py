@@ -150,9 +150,16 @@ _MARKERS = (
     _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
     _marker(r"(?P<what>[^\s:]{1,120}:\d+(?::\d+)?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
 )  # fmt: skip
+#: The wheel holds what pybuild's plugin cannot place: dh-python before 6 knows no C headers in wheels.
+_PLUGIN_UNFIT = re.compile(rb"plugin pyproject failed with: '(?:headers|include)'")
 _DECISIVE = re.compile(
     r"(?i)\b(error|exception|fatal|cannot find|not found|no such file|unmet|unable|failed|traceback)\b"
 )
+
+
+def plugin_is_unfit(tail: bytes) -> bool:
+    """Whether pybuild's pyproject plugin made the wheel and could not take it apart: plain commands can (see conversion)."""
+    return _PLUGIN_UNFIT.search(tail) is not None
 
 
 def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:

@@ -76,6 +76,8 @@ class ConversionPlan:
     converter: Converter = Converter.PYPROJECT
     #: Patch licence fields away that the suite's backend is too old for (set it when a build requirement is outdated).
     lower_metadata: bool = False
+    #: Call build and installer directly instead of pybuild's plugin, which on some suites cannot place every kind of file.
+    plain_install: bool = False
 
     def __post_init__(self) -> None:
         control.check_package_name(self.source)
@@ -228,6 +230,15 @@ def dropped_modules(inspection: Inspection, plan: ConversionPlan) -> tuple[str, 
     return tuple(sorted(RESERVED_MODULES - own))
 
 
+#: What the pyproject plugin does, in the words of the programs that it calls: pybuild(1), "custom".
+_PLAIN_INSTALL = {
+    "PYBUILD_SYSTEM": "custom",
+    "PYBUILD_BUILD_ARGS": "{interpreter} -m build --skip-dependency-check --no-isolation --wheel --outdir {home_dir}",
+    "PYBUILD_INSTALL_ARGS": "{interpreter} -m installer --no-compile-bytecode --destdir={destdir} {home_dir}/*.whl",
+    "DEB_PYTHON_INSTALL_LAYOUT": "deb",
+}
+
+
 def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     """debian/rules. For stdeb these lines follow its own file, whose ``%`` and auto_build rules stand."""
     environment = {**build_environment(plan), "PYBUILD_SYSTEM": "pyproject"}
@@ -236,6 +247,8 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     elif not plan.compiled:
         # One wheel serves every Python of the suite, and debhelper need not ask which there are.
         environment["PYBUILD_INTERPRETERS"] = "python3"
+    if plan.plain_install and plan.converter is Converter.PYPROJECT:
+        environment |= _PLAIN_INSTALL
     if plan.package.startswith("python3-"):
         environment["PYBUILD_NAME"] = plan.package.removeprefix("python3-")
     lines = ["#!/usr/bin/make -f"] if plan.converter is Converter.PYPROJECT else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lxcbuild.debian.compilation import classify_compile_failure, compile_job
+from lxcbuild.debian.compilation import classify_compile_failure, compile_job, plugin_is_unfit
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,10 @@ def test_the_cpu_entitlement_reaches_the_build() -> None:
     assert "-j3" in job.steps[0].argv
     assert job.steps[0].env["DEB_BUILD_OPTIONS"].split() == ["parallel=3", "noautodbgsym", "nocheck"]
     assert job.steps[0].env["SOURCE_DATE_EPOCH"] == "7"
+
+
+def test_a_wheel_that_pybuilds_plugin_cannot_take_apart_is_known() -> None:
+    """What dh-python 5 says of greenlet, whose wheel brings C headers."""
+    said = b"E: pybuild pybuild:388: build: plugin pyproject failed with: 'headers'\n"
+    assert plugin_is_unfit(said)
+    assert not plugin_is_unfit(b"E: pybuild pybuild:388: build: plugin pyproject failed with: exit code=1\n")

@@ -131,6 +131,14 @@ def test_make_does_not_expand_values_of_the_environment() -> None:
     assert "export FLAG = a$$(shell id)\\#b" in rules
 
 
+def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
+    rules = debian_files(inspection(), plan(plain_install=True))["rules"]
+    assert "export PYBUILD_SYSTEM = custom" in rules
+    assert "{interpreter} -m installer" in rules
+    assert "{home_dir}/*.whl" in rules
+    assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
+
+
 def test_overrides_are_written_in_both_forms_of_a_name() -> None:
     overrides = {"zope.interface": "python3-zope.interface (>= 5)", "tomli": ""}
     text = debian_files(inspection(), plan(overrides=overrides))["py3dist-overrides"]
