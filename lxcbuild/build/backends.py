@@ -15,6 +15,7 @@ from pathlib import Path
 from lxcbuild.build.jobs import result_bytes, run_job, take_output
 from lxcbuild.build.naming import target_python
 from lxcbuild.build.work import Work
+from lxcbuild.config.overrides import Override
 from lxcbuild.debian import backend as asking
 from lxcbuild.debian import inspection as inspecting
 from lxcbuild.debian.backend import BackendAnswer
@@ -124,9 +125,15 @@ def _run_backend(
     version: str,
     keep_wheel: Path | None = None,
 ) -> tuple[BackendAnswer, Path | None]:
+    own = work.source is not None and archive == work.source.path  # not what is built for this build
+    by_hand = work.override if own else Override()
     environment = {**BASE_ENVIRONMENT, **version_environment(version), **path_environment(program_paths)}
     job = asking.ask_job(
-        inspection, archive_name=archive.name, environment=environment, make_wheel=keep_wheel is not None
+        inspection,
+        archive_name=archive.name,
+        environment={**environment, **by_hand.environment},
+        make_wheel=keep_wheel is not None,
+        patches=by_hand.patches,
     )
     bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
     instance = work.open_sandbox(layer.lowers, binds=(bind,))

@@ -8,6 +8,7 @@ from lxcbuild.build.failures import fail
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.naming import names, target_python
 from lxcbuild.build.work import Work
+from lxcbuild.config.overrides import changed
 from lxcbuild.debian import conversion
 from lxcbuild.debian.conversion import ConversionPlan
 from lxcbuild.debian.names import source_package
@@ -44,7 +45,7 @@ def _plan(work: Work) -> ConversionPlan:
     assert work.source is not None
     assert work.inspection is not None
     source, inspection, target = work.source, work.inspection, work.request.target
-    known = names(work)
+    known, by_hand = names(work), work.override
     runtime = _runtime(work)
     extras = suggestions(inspection.requires_dist or (), python=target_python(work), names=known)
     return ConversionPlan(
@@ -57,12 +58,14 @@ def _plan(work: Work) -> ConversionPlan:
         compiled=inspection.compiled,
         timestamp_s=_timestamp_s(source.uploaded_at),
         build_depends=work.build_relations,
-        depends=tuple(str(relation) for relation in runtime.relations),
+        depends=changed([str(relation) for relation in runtime.relations], by_hand.depends),
         suggests=tuple(str(relation) for relation in extras.relations),
         overrides=_overrides(work),
         maintainer=work.request.maintainer,
         converter=work.converter,
         lower_metadata=work.outdated_backend,
+        environment=by_hand.environment,
+        patches=by_hand.patches,
         plain_install=work.plugin_unfit,
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -10,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.build.failures import fail
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
+from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import inspection as inspecting
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import SOURCE, StepFailure
@@ -21,17 +24,33 @@ def run(work: Work) -> None:
     """Set ``work.inspection``, and name and version of the source where only the archive knows them."""
     assert work.source is not None
     assert work.image is not None
-    job = inspecting.inspect_job(work.source.path.name)
+    patches = work.override.patches
+    job = inspecting.inspect_job(work.source.path.name, patches)
     bind = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
-    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    instance = work.open_sandbox(_lowers(work, patches), binds=(bind,))
     run_job(work, instance, job)
-    files = take_output(work, instance, work.workspace / "inspect")
+    files = take_output(work, instance, work.workspace / f"inspect-{len(patches)}")
     found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
     if isinstance(found, StepFailure):
         raise_failure(work, found)  # with the sandbox still there, so that its state can be kept
     work.finish_sandbox()
     work.inspection = found
     _settle_identity(work, found)
+    override = work.override
+    if override.patches != patches:
+        run(work)  # only now it is known whose override it is: the sources are looked at with its patches
+    elif override.sources:
+        work.note(override.describe())
+
+
+def _lowers(work: Work, patches: Sequence[Patch]) -> tuple[Path, ...]:
+    """The base image is enough to read sources; only the toolchain has patch(1)."""
+    assert work.image is not None
+    assert work.recipe is not None
+    if not patches:
+        return (work.image.path,)
+    archive = work.facilities.archive_for(work.request.target)
+    return work.facilities.layers.provide(work.image, archive, work.recipe.toolchain).lowers
 
 
 def _settle_identity(work: Work, found: Inspection) -> None:

@@ -59,6 +59,7 @@ class Inspected:
 
     has_setup_py: bool
     suite_has_pyproject_plugin: bool
+    override: ConverterChoice = ConverterChoice.AUTO  # what an administrator says of this project
 
 
 @dataclass(slots=True)
@@ -87,6 +88,9 @@ class BuildMachine:
     def inspected(self, facts: Inspected) -> Instruction:
         """Inspection is done: settle which converters will be tried, and in which order."""
         assert self.kind is not SourceKind.DSC, "nothing of a Debian source package is converted"
+        if self.choice is ConverterChoice.AUTO and facts.override is not ConverterChoice.AUTO:
+            self.choice = facts.override
+            self._converters = [Converter(self.choice.value)]
         if self.choice is ConverterChoice.AUTO:
             first = [Converter.PYPROJECT] if facts.suite_has_pyproject_plugin else []
             self._converters = first + ([Converter.STDEB] if facts.has_setup_py else [])

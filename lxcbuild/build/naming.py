@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from packaging.utils import canonicalize_name
+
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap, load_fallback
 from lxcbuild.debian.relations import TargetPython
@@ -24,7 +26,13 @@ def names(work: Work) -> NameMap:
         fallback = load_fallback(lower)
         if fallback:
             break
-    return NameMap(archive=find, built=chosen, fallback=fallback)
+    return NameMap(overrides=_by_hand(work), archive=find, built=chosen, fallback=fallback)
+
+
+def _by_hand(work: Work) -> Mapping[str, str]:
+    override = work.override
+    own = {canonicalize_name(work.name): override.package} if override.package is not None else {}
+    return {**override.names, **own}
 
 
 def build_names(work: Work) -> NameMap:
@@ -43,7 +51,7 @@ def build_names(work: Work) -> NameMap:
             return None
         return Distribution(name, upstream_of(version), table[name])
 
-    return NameMap(archive=find, fallback=known.fallback)
+    return NameMap(overrides=known.overrides, archive=find, fallback=known.fallback)
 
 
 def target_python(work: Work) -> TargetPython:

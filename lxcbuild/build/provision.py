@@ -6,12 +6,15 @@ build's sandboxes only. Where the backend can want more than is written down, it
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from packaging.requirements import InvalidRequirement, Requirement
 
 from lxcbuild.build import backends, learning
 from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.naming import build_names, target_python
 from lxcbuild.build.work import Work
+from lxcbuild.config.overrides import changed
 from lxcbuild.debian.buildrelations import BuildRelations, build_relations
 from lxcbuild.debian.relations import Unmapped
 from lxcbuild.errors import DependencyError
@@ -65,7 +68,7 @@ def _needed(work: Work, *, keep_outdated: bool) -> BuildRelations:
     )
     for text in needed.notes:
         work.note(text)
-    return needed
+    return replace(needed, relations=changed(needed.relations, work.override.build_depends))
 
 
 def _debian_layer(work: Work, needed: BuildRelations) -> Layer:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from lxcbuild.build.machine import ConverterChoice
+from lxcbuild.config.overrides import Overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.apt import AptArchive
@@ -74,6 +75,7 @@ class Facilities:
     archive_for: Callable[[Target], AptArchive]
     contents_for: Callable[[Target], ContentsIndex]
     policy_for: Callable[[str | None], Policy]
+    overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
 
 
 def new_build_id() -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lxcbuild.build.closure import Closure
-from lxcbuild.build.machine import Inspected
+from lxcbuild.build.machine import ConverterChoice, Inspected
 from lxcbuild.build.request import BuildRequest, Facilities, new_build_id
 from lxcbuild.config.claims import Claim
+from lxcbuild.config.overrides import Override
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.conversion import ConversionPlan
 from lxcbuild.debian.inspection import Inspection
@@ -104,6 +105,11 @@ class Work:
         return self.facilities.policy_for(self.name)
 
     @property
+    def override(self) -> Override:
+        """What an administrator says of this project by hand."""
+        return self.facilities.overrides.find(self.name, self.version, self.request.target)
+
+    @property
     def workspace(self) -> Path:
         """A directory of the host for this build alone; gone when the build ends, or its process."""
         if self._claim is None:
@@ -188,6 +194,7 @@ class Work:
         return Inspected(
             has_setup_py=self.inspection.has_setup_py,
             suite_has_pyproject_plugin="pybuild-plugin-pyproject" in self.recipe.toolchain,
+            override=ConverterChoice(self.override.converter or ConverterChoice.AUTO),
         )
 
     def close(self) -> None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
-from lxcbuild.build.driver import build as build_one
-from lxcbuild.build.failedstate import is_kept
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest, Facilities
-from lxcbuild.build.work import Work
+from lxcbuild.cli.already_built import already_built
+from lxcbuild.cli.build_results import conclude
 from lxcbuild.cli.capsule import save_capsules
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
-from lxcbuild.cli.render import Ui, outcome_document
+from lxcbuild.cli.recorder import Recorder
+from lxcbuild.cli.render import Ui
 from lxcbuild.cli.wishes import wishes
-from lxcbuild.cli.workshop import workshop
+from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.relations import TargetPython
-from lxcbuild.errors import BuildsFailedError
-from lxcbuild.events import BuildEnded, Event, FanOut, Note, PhaseEnded
-from lxcbuild.ledger.records import NewBuild
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Outcome, Phase, Status, Target
+from lxcbuild.model import Outcome, Target
 from lxcbuild.pypi.client import parse_requirement
 
 
@@ -65,11 +65,30 @@ class _Build(click.Command):
     "--strict-debian", is_flag=True, help="Build with packages of the distribution only, never with newer backends."
 )
 @click.option(
+    "--with-deps/--no-deps",
+    default=True,
+    show_default=True,
+    help="Also build what the projects need at run time and the distribution lacks, or fail and list that.",
+)
+@click.option(
+    "--newer-than-official/--no-newer-than-official",
+    default=True,
+    show_default=True,
+    envvar="LXCBUILD_NEWER_THAN_OFFICIAL",
+    help="For such needs, packages may take the place of the distribution's own ones that are too old.",
+)
+@click.option("--rebuild", is_flag=True, help="Build although the same was built before.")
+@click.option(
     "--capsule",
     metavar="[=FILE]",
     help="Save the state of a build that fails as one file (here, or =FILE, or in the directory =FILE).",
 )
 @click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them.")
+@click.option(
+    "--overrides",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A directory of hand-made overrides, besides packages/ of the configuration.",
+)
 @json_option
 @pass_ui
 def build(
@@ -85,8 +104,12 @@ def build(
     converter: str,
     maintainer: str,
     strict_debian: bool,
+    with_deps: bool,
+    newer_than_official: bool,
+    rebuild: bool,
     capsule: str | None,
     capsule_slim: bool,
+    overrides: Path | None,
     as_json: bool,
 ) -> int:
     """Build Debian packages from Python projects, or from Debian source packages.
@@ -106,36 +129,44 @@ def build(
         output=output,
         maintainer=maintainer,
         strict_debian=strict_debian,
+        with_deps=with_deps,
+        newer_than_official=newer_than_official,
+        rebuild=rebuild,
     )
-    asked = wishes(requirements, files, like=like)
+    asked = list(dict.fromkeys(wishes(requirements, files, like=like)))
     require_root("start sandboxes")
-    with (
-        ui.monitor() as monitor,
-        Ledger.open(ui.dirs) as ledger,
-        workshop(ui.dirs, FanOut(monitor, Recorder(ledger)), policy=policy) as facilities,
-    ):
-        works = [_build(wish, facilities, ledger, policy) for wish in asked if _applies(wish, facilities)]
+    load_policy(policy)  # a mistake in it is told before anything else happens
+    with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
+        watcher = FanOut(monitor, Recorder(ledger))
+        found = {
+            wish: outcome
+            for wish in asked
+            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor)) is not None
+        }
+        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy=policy)
+    outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
     if capsule is not None or capsule_slim:
-        save_capsules(ui, works, capsule or "", slim=capsule_slim)
-    return _conclude(ui, works, as_json=as_json)
+        save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
+    return conclude(ui, outcomes, built.others, errors=built.errors, as_json=as_json)
 
 
-#: Phases in which nothing runs that could print a log.
-_HOST_PHASES = frozenset({Phase.RESOLVE, Phase.FETCH})
+@dataclass(frozen=True, slots=True)
+class _Built:
+    asked: Mapping[BuildRequest, Outcome] = field(default_factory=dict)
+    others: Sequence[Outcome] = ()
+    errors: Mapping[str, LxcbuildError] = field(default_factory=dict)
 
 
-class Recorder:
-    """Writes what happens to builds into the ledger, as it happens."""
+def _build(wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, *, policy: str) -> _Built:
+    if not wishes:
+        return _Built()
+    from lxcbuild.build.family import build_family
+    from lxcbuild.cli.workshop import workshop
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def emit(self, event: Event) -> None:
-        """Record finished phases and builds."""
-        if isinstance(event, PhaseEnded):
-            self._ledger.phase(event.build_id, event.record)
-        elif isinstance(event, BuildEnded):
-            self._ledger.finish(event.outcome)
+    with workshop(ui.dirs, watcher, policy=policy) as facilities:
+        meant = [wish for wish in wishes if _applies(wish, facilities)]
+        made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
+    return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
 
 
 def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
@@ -148,62 +179,3 @@ def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
     if not applies:
         facilities.monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
     return applies
-
-
-def _build(wish: BuildRequest, facilities: Facilities, ledger: Ledger, policy: str) -> Work:
-    work = Work(request=wish, facilities=facilities)
-    ledger.begin(
-        NewBuild(
-            build_id=work.build_id,
-            name=wish.project_name,
-            target=wish.target,
-            policy=policy,
-            backend=facilities.backend.name,
-            log_path=work.log_path,
-            request={
-                "requirement": wish.requirement,
-                "force": wish.force,
-                "converter": wish.converter.value,
-                "strict_debian": wish.strict_debian,
-                "kind": wish.kind.value,
-            },
-        )
-    )
-    work.outcome = build_one(work)
-    return work
-
-
-def _conclude(ui: Ui, works: Sequence[Work], *, as_json: bool) -> int:
-    outcomes = [work.outcome for work in works if work.outcome is not None]
-    if as_json:
-        ui.emit_json({"builds": [outcome_document(outcome) for outcome in outcomes]})
-    else:
-        for outcome in outcomes:
-            _print_result(ui, outcome)
-    failed = [work for work in works if work.outcome is not None and work.outcome.status is Status.FAILED]
-    if not failed:
-        return 0
-    # A single request that could not even be tried has its own exit code; a build that failed has that of failed builds.
-    if len(works) == 1 and works[0].error is not None:
-        return works[0].error.exit_code
-    return BuildsFailedError.exit_code
-
-
-def _print_result(ui: Ui, outcome: Outcome) -> None:
-    if outcome.status is Status.BUILT:
-        for artifact in outcome.artifacts:
-            ui.line(str(artifact.path))
-        deb = next((str(a.path) for a in outcome.artifacts if a.path.suffix == ".deb"), None)
-        if deb is not None:
-            ui.hint(f"sudo apt install {deb}")
-    elif outcome.status is Status.OFFICIAL:
-        ui.line(f"{outcome.name}: official in {outcome.target}, version {outcome.version}")
-        ui.hint(f"lxcbuild build {outcome.name} --force builds it all the same")
-    else:
-        assert outcome.failure is not None
-        failure = outcome.failure
-        ui.failure(failure)
-        if failure.phase not in _HOST_PHASES:
-            ui.hint(f"lxcbuild explain {outcome.build_id}")
-        if is_kept(ui.dirs, outcome.build_id):
-            ui.hint(f"lxcbuild shell --failed {outcome.build_id}")

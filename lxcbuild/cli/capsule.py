@@ -13,7 +13,7 @@ from lxcbuild.cli.render import Ui, bytes_text, record_document
 from lxcbuild.errors import UnknownBuildError
 
 if TYPE_CHECKING:
-    from lxcbuild.build.work import Work
+    from lxcbuild.model import Outcome
 
 _file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 
@@ -58,20 +58,20 @@ def save_state(ui: Ui, build_id: str, output: Path | None, *, slim: bool) -> Pat
     return capsules.save(ui.dirs, build_id, output, record=record, log=log, slim=slim)
 
 
-def save_capsules(ui: Ui, works: Sequence[Work], given: str, *, slim: bool) -> None:
+def save_capsules(ui: Ui, outcomes: Sequence[Outcome], given: str, *, slim: bool) -> None:
     """For ``lxcbuild build --capsule``: one file per failed build; ``given`` is a file, a directory, or "" for here."""
     from lxcbuild.build.failedstate import is_kept
     from lxcbuild.model import Status
 
-    failed = [work for work in works if work.outcome is not None and work.outcome.status is Status.FAILED]
+    failed = [outcome for outcome in outcomes if outcome.status is Status.FAILED]
     output = Path(given) if given else None
-    for work in failed:
-        name = f"{work.name} {work.version}".strip()
-        if not is_kept(ui.dirs, work.build_id):
+    for outcome in failed:
+        name = f"{outcome.name} {outcome.version}".strip()
+        if not is_kept(ui.dirs, outcome.build_id):
             ui.warn(f"{name}: there is no capsule, because it did not fail in a sandbox, or its state was not kept")
             continue
         several = output is not None and len(failed) > 1 and not output.is_dir()
-        path = save_state(ui, work.build_id, output.parent if several and output else output, slim=slim)
+        path = save_state(ui, outcome.build_id, output.parent if several and output else output, slim=slim)
         ui.say(f"{name}: the failed state is saved in {path}")
 
 

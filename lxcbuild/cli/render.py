@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lxcbuild.events import Monitor
     from lxcbuild.ledger.records import BuildRecord
-    from lxcbuild.model import Failure, Outcome, PhaseRecord
+    from lxcbuild.model import Artifact, Failure, Outcome, PhaseRecord
 
 Mark = Literal["ok", "warn", "fail", "info"]
 _MARKS: dict[str, tuple[str, str]] = {"ok": ("✓", "32"), "warn": ("!", "33"), "fail": ("✗", "31"), "info": ("·", "2")}
@@ -198,7 +198,12 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "version": outcome.version,
         "target": str(outcome.target),
         "status": outcome.status.value,
+        "reused": outcome.reused,
         **_common_document(outcome),
+        "dependencies": [
+            {"id": item.build_id, "name": item.name, "version": item.version, "artifacts": _artifacts(item.artifacts)}
+            for item in outcome.dependencies
+        ],
     }
 
 
@@ -226,12 +231,16 @@ def record_document(record: BuildRecord) -> dict[str, Any]:
 def _common_document(build: Outcome | BuildRecord) -> dict[str, Any]:
     return {
         "failure": None if build.failure is None else _failure_document(build.failure),
-        "artifacts": [{"path": str(a.path), "sha256": a.sha256, "bytes": a.size_bytes} for a in build.artifacts],
+        "artifacts": _artifacts(build.artifacts),
         "phases": [_phase_document(record) for record in build.phases],
         "log": None if build.log_path is None else str(build.log_path),
         "limits_in_force": dict(build.limits_in_force),
         "notes": list(build.notes),
     }
+
+
+def _artifacts(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    return [{"path": str(a.path), "sha256": a.sha256, "bytes": a.size_bytes} for a in artifacts]
 
 
 def _failure_document(failure: Failure) -> dict[str, Any]:

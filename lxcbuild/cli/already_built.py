@@ -1,0 +1,97 @@
+"""The answer to a build that was done before with the same inputs, given before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lxcbuild.build.ready import dependencies_of, find_ready, influences
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.model import BuiltPackages, Outcome, SourceKind, Status
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+    from lxcbuild.build.ready import Ready
+    from lxcbuild.build.request import BuildRequest
+    from lxcbuild.config.paths import StateDirs
+    from lxcbuild.events import Monitor
+    from lxcbuild.ledger.store import Ledger
+
+
+def already_built(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor) -> Outcome | None:
+    """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
+
+    The index is asked for the newest release where the wish leaves that open (its answer may be some minutes old). Directories
+    and files always build.
+    """
+    if wish.path is not None or wish.rebuild or wish.kind is not SourceKind.SDIST:
+        return None
+    earlier = ledger.recent(limit=1, target=str(wish.target), status=Status.BUILT.value, name=wish.project_name)
+    if not earlier:
+        return None
+    try:
+        ready = _same_release(wish, dirs=dirs, ledger=ledger, monitor=monitor)
+    except LxcbuildError:
+        return None  # the build itself says what is wrong
+    needed = None if ready is None else dependencies_of(ready, ledger, dirs)
+    return None if ready is None or needed is None else _handed_over(wish, ready, needed, dirs)
+
+
+def _same_release(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor) -> Ready | None:
+    from lxcbuild.debian.relations import TargetPython
+    from lxcbuild.images.store import ImageStore
+    from lxcbuild.pypi.client import IndexClient, parse_requirement
+
+    requirement = parse_requirement(wish.requirement)
+    images = ImageStore(dirs, monitor)
+    try:
+        python = images.record(wish.target).python_version
+    finally:
+        images.close()
+    if not TargetPython(python, wish.target.architecture).applies(requirement):
+        return None
+    if not wish.force and _may_be_official(wish, requirement, dirs):
+        return None
+    with IndexClient(dirs, monitor=monitor) as index:
+        release = index.resolve(requirement, python_version=python)
+    sha256 = release.sdist.hashes.get("sha256")
+    if sha256 is None:
+        return None
+    return find_ready(
+        ledger,
+        dirs,
+        name=release.name,
+        version=release.version,
+        target=wish.target,
+        sha256=sha256,
+        like=influences(wish),
+    )
+
+
+def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDirs) -> bool:
+    """Whether the distribution ships the project in any version, or nobody knows yet: then phase resolve decides."""
+    from lxcbuild.debian.contents import ContentsIndex, database_path
+
+    path = database_path(dirs, wish.target)
+    if not path.is_file():
+        return True
+    contents = ContentsIndex(path)
+    try:
+        return contents.find_distribution(requirement.name) is not None
+    finally:
+        contents.close()
+
+
+def _handed_over(wish: BuildRequest, ready: Ready, needed: tuple[Ready, ...], dirs: StateDirs) -> Outcome:
+    outcomes = [item.outcome() for item in (ready, *needed)]
+    if wish.output is not None:
+        from lxcbuild.build.collect import hand_over
+
+        for place, outcome in enumerate(outcomes):
+            home = hand_over(dirs.artifacts / outcome.build_id, wish.output)
+            moved = tuple(replace(item, path=home / item.path.name) for item in outcome.artifacts)
+            outcomes[place] = replace(outcome, artifacts=moved)
+    first, *others = outcomes
+    made = (BuiltPackages(build_id=o.build_id, name=o.name, version=o.version, artifacts=o.artifacts) for o in others)
+    return replace(first, dependencies=tuple(made))
