@@ -143,7 +143,7 @@ def build(
             for wish in asked
             if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor)) is not None
         }
-        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy=policy)
+        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, overrides)
     outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
     if capsule is not None or capsule_slim:
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
@@ -157,13 +157,15 @@ class _Built:
     errors: Mapping[str, LxcbuildError] = field(default_factory=dict)
 
 
-def _build(wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, *, policy: str) -> _Built:
+def _build(
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
+) -> _Built:
     if not wishes:
         return _Built()
     from lxcbuild.build.family import build_family
     from lxcbuild.cli.workshop import workshop
 
-    with workshop(ui.dirs, watcher, policy=policy) as facilities:
+    with workshop(ui.dirs, watcher, policy=policy, overrides=overrides) as facilities:
         meant = [wish for wish in wishes if _applies(wish, facilities)]
         made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
     return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)

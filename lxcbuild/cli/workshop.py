@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 from lxcbuild.build.request import Facilities
+from lxcbuild.config.overrides import load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import Recipe, load_recipe
@@ -22,9 +24,15 @@ from lxcbuild.sandbox.lxc import LxcBackend
 
 
 @contextlib.contextmanager
-def workshop(dirs: StateDirs, monitor: Monitor, *, policy: str) -> Iterator[Facilities]:
-    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, HostError."""
+def workshop(
+    dirs: StateDirs, monitor: Monitor, *, policy: str, overrides: Path | None = None
+) -> Iterator[Facilities]:
+    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, HostError.
+
+    ``overrides`` is a directory of hand-made overrides besides the configuration's.
+    """
     load_policy(policy)  # a mistake in it is told before anything is started
+    by_hand = load_overrides(overrides)
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(LxcBackend(dirs))
         backend.prestart()
@@ -63,4 +71,5 @@ def workshop(dirs: StateDirs, monitor: Monitor, *, policy: str) -> Iterator[Faci
             archive_for=archive_for,
             contents_for=contents_for,
             policy_for=policy_for,
+            overrides=by_hand,
         )

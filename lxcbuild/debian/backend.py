@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.inspection import Inspection
@@ -29,7 +30,12 @@ class BackendAnswer:
 
 
 def ask_job(
-    inspection: Inspection, *, archive_name: str, environment: Mapping[str, str], make_wheel: bool = False
+    inspection: Inspection,
+    *,
+    archive_name: str,
+    environment: Mapping[str, str],
+    make_wheel: bool = False,
+    patches: Sequence[Patch] = (),
 ) -> Job:
     """Run the backend's requirements hook on ``/in/source/<archive_name>``; with ``make_wheel`` also build a wheel to /out."""
     asked = {
@@ -40,7 +46,8 @@ def ask_job(
         "make_wheel": make_wheel,
     }
     step = steps.python_step("ask_backend", env=environment, site=True)
-    return Job(files=steps.request(asked), steps=(step,), results=(RESULT,))
+    files = {**steps.request(asked), **steps.patch_files(patches)}
+    return Job(files=files, steps=(step,), results=(RESULT,))
 
 
 def parse_answer(data: bytes) -> BackendAnswer:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import control, documents, steps
 from lxcbuild.debian.copyright import make_copyright
 from lxcbuild.debian.documents import DocumentError
@@ -78,6 +79,7 @@ class ConversionPlan:
     lower_metadata: bool = False
     #: Call build and installer directly instead of pybuild's plugin, which on some suites cannot place every kind of file.
     plain_install: bool = False
+    patches: tuple[Patch, ...] = ()  # of an override: they become debian/patches
 
     def __post_init__(self) -> None:
         control.check_package_name(self.source)
@@ -126,7 +128,8 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
         "environment": build_environment(plan),
         "lower_metadata": plan.lower_metadata,
     }
-    return Job(files=steps.request(asked), steps=(steps.python_step("debianize"),), results=(RESULT,))
+    files = {**steps.request(asked), **steps.patch_files(plan.patches)}
+    return Job(files=files, steps=(steps.python_step("debianize"),), results=(RESULT,))
 
 
 def parse_conversion(data: bytes) -> ConversionResult | StepFailure:
@@ -182,6 +185,8 @@ def debian_files(inspection: Inspection, plan: ConversionPlan) -> dict[str, str]
         "py3dist-overrides": _overrides(plan),
         "watch": _watch(inspection),
         "upstream/metadata": _upstream_metadata(inspection),
+        "patches/series": "".join(f"{patch.name}\n" for patch in plan.patches),
+        **{f"patches/{patch.name}": patch.text for patch in plan.patches},
     }
     return {name: text for name, text in files.items() if text}
 

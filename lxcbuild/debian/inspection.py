@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.steps import Job, StepFailure
@@ -89,19 +90,23 @@ class Inspection:
         return self.sources.get("cargo", 0) > 0 or self.build_backend in ("maturin", "setuptools_rust")
 
 
-def inspect_job(archive_name: str) -> Job:
-    """The job that reads ``/in/source/<archive_name>``; its result goes to :func:`parse_inspection`."""
+def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> Job:
+    """The job that reads ``/in/source/<archive_name>`` as it is with the patches; its result goes to :func:`parse_inspection`.
+
+    Patches need patch(1) inside.
+    """
     if not _ARCHIVE_NAME.fullmatch(archive_name):
         raise BadNameError(f"{archive_name[:80]!r} is no file name of a source archive")
     asked = {"archive": f"{steps.SOURCE}/{archive_name}", "tree": steps.SOURCE_TREE}
-    return Job(files=steps.request(asked), steps=(steps.python_step("inspect_source"),), results=(RESULT,))
+    files = {**steps.request(asked), **steps.patch_files(patches)}
+    return Job(files=files, steps=(steps.python_step("inspect_source"),), results=(RESULT,))
 
 
 def parse_inspection(data: bytes) -> Inspection | StepFailure:
     """Check what came back. Anything that our script does not write is the archive's fault: class ``broken-sdist``."""
     try:
         reader = documents.load(data)
-        failure = documents.failure_in(reader, allowed=documents.allow(FailureClass.BROKEN_SDIST))
+        failure = documents.failure_in(reader, allowed=documents.allow(FailureClass.BROKEN_SDIST, FailureClass.CONVERT_FAILED))
         return failure or _inspection(reader)
     except DocumentError as error:
         return documents.broken(error, failure_class=FailureClass.BROKEN_SDIST)

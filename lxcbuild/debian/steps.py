@@ -11,16 +11,18 @@ import importlib.util
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lxcbuild.config.overrides import Patch
 from lxcbuild.errors import ToolMissingError
 from lxcbuild.model import FailureClass
 
 #: Where things are inside.
 TOOLS = "/lxcbuild/tools.zip"
 REQUEST = "/lxcbuild/request.json"
+PATCHES = "/lxcbuild/patches"
 OUT = "/out"
 SOURCE = "/in/source"
 DEBS = "/in/debs"
@@ -86,6 +88,14 @@ def python_step(
 def request(document: Mapping[str, object]) -> dict[str, bytes]:
     """The two files that most jobs put inside: the tools, and what is asked of them."""
     return {TOOLS: tools_archive(), REQUEST: json.dumps(document, indent=1, sort_keys=True).encode()}
+
+
+def patch_files(patches: Sequence[Patch]) -> dict[str, bytes]:
+    """The patches of an override, where the scripts inside look for them; nothing where there are none."""
+    if not patches:
+        return {}
+    series = "".join(f"{patch.name}\n" for patch in patches)
+    return {f"{PATCHES}/series": series.encode(), **{f"{PATCHES}/{p.name}": p.text.encode() for p in patches}}
 
 
 def support_library_paths() -> dict[str, Path]:

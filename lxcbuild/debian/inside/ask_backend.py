@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import OUT, answer, clip, clip_all, read_request
 from lxcbuild.debian.inside.unpack import unpack
 
@@ -28,6 +29,7 @@ def _ask() -> dict[str, Any]:
     request = read_request()
     tree = Path(request["tree"])
     unpack(Path(request["archive"]), tree)
+    apply_patches(tree)
     os.chdir(tree)
     # What the backend prints is for the log; nothing of ours is on its path.
     sys.path[:] = [entry for entry in sys.path if not entry.startswith("/lxcbuild/")]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lxcbuild.debian.inside.metadata_patch import PATCH, metadata_patch
+from lxcbuild.debian.inside.patches import patched
 from lxcbuild.debian.inside.report import answer, read_request, refuse, say
 from lxcbuild.debian.inside.unpack import unpack
 
@@ -47,15 +48,16 @@ def _debianize() -> dict[str, Any]:
     notes.extend(_strip_bytecode(tree))
     orig = _orig_tarball(archive, tree, request, notes)
     files: dict[str, str] = dict(request["files"])
-    if request["stdeb"] is not None:
-        _run_stdeb(tree, request["stdeb"], request["environment"])
-        files["rules"] = _stdeb_rules(debian, files["rules"])
-        files["control"] = _stdeb_control(debian, files["control"])
-        (debian / "compat").unlink()
-    patch = metadata_patch(tree) if request["lower_metadata"] else None
+    # dpkg-source applies patches before the build; until then the tree stays as upstream's.
+    with patched(tree):
+        if request["stdeb"] is not None:
+            _run_stdeb(tree, request["stdeb"], request["environment"])
+            files["rules"] = _stdeb_rules(debian, files["rules"])
+            files["control"] = _stdeb_control(debian, files["control"])
+            (debian / "compat").unlink()
+        patch = metadata_patch(tree) if request["lower_metadata"] else None
     if patch is not None:
-        # dpkg-source applies it before the build; the tree stays as upstream's.
-        files.update({f"patches/{PATCH}": patch, "patches/series": f"{PATCH}\n"})
+        files.update({f"patches/{PATCH}": patch, "patches/series": f"{files.get('patches/series', '')}{PATCH}\n"})
         notes.append("pyproject.toml was patched: the suite's backend does not know its licence fields")
     for name, text in files.items():
         path = debian / name

@@ -10,6 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
+from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
 from lxcbuild.debian.inside.setup_reading import read_setup_py
 from lxcbuild.debian.inside.unpack import unpack
@@ -41,6 +42,7 @@ def _inspect() -> dict[str, Any]:
     request = read_request()
     tree = Path(request["tree"])
     unpacked = unpack(Path(request["archive"]), tree)
+    apply_patches(tree)
     counts = _count(tree)
     pyproject = _pyproject(tree)
     setup_py = tree / "setup.py"
