@@ -31,7 +31,7 @@ def names(work: Work) -> NameMap:
 
 def _by_hand(work: Work) -> Mapping[str, str]:
     override = work.override
-    own = {canonicalize_name(work.name): override.package} if override.package is not None else {}
+    own: dict[str, str] = {canonicalize_name(work.name): override.package} if override.package is not None else {}
     return {**override.names, **own}
 
 
