@@ -147,7 +147,7 @@ class _Family:
 
     def _learn(self, work: Work, builds: Mapping[str, str] | None = None) -> None:
         assert work.image is not None
-        request = recorded_request(work.request, source=work.source, dependencies=builds)
+        request = recorded_request(work.request, source=work.source, dependencies=builds, override=work.override.digest)
         self.ledger.learn(work.build_id, version=work.version, image_digest=work.image.digest, request=request)
 
     # -- sets -------------------------------------------------------------------------------------------------------
@@ -264,6 +264,7 @@ class _Family:
             sha256=pinned.sdist.hashes.get("sha256"),
             # Who may use the suite's own packages only gets no others.
             like={"strict_debian": True} if wish.strict_debian else None,
+            override=self.facilities.overrides.find(name, pinned.version, wish.target).digest,
         )
 
     def _use_ready(self, one: _Set, name: str, ready: Ready) -> None:

@@ -44,9 +44,14 @@ def influences(request: BuildRequest) -> dict[str, object]:
 
 
 def recorded_request(
-    request: BuildRequest, *, source: Source | None = None, dependencies: Mapping[str, str] | None = None
+    request: BuildRequest,
+    *,
+    source: Source | None = None,
+    dependencies: Mapping[str, str] | None = None,
+    override: str = "",
 ) -> dict[str, object]:
-    """What the ledger keeps of a request; ``dependencies`` are the builds of what it needs, id by project."""
+    """What the ledger keeps of a request; ``dependencies`` are the builds of what it needs, id by project; ``override`` is the
+    digest of the hand-made override that applied."""
     return {
         "requirement": request.requirement,
         "force": request.force,
@@ -55,6 +60,7 @@ def recorded_request(
         **({"needed_by": request.needed_by} if request.needed_by else {}),
         **({"source": {"sha256": source.sha256, "url": source.url}} if source is not None else {}),
         **({"dependencies": dict(dependencies)} if dependencies is not None else {}),
+        **({"override": override} if override else {}),
     }
 
 
@@ -67,11 +73,13 @@ def find_ready(
     target: Target,
     sha256: str | None,
     like: Mapping[str, object] | None = None,
+    override: str = "",
 ) -> Ready | None:
     """The newest sound build of that release for that target, or None.
 
     ``sha256`` is the source archive's: None means that any archive of an index will do, as indexes without hashes have it. ``like``
-    asks for equal values in the recorded request. What was built from local files is never the same as a release.
+    asks for equal values in the recorded request; another ``override`` made another package. What was built from local files is
+    never the same as a release.
     """
     found = ledger.recent(limit=_LOOK_BACK, target=str(target), status=Status.BUILT.value, name=name, details=True)
     for record in found:
@@ -79,6 +87,8 @@ def find_ready(
         if not isinstance(source, Mapping) or not source.get("url"):
             continue
         if sha256 is not None and source.get("sha256") != sha256:
+            continue
+        if record.request.get("override", "") != override:
             continue
         same_making = record.lxcbuild_version == __version__ and record.target == target and record.version == version
         if same_making and all(record.request.get(key) == value for key, value in (like or {}).items()):

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     from lxcbuild.build.ready import Ready
     from lxcbuild.build.request import BuildRequest
+    from lxcbuild.config.overrides import Overrides
     from lxcbuild.config.paths import StateDirs
     from lxcbuild.events import Monitor
     from lxcbuild.ledger.store import Ledger
 
 
-def already_built(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor) -> Outcome | None:
+def already_built(
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Overrides
+) -> Outcome | None:
     """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
 
     The index is asked for the newest release where the wish leaves that open (its answer may be some minutes old). Directories
@@ -31,14 +34,16 @@ def already_built(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monito
     if not earlier:
         return None
     try:
-        ready = _same_release(wish, dirs=dirs, ledger=ledger, monitor=monitor)
+        ready = _same_release(wish, dirs=dirs, ledger=ledger, monitor=monitor, overrides=overrides)
     except LxcbuildError:
         return None  # the build itself says what is wrong
     needed = None if ready is None else dependencies_of(ready, ledger, dirs)
     return None if ready is None or needed is None else _handed_over(wish, ready, needed, dirs)
 
 
-def _same_release(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor) -> Ready | None:
+def _same_release(
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Overrides
+) -> Ready | None:
     from lxcbuild.debian.relations import TargetPython
     from lxcbuild.images.store import ImageStore
     from lxcbuild.pypi.client import IndexClient, parse_requirement
@@ -66,6 +71,7 @@ def _same_release(wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monito
         target=wish.target,
         sha256=sha256,
         like=influences(wish),
+        override=overrides.find(release.name, release.version, wish.target).digest,
     )
 
 

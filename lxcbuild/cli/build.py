@@ -17,6 +17,7 @@ from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_optio
 from lxcbuild.cli.recorder import Recorder
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.wishes import wishes
+from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.relations import TargetPython
@@ -136,14 +137,16 @@ def build(
     asked = list(dict.fromkeys(wishes(requirements, files, like=like)))
     require_root("start sandboxes")
     load_policy(policy)  # a mistake in it is told before anything else happens
+    by_hand = load_overrides(overrides)
     with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
         watcher = FanOut(monitor, Recorder(ledger))
         found = {
             wish: outcome
             for wish in asked
-            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor)) is not None
+            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=by_hand))
+            is not None
         }
-        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, overrides)
+        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, by_hand)
     outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
     if capsule is not None or capsule_slim:
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
@@ -158,7 +161,7 @@ class _Built:
 
 
 def _build(
-    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Overrides
 ) -> _Built:
     if not wishes:
         return _Built()

@@ -120,6 +120,8 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
     failure = record.failure
     if failure is None:
         ui.line("nothing failed")
+        for note in record.notes[:_LINES]:
+            ui.line(f"note:    {note}")
         return
     text = EXPLANATIONS[failure.failure_class]
     ui.line(f"{failure.failure_class.value} in {failure.phase.value}: {failure.brief}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 from lxcbuild.build.request import Facilities
-from lxcbuild.config.overrides import load_overrides
+from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import Recipe, load_recipe
@@ -25,14 +24,14 @@ from lxcbuild.sandbox.lxc import LxcBackend
 
 @contextlib.contextmanager
 def workshop(
-    dirs: StateDirs, monitor: Monitor, *, policy: str, overrides: Path | None = None
+    dirs: StateDirs, monitor: Monitor, *, policy: str, overrides: Overrides | None = None
 ) -> Iterator[Facilities]:
     """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, HostError.
 
-    ``overrides`` is a directory of hand-made overrides besides the configuration's.
+    ``overrides`` are the hand-made ones; without them, those of the configuration are read.
     """
     load_policy(policy)  # a mistake in it is told before anything is started
-    by_hand = load_overrides(overrides)
+    by_hand = load_overrides() if overrides is None else overrides
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(LxcBackend(dirs))
         backend.prestart()

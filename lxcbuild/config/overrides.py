@@ -7,6 +7,7 @@ targets). Those that apply add up, in the order of directories and file names: l
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,14 @@ class Override:
     environment: Mapping[str, str] = field(default_factory=dict)
     patches: tuple[Patch, ...] = ()
     tests: str | None = None  # a command, "off", or None: nothing is said
+
+    @property
+    def digest(self) -> str:
+        """Tells overrides that change something apart; "" where nothing applies."""
+        if not self.sources:
+            return ""
+        told = [self.describe().partition(": ")[2], *(patch.text for patch in self.patches)]
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     def describe(self) -> str:
         """One line for logs and records: which files, and what they change."""

@@ -13,7 +13,7 @@ from lxcbuild.debian.inside.report import refuse
 PATCHES = Path("/lxcbuild/patches")
 _SERIES = "series"
 # No fuzz: dpkg-source allows none either, and it applies the same patches for the build.
-_PATCH = ("patch", "-p1", "--fuzz=0", "--force", "--no-backup-if-mismatch", "--reject-file=-", "--quiet")
+_PATCH = ("patch", "-p1", "--fuzz=0", "--force", "--no-backup-if-mismatch", "--reject-file=-")
 
 
 def apply_patches(tree: Path) -> None:
