@@ -79,7 +79,7 @@ def _debian_layer(work: Work, needed: BuildRelations) -> Layer:
     suggested = learning.suggested_packages(work)
     learned = sorted(work.learned_packages)
     for extra in ((*learned, *suggested), learned, ()):
-        relations = tuple(dict.fromkeys((*needed.relations, *extra)))
+        relations = changed((*needed.relations, *extra), work.override.build_depends)
         wanted = tuple(sorted({*relations, *needed.implicit}))
         try:
             layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, wanted)
