@@ -1,4 +1,4 @@
-"""Bounded readers for what a build leaves: .deb archives and control stanzas, taken as hostile bytes and never unpacked.
+"""Bounded readers for what a build leaves: .deb archives, taken as hostile bytes and never unpacked.
 
 Nothing here is lenient: what two programs could read in two ways (pax headers, trailing data, repeated fields, odd ar members) is
 refused, so that dpkg sees what the gate saw. Formats: deb(5), deb822(5), tar as dpkg-deb writes it.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
+import itertools
 import lzma
 import re
 import tempfile
@@ -18,26 +20,32 @@ from pathlib import Path
 from typing import IO
 
 from lxcbuild import process
+from lxcbuild.debian.stanza import ArtifactError, checksums, parse_stanza
+
+__all__ = ["ArtifactError", "Deb", "Member", "checksums", "parse_stanza", "read_deb"]
 
 MAX_CONTROL_BYTES = 4 * 1024 * 1024
 MAX_DATA_BYTES = 8 * 1024**3
 MAX_MEMBERS = 200_000
-MAX_STANZA_BYTES = 1024 * 1024
 _MAX_NAME = 4096
+_MAX_DEPTH = 100
+#: Of all names of one package together: 200,000 of the longest ones would fill the memory of whoever reads them.
+_MAX_NAMES_BYTES = 64 * 1024 * 1024
+#: What the gate reads: members that programs take orders from.
+_READ = re.compile(r"[^\0]*\.pth")
+_MAX_READ_BYTES = 64 * 1024
 _CHUNK = 1 << 18
 _PIPE = -1  # what Popen takes for "make a pipe"; the module that names it belongs to process.py
 _XZ_MEMORY_BYTES = 256 * 1024 * 1024
-_FIELD = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,80}):[ \t]*(.*)")
 _AR_HEADER = re.compile(rb"(.{16})(.{12})(.{6})(.{6})(.{8})(.{10})`\n", re.DOTALL)
-
-
-class ArtifactError(ValueError):
-    """An artefact cannot be read, or not in one way only; the text says why, bounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry of a package's file tree; ``name`` is relative, without the leading ``./``; ``link`` is as written."""
+    """One entry of a package's file tree; ``name`` is relative, without the leading ``./``; ``link`` is as written.
+
+    ``data`` is kept for small .pth files only.
+    """
 
     name: str
     kind: str  # file, dir, symlink, hardlink
@@ -46,6 +54,7 @@ class Member:
     gid: int
     size_bytes: int
     link: str = ""
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,52 +67,6 @@ class Deb:
     members: tuple[Member, ...]
 
 
-# -- deb822 ---------------------------------------------------------------------------------------------------------
-
-
-def parse_stanza(data: bytes, *, what: str) -> dict[str, str]:
-    """The one stanza of a control file; names keep their spelling, continuation lines are joined with line feeds."""
-    if len(data) > MAX_STANZA_BYTES:
-        raise ArtifactError(f"{what} has more than {MAX_STANZA_BYTES} bytes")
-    if data.startswith(b"-----BEGIN"):
-        raise ArtifactError(f"{what} carries a signature that nobody asked for")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ArtifactError(f"{what} is not UTF-8") from None
-    fields: dict[str, str] = {}
-    name = ""
-    for line in text.rstrip("\n").split("\n"):
-        if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", line):
-            raise ArtifactError(f"{what} holds control characters")
-        if line[:1] in (" ", "\t") and line.strip():
-            if not name:
-                raise ArtifactError(f"{what} begins with a continuation line")
-            fields[name] += f"\n{line.strip()}"
-            continue
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise ArtifactError(f"{what} holds a line that is no field, or a second stanza")
-        name = match[1]
-        if name.lower() in (known.lower() for known in fields):
-            raise ArtifactError(f"{what} has the field {name} twice")
-        fields[name] = match[2].strip()
-    return fields
-
-
-def checksums(fields: dict[str, str], *, what: str) -> dict[str, tuple[str, int]]:
-    """``Checksums-Sha256`` of a .dsc, .changes or .buildinfo: file name to (hash, size)."""
-    found: dict[str, tuple[str, int]] = {}
-    for line in fields.get("Checksums-Sha256", "").splitlines():
-        if not line.strip():
-            continue
-        match = re.fullmatch(r"([0-9a-f]{64}) (\d{1,15}) ([A-Za-z0-9][A-Za-z0-9.+~_%:-]{0,250})", line.strip())
-        if match is None or match[3] in found:
-            raise ArtifactError(f"{what} has a malformed or repeated line in Checksums-Sha256")
-        found[match[3]] = (match[1], int(match[2]))
-    return found
-
-
 # -- ar and compression ---------------------------------------------------------------------------------------------
 
 
@@ -111,7 +74,7 @@ def read_deb(path: Path, *, max_data_bytes: int = MAX_DATA_BYTES) -> Deb:
     """Read a .deb within the bounds. Raises :class:`ArtifactError` for anything that dpkg-deb would not have written."""
     try:
         with path.open("rb") as file:
-            parts = list(_ar_members(file, path.stat().st_size))
+            parts = list(itertools.islice(_ar_members(file, path.stat().st_size), 4))
             names = [name for name, _offset, _size in parts]
             if len(names) != 3 or names[0] != "debian-binary":
                 raise ArtifactError("it does not consist of debian-binary, control.tar and data.tar")
@@ -282,10 +245,16 @@ def _control_files(file: IO[bytes], part: tuple[str, int, int]) -> dict[str, byt
 
 def _data_members(file: IO[bytes], part: tuple[str, int, int], limit: int) -> Iterator[Member]:
     with _opened(file, part, stem="data", limit=limit) as stream:
+        names_bytes = 0
         for member in _tar(stream):
-            stream.skip(member.size_bytes + -member.size_bytes % 512)
+            names_bytes += len(member.name) + len(member.link)
+            if names_bytes > _MAX_NAMES_BYTES:
+                raise ArtifactError(f"the names of its members have more than {_MAX_NAMES_BYTES} bytes")
+            wanted = member.kind == "file" and member.size_bytes <= _MAX_READ_BYTES and _READ.fullmatch(member.name)
+            data = stream.read(member.size_bytes) if wanted else None
+            stream.skip((0 if wanted else member.size_bytes) + -member.size_bytes % 512)
             if member.name:
-                yield member
+                yield member if data is None else dataclasses.replace(member, data=data)
 
 
 def _tar(stream: _Stream) -> Iterator[Member]:
@@ -377,4 +346,6 @@ def _relative(name: str) -> str:
     parts = name.removeprefix("./").rstrip("/").split("/") if name not in (".", "./") else []
     if name.startswith("/") or any(part in ("", ".", "..") for part in parts):
         raise ArtifactError(f"a member's name is absolute or leads out of the package: {name[:80]!r}")
+    if len(parts) > _MAX_DEPTH:
+        raise ArtifactError(f"a member lies deeper than {_MAX_DEPTH} directories: {name[:80]!r}")
     return "/".join(parts)

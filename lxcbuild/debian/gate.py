@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lxcbuild.debian import layout
+from lxcbuild.debian import layout, startup
 from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.control import is_relation_field
 from lxcbuild.debian.scripts import unknown_lines
@@ -61,6 +61,8 @@ class GateRequest:
     project: str | None = None  # PYTHON: the project's name
     project_version: str | None = None
     owners: Callable[[str], Iterable[str]] | None = None
+    #: PYTHON: packages of the suite that the asked for one takes the place of, and so may own its paths.
+    supersedes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class Finding:
     subject: str
     message: str
     fatal: bool = True
+    owners: tuple[str, ...] = ()  # rule "owned": whose path it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +109,11 @@ class _Gate:
         self.stanzas: dict[str, dict[str, str]] = {}
         self.strict = request.rules is RuleSet.PYTHON
 
-    def find(self, rule: str, subject: str, message: str, *, fatal: bool = True) -> None:
+    def find(self, rule: str, subject: str, message: str, *, fatal: bool = True, owners: tuple[str, ...] = ()) -> None:
         if len(self.findings) < _MAX_FINDINGS:
-            self.findings.append(Finding(rule=rule, subject=subject[:300], message=message[:500], fatal=fatal))
+            self.findings.append(
+                Finding(rule=rule, subject=subject[:300], message=message[:500], fatal=fatal, owners=owners)
+            )
         elif fatal and all(not finding.fatal for finding in self.findings):
             self.findings[-1] = Finding(rule=rule, subject=subject[:300], message=message[:500])
 
@@ -129,6 +134,9 @@ class _Gate:
             self.find("set", ".dsc", f"there must be exactly one, and there are {len(by_end['.dsc'])}")
         if not by_end[".deb"]:
             self.find("set", ".deb", "there is no binary package")
+        for name in self.files:
+            if self.strict and name.endswith((".udeb", ".ddeb")):
+                self.find("set", name, "is another kind of binary package than the one that was asked for")
         for name in (*by_end[".changes"], *by_end[".dsc"], *by_end[".buildinfo"]):
             try:
                 self.check_document(name)
@@ -221,8 +229,11 @@ class _Gate:
         request, control, name = self.request, deb.control, deb.path.name
         self.expect(name, "Package", package, request.package or "")
         self.expect(name, "Architecture", architecture, request.architecture if request.compiled else "all")
+        superseded = ", ".join(request.supersedes)
         for field in _NEVER:
-            if field in control:
+            if field in control and not (
+                field in ("Conflicts", "Replaces") and superseded and control[field] == superseded
+            ):
                 self.find("field", name, f"{field} is {control[field][:100]!r}, and a generated package has none")
         stem = re.escape((request.package or "").removeprefix("python3-"))
         for item in filter(None, control.get("Provides", "").split(",")):
@@ -249,9 +260,10 @@ class _Gate:
             if member.kind != "dir" and layout.is_worth_asking(member.name):
                 owners = set(self.request.owners(member.name))
                 # A module may be spread over several packages of the suite; where ours is one of them, it is ours to replace.
-                if owners and package not in owners:
+                if owners.difference(self.request.supersedes) and package not in owners:
                     others = ", ".join(sorted(owners))
-                    self.find("owned", member.name, f"belongs to the package {others[:200]} of the suite")
+                    message = f"belongs to the package {others[:200]} of the suite"
+                    self.find("owned", member.name, message, owners=tuple(sorted(owners)))
 
 
 def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
@@ -272,6 +284,8 @@ def suite_owners(
         place, _, name = path.rpartition("/")
         if place in ("usr/bin", "usr/sbin", "bin", "sbin", "usr/games"):
             return executables(name)
+        if (command := startup.completed_command(path)) is not None:
+            return executables(command)
         module = layout.regular_module(path)
         return modules(module) if module is not None else ()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
+from lxcbuild.debian import startup
 from lxcbuild.debian.artifacts import Deb, Member
 
 _DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
@@ -20,9 +23,10 @@ _STRICT = (
     r"usr/share/lintian/overrides/{package}",
     r"usr/share/(?:{package}|{project}|jupyter|info|locale|icons|pixmaps|applications|metainfo|mime/packages)(?:/.+)?",
     r"usr/share/(?:bash-completion/completions|zsh/vendor-completions|zsh/site-functions|fish/vendor_completions\.d|fish/completions)/[^/]+",
-    r"usr/include/python3(?:\.\d{{1,2}})?/.+",
+    r"usr/include/python3(?:\.\d{{1,2}})?/(?!cpython/|internal/)[^/]+/.+",
 )
-_STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/.+",)
+# Not the directory itself: the dynamic linker, PAM and others load what lies there.
+_STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/(?:{package}|{project})/.+",)
 _ANY_ROOTS = ("usr", "etc", "var", "opt", "srv", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "boot")
 _ANY_NEVER = re.compile(
     r"(?:usr/local/|usr/tmp/|var/tmp/|var/run/|var/lock/|var/lib/dpkg/|var/cache/apt/|etc/os-release$|usr/lib/os-release$|etc/sudoers"
@@ -65,6 +69,30 @@ def check_tree(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
             yield from _check_place(member, layout)
     if layout.strict:
         yield from _check_python(deb, layout)
+        yield from _check_own(deb)
+
+
+def _check_own(deb: Deb) -> Iterator[Misplaced]:
+    """Nothing runs by itself, and links lead to the package's own files.
+
+    A link to somebody else's directory is one release's; the next has files "below" it, and dpkg writes through the link.
+    """
+    names = sorted(member.name for member in deb.members)
+    for member in deb.members:
+        for rule, message in startup.check_member(member):
+            yield Misplaced(rule=rule, subject=member.name, message=message)
+        if member.kind == "symlink" and member.link and not member.link.startswith("/"):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.link))
+            if not _holds(names, target) and not _holds(names, f"{target}/"):
+                yield Misplaced(
+                    rule="link", subject=member.name, message=f"leads to no file of the package: {target[:200]!r}"
+                )
+
+
+def _holds(names: Sequence[str], start: str) -> bool:
+    """Whether one of the sorted names is ``start``, or, where that ends in a slash, lies below it."""
+    at = bisect.bisect_left(names, start)
+    return at < len(names) and (names[at] == start or (start.endswith("/") and names[at].startswith(start)))
 
 
 def _check_kind(member: Member, kinds: dict[str, str], layout: Layout) -> Iterator[Misplaced]:
@@ -186,10 +214,19 @@ def _same(left: str, right: str) -> bool:
 
 def is_worth_asking(path: str) -> bool:
     """Whether a path is of a kind whose owner the suite's index can know."""
-    return path.startswith(("usr/bin/", "usr/sbin/", "bin/", "sbin/", "usr/games/")) or regular_module(path) is not None
+    return (
+        path.startswith(("usr/bin/", "usr/sbin/", "bin/", "sbin/", "usr/games/"))
+        or regular_module(path) is not None
+        or startup.completed_command(path) is not None
+    )
 
 
 def regular_module(path: str) -> str | None:
-    """The top-level module that a path is the code of; None for the inner parts, and so for namespace packages."""
-    match = re.fullmatch(rf"{_DIST_PACKAGES}/(?:([A-Za-z_]\w*)\.py|([A-Za-z_]\w*)/__init__\.py)", path)
-    return (match[1] or match[2]) if match else None
+    """The top-level module that a path is the code of; None for the inner parts, and so for namespace packages.
+
+    Compiled code comes first: ``six.abi3.so`` is imported in place of ``six.py``.
+    """
+    match = re.fullmatch(
+        rf"{_DIST_PACKAGES}/([A-Za-z_]\w*)(?:/__init__)?(?:\.py|(?:\.cpython-\d+[a-z]*(?:-[\w-]+)?|\.abi3)?\.so)", path
+    )
+    return match[1] if match else None

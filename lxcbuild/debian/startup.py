@@ -1,0 +1,100 @@
+"""Files that others run or load without having asked for the package: what a generated package must not bring.
+
+A file need not be a maintainer script to run as root: Python reads ``*.pth`` and ``usercustomize`` at every start (site.html of its
+documentation), dpkg does not know the byte code below ``__pycache__`` and so overwrites another package's, the dynamic linker takes
+``glibc-hwcaps/*/libc.so.6`` before the C library, ``update-alternatives`` owns links that no package lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from lxcbuild.debian.artifacts import Member
+
+_SITE = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
+_PTH = re.compile(rf"{_SITE}/[^/]+\.pth")
+_PATH_LINE = re.compile(r"(?!import\b)[A-Za-z0-9_][\w+-]*(?:\.[\w+-]+)*(?:/[\w+-]+(?:\.[\w+-]+)*)*")
+_HOOK = re.compile(rf"{_SITE}/(?:site|user)customize(?:\..+|/.*|$)")
+_BYTECODE = re.compile(r"(?:.*/)?__pycache__/.*|.+\.py[co]")
+_RTUPDATE = re.compile(r"usr/share/python3/(?:runtime\.d|dist|bcep)/.+")
+#: Links of update-alternatives and of maintainer scripts in a usual installation: no package lists them, so dpkg would let a file
+#: take their place. Programs that packages list are the suite's to know (``owned``).
+_COMMANDS = """
+awk nawk which pager editor ex vi vim view vimdiff rvim rview pico nc netcat telnet ftp rsh rlogin rcp write lzma unlzma
+lzcat python python2 python3 pydoc pip cc c++ c89 c99 cpp f77 f95 gcc g++ ld lex yacc fakeroot rename infobrowser w
+traceroute mt from x-terminal-emulator x-www-browser www-browser x-session-manager x-window-manager gnome-www-browser
+aptitude iptables ip6tables ebtables arptables java javac jar php node nodejs npm ruby gem lua wish tclsh erl pinentry sh
+bash
+"""
+#: Directories of /usr/share that programs of the system act on: a project of that name gets none.
+_SHARED = """
+accountsservice alsa apparmor applications apport apt apt-listchanges apps autostart base-files base-passwd bug
+bash-completion ca-certificates calendar cmake common-licenses cracklib cron cups dbus-1 debconf debhelper debianutils
+debootstrap debugedit defaults dh-python dictionaries-common dict dns doc doc-base dpkg emacs factory fish fontconfig fonts
+gcc gdb gdm gettext git-core glib-2.0 glvnd gnome gnupg grub gtk-3.0 gtk-4.0 gvfs hal i18n icons icu ieee-data info
+initramfs-tools initscripts insserv java javascript jupyter keyrings kservices5 libc-bin lightdm lintian locale login
+logrotate lua man man-db mime mime-info menu metainfo misc nano nginx nodejs nvim openssh openssl os-prober p11-kit pam
+pam-configs perl perl5 php pixmaps pkgconfig plymouth polkit-1 postgresql ppp publicsuffix pypy3 pyshared python python3
+python-wheels readline ruby screen sddm selinux sensible-utils sgml site-lisp snmp sounds ssl-cert sudo sysctl.d systemd
+sysusers.d tabset tcltk terminfo themes thumbnailers tmpfiles.d udev ufw unattended-upgrades upstart usb_modeswitch
+user-tmpfiles.d vala vim vulkan wayland-sessions X11 x11 xml xsessions xml-core zoneinfo zsh
+"""
+
+
+def check_member(member: Member) -> Iterator[tuple[str, str]]:
+    """Rule and message for each fault of one member of a generated package."""
+    name = member.name
+    if _HOOK.match(name):
+        yield "startup", "is run by every start of Python"
+    if _BYTECODE.fullmatch(name):
+        yield "startup", "is byte code, which Python may take for that of another package"
+    if _PTH.fullmatch(name):
+        bad = _pth_line(member)
+        if bad is not None:
+            yield (
+                "startup",
+                f"is read at every start of Python, and says more than where own modules lie: {bad[:100]!r}",
+            )
+    if member.kind != "dir" and _RTUPDATE.fullmatch(name):
+        yield "startup", "changes how Python packages are built or upgraded"
+    place, _, last = name.rpartition("/")
+    if place in ("usr/bin", "usr/games") and last in _COMMANDS.split():
+        yield "command", "is the name of a command of the system"
+    parts = name.split("/")
+    if parts[:2] == ["usr", "share"] and len(parts) > 3 and parts[2] in _SHARED.split() and not _is_listed_share(name):
+        yield "layout", f"lies in a directory that the system acts on: /usr/share/{parts[2]}"
+
+
+def _pth_line(member: Member) -> str | None:
+    """The first line of a .pth file that does anything but name a directory below its own; None when there is none."""
+    if member.kind != "file" or member.data is None:
+        return "it is a link, or too long"
+    for line in member.data.decode("utf-8", "replace").splitlines():
+        if line.strip() and not line.startswith("#") and not _PATH_LINE.fullmatch(line.rstrip()):
+            return line
+    return None
+
+
+#: Below shared directories, what the layout allows by its own patterns.
+_LISTED = re.compile(
+    r"usr/share/(?:doc/|man/|python3/|lintian/overrides/|jupyter/|info/[^/]+\.info[^/]*$|locale/|icons/|pixmaps/|applications/[^/]+\.desktop$"
+    r"|metainfo/|mime/packages/|bash-completion/completions/|zsh/vendor-completions/|zsh/site-functions/|fish/vendor_completions\.d/"
+    r"|fish/completions/).*"
+)
+
+
+def _is_listed_share(name: str) -> bool:
+    return _LISTED.match(name) is not None
+
+
+def completed_command(path: str) -> str | None:
+    """The command that a completion of a shell is for: it runs in the shell of whoever types that command."""
+    place, _, name = path.rpartition("/")
+    if place == "usr/share/bash-completion/completions":
+        return name.removesuffix(".bash")
+    if place in ("usr/share/zsh/vendor-completions", "usr/share/zsh/site-functions"):
+        return name.removeprefix("_")
+    if place in ("usr/share/fish/vendor_completions.d", "usr/share/fish/completions"):
+        return name.removesuffix(".fish")
+    return None
