@@ -67,6 +67,7 @@ def _plan(work: Work) -> ConversionPlan:
         environment=by_hand.environment,
         patches=by_hand.patches,
         plain_install=work.plugin_unfit,
+        supersedes=tuple(sorted(work.superseded)),
     )
 
 

@@ -8,16 +8,19 @@ what untrusted code has made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.build.failures import fail
+from packaging.utils import canonicalize_name
+
+from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, StepFailure
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.model import Failure, FailureClass, Phase
 from lxcbuild.sandbox.base import Bind, ExtractedFile
 
 
@@ -77,6 +80,7 @@ def _pass_gate(work: Work) -> GateReport:
             project=plan.distribution,
             project_version=plan.version,
             owners=gate.suite_owners(contents.executables, contents.modules),
+            supersedes=plan.supersedes,
         ),
     )
 
@@ -89,15 +93,36 @@ def pass_gate(work: Work, request: GateRequest) -> GateReport:
             work.note(f"{finding.subject}: {finding.message}")
     if report.accepted:
         return report
+    if work.source_package is None and (siblings := _siblings(work, report)):
+        work.superseded |= siblings
+        work.note(f"takes the place of {', '.join(sorted(siblings))}, which the suite makes of the same project")
+        raise PhaseFailedError(_rejection(report), mendable=True)
     kept = _keep_aside(work)
+    resolution = f"nothing was published; the files are kept for inspection in {kept}"
+    raise PhaseFailedError(replace(_rejection(report), resolution=resolution))
+
+
+def _rejection(report: GateReport) -> Failure:
     details = "\n".join(f"{item.rule}: {item.subject}: {item.message}" for item in report.findings if item.fatal)
-    raise fail(
-        FailureClass.GATE_REJECTED,
-        Phase.VERIFY,
-        report.summary(),
-        details=details,
-        resolution=f"nothing was published; the files are kept for inspection in {kept}",
-    )
+    brief = report.summary()
+    return Failure(failure_class=FailureClass.GATE_REJECTED, phase=Phase.VERIFY, brief=brief, details=details)
+
+
+def _siblings(work: Work, report: GateReport) -> set[str]:
+    """The owners of contested paths, when nothing else is wrong and Debian makes all of them from the source package of this very
+    project: a newer release may put into one package what Debian splits (a program of its own beside the library)."""
+    fatal = [finding for finding in report.findings if finding.fatal]
+    owners = {owner for finding in fatal for owner in finding.owners} - work.superseded
+    target = work.request.target
+    official = work.facilities.contents_for(target).find_distribution(canonicalize_name(work.name))
+    if not owners or official is None or any(not finding.owners for finding in fatal):
+        return set()
+    archive = work.facilities.archive_for(target)
+
+    def source(package: str) -> str:
+        return archive.show(package).get("Source", package).split(" ")[0]
+
+    return owners if {source(owner) for owner in owners} == {source(official.package)} else set()
 
 
 def _keep_aside(work: Work) -> Path:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lxcbuild.build.closure import Closure
+from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.machine import ConverterChoice, Inspected
-from lxcbuild.build.request import BuildRequest, Facilities, new_build_id
+from lxcbuild.build.request import BuildRequest, new_build_id
 from lxcbuild.config.claims import Claim
 from lxcbuild.config.overrides import Override
 from lxcbuild.config.recipes import Recipe
@@ -50,6 +51,7 @@ class Work:
     )  # what the backend's hook and logs asked for, in order
     suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
     plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
+    superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
     conversion: ConversionPlan | None = None

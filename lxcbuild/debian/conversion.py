@@ -70,6 +70,8 @@ class ConversionPlan:
     build_depends: tuple[str, ...]
     depends: tuple[str, ...] = ()
     suggests: tuple[str, ...] = ()
+    #: Packages of the suite, made of the same project, that own files of this one: both cannot be installed at once.
+    supersedes: tuple[str, ...] = ()
     #: py3dist-overrides: project name to relations ("" drops the requirement: not for this Python, or part of it).
     overrides: Mapping[str, str] = field(default_factory=dict)
     maintainer: str = DEFAULT_MAINTAINER
@@ -213,6 +215,8 @@ def _control(inspection: Inspection, plan: ConversionPlan) -> str:
             "Architecture": "any" if plan.compiled else "all",
             "Depends": control.relations(("${python3:Depends}", "${misc:Depends}", *shared, *plan.depends)),
             "Suggests": control.relations(plan.suggests),
+            "Conflicts": control.relations(plan.supersedes),
+            "Replaces": control.relations(plan.supersedes),
             "Description": f"{description}\n{extended}",
         }
     )

@@ -267,3 +267,19 @@ def test_any_debian_package_may_bring_scripts_and_configuration_but_no_system_fi
     for name in ("./etc/sudoers.d/x", "./usr/lib/os-release", "./root/x", "./etc/passwd", "./usr/local/bin/x"):
         hostile = debs.deb(tree=[*debs.TREE, Entry(name, b"x")])
         assert "layout" in rules(judged(tmp_path, hostile, rules=RuleSet.ANY))
+
+
+def test_what_debian_splits_may_be_one_package_when_the_host_says_so(tmp_path: Path) -> None:
+    """Not the package decides whose place it takes: the fields must be the ones that were planned."""
+
+    def judge(fields: str, supersedes: tuple[str, ...] = ()) -> GateReport:
+        owners = {"usr/bin/demo": ("demo",)}
+        package = debs.deb(control=f"{debs.CONTROL}{fields}")
+        return judged(tmp_path, package, supersedes=supersedes, owners=lambda path: owners.get(path, ()))
+
+    planned = "Conflicts: demo\nReplaces: demo\n"
+    assert judge(planned, ("demo",)).accepted
+    assert rules(judge(planned)) == {"field", "owned"}
+    assert rules(judge("Conflicts: demo, bash\n", ("demo",))) == {"field"}
+    (owned,) = (item for item in judge("").findings if item.rule == "owned")
+    assert owned.owners == ("demo",)
