@@ -14,10 +14,11 @@ from lxcbuild.build import dependencies
 from lxcbuild.build.closure import Closure
 from lxcbuild.build.collect import hand_over
 from lxcbuild.build.driver import Course
+from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.ready import Ready, find_ready, recorded_request
-from lxcbuild.build.request import BuildRequest, Facilities
+from lxcbuild.build.request import BuildRequest
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap
 from lxcbuild.errors import LxcbuildError

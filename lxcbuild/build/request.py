@@ -1,29 +1,17 @@
-"""What is asked of one build, and what it may use: values that the command line or the farm puts together."""
+"""What is asked of one build, as the command line or the farm puts it together."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.config.overrides import Overrides
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.config.recipes import Recipe
-from lxcbuild.debian.apt import AptArchive
-from lxcbuild.debian.contents import ContentsIndex
-from lxcbuild.events import Monitor
-from lxcbuild.images.layers import LayerStore
-from lxcbuild.images.store import ImageStore
-from lxcbuild.images.wheels import WheelLayers
-from lxcbuild.model import Policy, SourceKind, Target
-from lxcbuild.pypi.client import IndexClient, parse_requirement
-from lxcbuild.sandbox.base import Backend
+from lxcbuild.model import SourceKind, Target
 
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
 
@@ -57,25 +45,9 @@ class BuildRequest:
         """The normalised name as far as the request tells it."""
         if self.path is not None:
             return self.display_name
+        from lxcbuild.pypi.client import parse_requirement
+
         return canonicalize_name(parse_requirement(self.requirement).name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facilities:
-    """What all builds of one process share. ``policy_for`` gives the policy of a package (per-package overrides applied)."""
-
-    dirs: StateDirs
-    monitor: Monitor
-    index: IndexClient
-    images: ImageStore
-    layers: LayerStore
-    wheels: WheelLayers
-    backend: Backend
-    recipe_for: Callable[[Target], Recipe]
-    archive_for: Callable[[Target], AptArchive]
-    contents_for: Callable[[Target], ContentsIndex]
-    policy_for: Callable[[str | None], Policy]
-    overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
 
 
 def new_build_id() -> str:

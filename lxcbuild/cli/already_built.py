@@ -10,18 +10,20 @@ from lxcbuild.errors import LxcbuildError
 from lxcbuild.model import BuiltPackages, Outcome, SourceKind, Status
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from packaging.requirements import Requirement
 
     from lxcbuild.build.ready import Ready
     from lxcbuild.build.request import BuildRequest
-    from lxcbuild.config.overrides import Overrides
     from lxcbuild.config.paths import StateDirs
     from lxcbuild.events import Monitor
     from lxcbuild.ledger.store import Ledger
+    from lxcbuild.model import Target
 
 
 def already_built(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Overrides
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Outcome | None:
     """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
 
@@ -42,18 +44,15 @@ def already_built(
 
 
 def _same_release(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Overrides
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
     from lxcbuild.debian.relations import TargetPython
-    from lxcbuild.images.store import ImageStore
     from lxcbuild.pypi.client import IndexClient, parse_requirement
 
     requirement = parse_requirement(wish.requirement)
-    images = ImageStore(dirs, monitor)
-    try:
-        python = images.record(wish.target).python_version
-    finally:
-        images.close()
+    python = _python_version(wish.target, dirs)
+    if python is None:
+        return None
     if not TargetPython(python, wish.target.architecture).applies(requirement):
         return None
     if not wish.force and _may_be_official(wish, requirement, dirs):
@@ -71,8 +70,29 @@ def _same_release(
         target=wish.target,
         sha256=sha256,
         like=influences(wish),
-        override=overrides.find(release.name, release.version, wish.target).digest,
+        override=_override(release.name, release.version, wish.target, overrides),
     )
+
+
+def _python_version(target: Target, dirs: StateDirs) -> str | None:
+    """The Python of the target's image, without everything that making and loading images needs."""
+    from lxcbuild.images.image import ImageRecord
+
+    try:
+        return ImageRecord.from_json((dirs.images / f"{target.image_name}.json").read_text()).python_version
+    except FileNotFoundError:
+        return None
+
+
+def _override(name: str, version: str, target: Target, directory: Path | None) -> str:
+    """The digest of the hand-made override that applies. Where there is no such file, none has to be understood."""
+    from lxcbuild.config import data
+
+    if directory is None and not data.files("packages"):
+        return ""
+    from lxcbuild.config.overrides import load_overrides
+
+    return load_overrides(directory).find(name, version, target).digest
 
 
 def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDirs) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest, Facilities
+from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.cli.already_built import already_built
 from lxcbuild.cli.build_results import conclude
 from lxcbuild.cli.capsule import save_capsules
@@ -17,15 +18,13 @@ from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_optio
 from lxcbuild.cli.recorder import Recorder
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.wishes import wishes
-from lxcbuild.config.overrides import Overrides, load_overrides
-from lxcbuild.config.policies import load_policy
-from lxcbuild.config.recipes import load_recipe
-from lxcbuild.debian.relations import TargetPython
-from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Outcome, Target
-from lxcbuild.pypi.client import parse_requirement
+
+if TYPE_CHECKING:
+    from lxcbuild.build.facilities import Facilities
+    from lxcbuild.errors import LxcbuildError
 
 
 class _Build(click.Command):
@@ -121,7 +120,6 @@ def build(
     if not requirements and not files:
         raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
     chosen = target or host_target()
-    load_recipe(chosen)
     like = BuildRequest(
         requirement="",
         target=chosen,
@@ -136,17 +134,19 @@ def build(
     )
     asked = list(dict.fromkeys(wishes(requirements, files, like=like)))
     require_root("start sandboxes")
-    load_policy(policy)  # a mistake in it is told before anything else happens
-    by_hand = load_overrides(overrides)
+    if policy != "default":
+        from lxcbuild.config.policies import load_policy
+
+        load_policy(policy)  # a mistake in it is told, even where nothing is left to build
     with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
         watcher = FanOut(monitor, Recorder(ledger))
         found = {
             wish: outcome
             for wish in asked
-            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=by_hand))
+            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=overrides))
             is not None
         }
-        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, by_hand)
+        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, overrides)
     outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
     if capsule is not None or capsule_slim:
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
@@ -161,14 +161,19 @@ class _Built:
 
 
 def _build(
-    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Overrides
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
 ) -> _Built:
     if not wishes:
         return _Built()
     from lxcbuild.build.family import build_family
     from lxcbuild.cli.workshop import workshop
+    from lxcbuild.config.overrides import load_overrides
+    from lxcbuild.config.recipes import load_recipe
 
-    with workshop(ui.dirs, watcher, policy=policy, overrides=overrides) as facilities:
+    for target in {wish.target for wish in wishes}:
+        load_recipe(target)
+    by_hand = load_overrides(overrides)
+    with workshop(ui.dirs, watcher, policy=policy, overrides=by_hand) as facilities:
         meant = [wish for wish in wishes if _applies(wish, facilities)]
         made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
     return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
@@ -176,6 +181,9 @@ def _build(
 
 def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
     """Whether the requirement's marker, if it has one, holds for the target's own Python."""
+    from lxcbuild.debian.relations import TargetPython
+    from lxcbuild.pypi.client import parse_requirement
+
     requirement = parse_requirement(wish.requirement) if wish.path is None else None
     if requirement is None or requirement.marker is None:
         return True

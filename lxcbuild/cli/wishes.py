@@ -8,11 +8,9 @@ from pathlib import Path
 
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.request import BuildRequest
-from lxcbuild.debian.sourcepackage import is_debianized
 from lxcbuild.errors import InputError
 from lxcbuild.model import SourceKind
 from lxcbuild.pypi.client import parse_requirement
-from lxcbuild.pypi.requirementsfile import MAX_BYTES, parse_requirements_file
 
 _ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2")
 
@@ -40,6 +38,8 @@ def _kind(path: Path, converter: ConverterChoice) -> SourceKind:
     """A directory that has debian/ is built by it, unless the user asks for a converter."""
     if not path.is_dir():
         return SourceKind.DSC if path.suffix == ".dsc" else SourceKind.SDIST
+    from lxcbuild.debian.sourcepackage import is_debianized
+
     debian = path / "debian"
     brings_debian = debian.is_dir() and is_debianized([entry.name for entry in debian.iterdir()])
     return SourceKind.DSC if brings_debian and converter is ConverterChoice.AUTO else SourceKind.TREE
@@ -58,6 +58,8 @@ def _as_path(text: str) -> Path | None:
 
 
 def _from_file(path: Path, like: BuildRequest) -> Iterator[BuildRequest]:
+    from lxcbuild.pypi.requirementsfile import MAX_BYTES, parse_requirements_file
+
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

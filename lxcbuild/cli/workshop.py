@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-from lxcbuild.build.request import Facilities
+from lxcbuild.build.facilities import Facilities
 from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy

@@ -1,0 +1,37 @@
+"""What builds of one process may use: values that the command line or the farm puts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lxcbuild.config.overrides import Overrides
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.recipes import Recipe
+from lxcbuild.debian.apt import AptArchive
+from lxcbuild.debian.contents import ContentsIndex
+from lxcbuild.events import Monitor
+from lxcbuild.images.layers import LayerStore
+from lxcbuild.images.store import ImageStore
+from lxcbuild.images.wheels import WheelLayers
+from lxcbuild.model import Policy, Target
+from lxcbuild.pypi.client import IndexClient
+from lxcbuild.sandbox.base import Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facilities:
+    """What all builds of one process share. ``policy_for`` gives the policy of a package (per-package overrides applied)."""
+
+    dirs: StateDirs
+    monitor: Monitor
+    index: IndexClient
+    images: ImageStore
+    layers: LayerStore
+    wheels: WheelLayers
+    backend: Backend
+    recipe_for: Callable[[Target], Recipe]
+    archive_for: Callable[[Target], AptArchive]
+    contents_for: Callable[[Target], ContentsIndex]
+    policy_for: Callable[[str | None], Policy]
+    overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
