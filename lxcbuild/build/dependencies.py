@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -64,7 +64,7 @@ def missing(work: Work, *, others: Sequence[str] = ()) -> list[Missing]:
     """Requirements of the project itself that the suite lacks or has too old. ``others`` are projects that are built anyway."""
     assert work.inspection is not None
     assert work.source is not None
-    python, suite = target_python(work), Suite(work)
+    python, suite = target_python(work), Suite(work, work.override.names)
     found = []
     for text in work.inspection.requires_dist or ():
         try:
@@ -108,7 +108,7 @@ def resolve(works: Sequence[Work]) -> RuntimeSet:
     Raises :class:`PhaseFailedError` of class ``dep-missing``, and what the index raises.
     """
     first = works[0]
-    suite = Suite(first)
+    suite = Suite(first, {name: package for work in works for name, package in work.override.names.items()})
     rules = RuntimeRules(
         markers=target_python(first).environment(),
         shipped=suite.shipped,
@@ -154,17 +154,23 @@ def _unresolved(work: Work, error: DependencyError) -> PhaseFailedError:
 
 
 class Suite:
-    """What a work's target ships of Python projects, with versions that can be compared with requirements."""
+    """What a target ships of Python projects, with versions that can be compared with requirements.
 
-    def __init__(self, work: Work) -> None:
+    ``by_hand`` says of projects which packages they are, whatever the archive says: "" is none that is needed.
+    """
+
+    def __init__(self, work: Work, by_hand: Mapping[str, str]) -> None:
         self._work = work
-        # Whatever is built here must not count as shipped.
-        self._names = NameMap(archive=work.facilities.contents_for(work.request.target).find_distribution)
+        self._by_hand = by_hand
+        self._contents = work.facilities.contents_for(work.request.target)
         self._fallback: NameMap | None = None
 
     def shipped(self, name: str) -> Shipped | None:
         """None when the suite has no package of the project; raises :class:`BadNameError`."""
-        found = self._names.find(name)
+        if name in self._by_hand:
+            package = self._by_hand[name]
+            return self._package(package) if package else Shipped(version=None, text="no need of it")
+        found = self._contents.find_distribution(name)
         if found is not None:
             return Shipped(version=_version(found.version), text=f"{found.version} ({found.package})")
         return self._by_table(name)
@@ -182,10 +188,13 @@ class Suite:
         found = self._fallback.find(name)
         if found is None or found.origin is not Origin.FALLBACK:
             return None
-        version = self._work.facilities.archive_for(self._work.request.target).candidate(found.package)
+        return self._package(found.package)
+
+    def _package(self, package: str) -> Shipped | None:
+        version = self._work.facilities.archive_for(self._work.request.target).candidate(package)
         if version is None:
             return None
-        return Shipped(version=_version(upstream_of(version)), text=f"{version} ({found.package})")
+        return Shipped(version=_version(upstream_of(version)), text=f"{version} ({package})")
 
 
 def _version(text: str | None) -> Version | None:

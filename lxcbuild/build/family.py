@@ -201,7 +201,12 @@ class _Family:
     def _names(self, one: _Set) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
         known = NameMap(archive=self.facilities.contents_for(work.request.target).find_distribution)
-        return {name: Distribution(name, one.version(name), known.binary_package(name)) for name in one.chosen.needs}
+        found = {}
+        for name in one.chosen.needs:
+            by_hand = self.facilities.overrides.find(name, one.version(name), work.request.target)
+            package = by_hand.package or known.binary_package(name)
+            found[name] = Distribution(name, one.version(name), package)
+        return found
 
     # -- members ----------------------------------------------------------------------------------------------------
 
