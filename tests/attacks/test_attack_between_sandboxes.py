@@ -142,3 +142,12 @@ def test_42_two_sandboxes_have_nothing_in_common(sandbox, dirs) -> None:
     assert len({record.cgroup for record in records.values()}) == 2
     assert len({record.id_start for record in records.values()}) == 2
     assert CgroupHost.detect().list(dirs.cgroup)[1:] == sorted(record.cgroup for record in records.values())
+
+
+def test_42_without_a_sandbox_they_share_everything(tmp_path) -> None:
+    one = run_unguarded("attack_42_neighbours", "word-one", str(tmp_path))
+    two = run_unguarded("attack_42_neighbours", "word-two", str(tmp_path))
+    assert set(two["words"]) == {"word-one", "word-two"}
+    for shared in ("uid_map", "namespaces", "devices"):
+        assert one[shared] == two[shared]
+    assert len(two["pids"]) > 10

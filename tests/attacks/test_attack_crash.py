@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashes import RunningBuild, leftovers, mark_of, until_gone
+from crashes import RunningBuild, alive, leftovers, mark_of, until_gone
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BuildsFailedError, SandboxError
@@ -107,6 +107,24 @@ def test_43_a_killed_helper_fails_the_build_and_leaves_nothing(
     found = recorded(state, build_id)
     if status:
         assert found["failure"]["class"] == "sandbox-failed", found["failure"]
+
+
+@pytest.mark.usefixtures("duration_s")
+def test_43_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder: Path) -> None:
+    with RunningBuild(state, folder) as build:
+        build.until_phase("compile")
+        while build.find("runner") is None:
+            assert build.process.poll() is None
+            time.sleep(0.002)
+        found = alive(state, build.process.pid)
+        assert any(f"process {build.find('nursery')}" in each for each in found)
+        assert any(" in lxcbuild-" in each for each in found), "processes in the build's cgroups"
+        assert leftovers(state) == [], "what lives is nobody's leftover"
+        build.kill("orchestrator")
+        build.kill("nursery")  # who would have cleaned up
+        build.wait()
+        assert leftovers(state), "records and cgroups need somebody"
+        assert_nothing_left(state, build.process.pid)
 
 
 @pytest.mark.usefixtures("duration_s")

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_35_other_kinds_of_files_are_refused_at_once(
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", match)
     assert time.monotonic() - begun < 1, "a fifo that is opened carelessly hangs"
+
+
+def test_35_a_careless_reader_hangs_or_takes_what_is_somewhere_else_too(sandbox, tmp_path: Path) -> None:
+    fifo = leave(sandbox, "fifo")
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(
+            ["cat", f"/proc/self/fd/{fifo._merged_fd}/out/f"],
+            pass_fds=[fifo._merged_fd],
+            timeout=1,
+            capture_output=True,
+        )
+    linked = leave(sandbox, "hard-link-lower", user=User.ROOT)
+    shutil.copytree(host_view(linked, "out"), tmp_path / "careless")
+    assert (tmp_path / "careless/f").read_bytes() == host_view(linked, "etc/passwd").read_bytes()
 
 
 def test_35_devices_cannot_be_made_and_would_be_refused(sandbox, tmp_path: Path) -> None:

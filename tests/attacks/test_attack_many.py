@@ -72,6 +72,23 @@ def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
     assert rss_bytes(nursery) - helper < 2 * MIB
 
 
+def test_44_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
+    """The same look at one sandbox that lives: every figure but the threads' is another one, and memory that is kept is seen."""
+    forgotten = backend.create(InstanceSpec(instance_id="forgotten", lowers=(rootfs,), policy=POLICY))
+    forgotten.start()
+    nursery = parent_of(forgotten._launcher.pid)
+    kept = Footprint.of(backend, dirs, nursery)
+    before = rss_bytes("self")
+    memory = bytes(range(256)) * (8 * MIB // 256)
+    assert rss_bytes("self") - before > 4 * MIB
+    del memory
+    forgotten.close()
+    freed = Footprint.of(backend, dirs, nursery)
+    assert kept.own > freed.own
+    assert kept.nursery > freed.nursery
+    assert len(kept.cgroups) > len(freed.cgroups)
+
+
 def parent_of(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("PPid")).split()[1])

@@ -150,3 +150,12 @@ def test_52_programs_without_a_file_have_no_more_rights(run_attack) -> None:
     assert found["anonymous"] == found["/dev/shm"] == ["1000", "0" * 16, "2", "1"]
     assert found["write /dev"] == "EROFS"
     assert found["run the runner"] == 1  # it refuses to be anything but PID 1
+
+
+def test_52_without_a_sandbox_they_have_those_of_who_runs_them(tmp_path) -> None:
+    found = run_unguarded("attack_52_odd_programs", str(tmp_path))
+    own = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    wanted = [own[name].split()[0] for name in ("Uid", "CapEff", "Seccomp", "NoNewPrivs")]
+    assert found["anonymous"] == found["/dev/shm"] == wanted
+    assert int(wanted[1], 16), "the tests run with capabilities"
+    assert found["write /dev"] == "done"
