@@ -53,12 +53,13 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     ),
     F.CONVERT_FAILED: Explanation(
         meaning="No Debian source package could be made of the project.",
-        fix="Try the other --converter, or write debian/ by hand and build that directory.",
+        fix="Try the other --converter, or an override (reference/overrides.md); or write debian/ by hand and build that.",
         retry=_NEVER,
     ),
     F.COMPILE_FAILED: Explanation(
         meaning="The package's own build failed.",
-        fix="Read the log; look around with: lxcbuild shell --in DIRECTORY. Another version or suite may do.",
+        fix="Look around where it failed: lxcbuild shell --failed. Another version or suite may do; a variable, package or patch "
+        "that mends it goes into an override, see reference/overrides.md.",
         retry=_NEVER,
     ),
     F.TESTS_FAILED: Explanation(

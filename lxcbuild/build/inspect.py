@@ -32,7 +32,11 @@ def run(work: Work) -> None:
     files = take_output(work, instance, work.workspace / f"inspect-{len(patches)}")
     found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
     if isinstance(found, StepFailure):
-        raise_failure(work, found)  # with the sandbox still there, so that its state can be kept
+        ours = patches and found.failure_class is FailureClass.CONVERT_FAILED
+        mend = (
+            f"mend it beside {work.override.sources[-1]}: lxcbuild shell --failed shows what it met" if ours else None
+        )
+        raise_failure(work, found, resolution=mend)  # with the sandbox still there, so that its state can be kept
     work.finish_sandbox()
     work.inspection = found
     _settle_identity(work, found)

@@ -11,18 +11,20 @@ from typing import NoReturn
 from lxcbuild.build import network
 from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.work import Work
+from lxcbuild.config.data import configuration_directory
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
 from lxcbuild.model import FailureClass
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
 
 _TAIL_BYTES = 64 * 1024
-_STOP_RESOLUTION = {
-    FailureClass.OOM: "raise memory.max in the policy (lxcbuild policy show), or choose another one with --policy",
-    FailureClass.DISK_FULL: "raise disk.max in the policy, or choose another one with --policy",
-    FailureClass.PIDS_EXHAUSTED: "raise pids.max in the policy, or choose another one with --policy",
-    FailureClass.TIMEOUT: "raise time.wall in the policy, or choose another one with --policy",
-    FailureClass.SILENT: "raise time.silence in the policy, or choose another one with --policy",
-    FailureClass.LOG_FLOOD: "raise log.max in the policy, or choose another one with --policy",
+#: The key of the policy that each class of stop means, and by how much more is worth a try.
+_STOP_KEYS = {
+    FailureClass.OOM: "memory: {{max: {memory}MiB}}",
+    FailureClass.DISK_FULL: "disk: {{max: {disk}MiB, max_inodes: {inodes}}}, memory: {{max: {memory}MiB}}",
+    FailureClass.PIDS_EXHAUSTED: "pids: {{max: {pids}}}",
+    FailureClass.TIMEOUT: "time: {{wall: {wall}s}}",
+    FailureClass.SILENT: "time: {{silence: {silence}s}}",
+    FailureClass.LOG_FLOOD: "log: {{max: {log}MiB}}",
 }
 
 
@@ -105,7 +107,25 @@ def stopped(work: Work, result: StepResult) -> PhaseFailedError:
         FailureClass.LOG_FLOOD: f"{work.phase} printed more than {policy.log.max_bytes / 2**20:.0f} MiB",
         FailureClass.CANCELLED: "cancelled",
     }.get(result.stopped_by, f"the sandbox ended while {work.phase} ran")
-    return fail(result.stopped_by, work.phase, brief, resolution=_STOP_RESOLUTION.get(result.stopped_by))
+    return fail(result.stopped_by, work.phase, brief, resolution=_raise_limit(work, result.stopped_by))
+
+
+def _raise_limit(work: Work, stop: FailureClass) -> str | None:
+    """Which file to change, and how: twice as much for this project alone."""
+    key, policy, mib = _STOP_KEYS.get(stop), work.policy, 1 << 20
+    if key is None:
+        return None
+    twice = key.format(
+        memory=2 * policy.memory.max_bytes // mib,
+        disk=2 * policy.disk.max_bytes // mib,
+        inodes=2 * policy.disk.max_inodes,
+        pids=2 * policy.pids_max,
+        wall=round(2 * policy.time.wall_s),
+        silence=round(2 * (policy.time.silence_s or 0)),
+        log=2 * policy.log.max_bytes // mib,
+    )
+    path = configuration_directory() / "cgroups" / f"{policy.name}.yaml"
+    return f"if it may have more, write to {path}: packages: [{{match: [{work.name}], {twice}}}]; or choose another --policy"
 
 
 def take_output(work: Work, instance: Instance, destination: Path) -> Mapping[str, ExtractedFile]:

@@ -10,13 +10,24 @@ from typing import Any
 import click
 
 from lxcbuild.cli.options import json_option, pass_ui
-from lxcbuild.cli.render import Ui
+from lxcbuild.cli.render import Ui, bytes_text, seconds_text
 from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import BuildRecord
-from lxcbuild.model import Failure, Phase, Status
+from lxcbuild.model import Failure, FailureClass, Phase, Status, Usage
 
 _TAIL_BYTES = 1024 * 1024
 _LINES = 10
+#: Classes that say that a limit of the policy was met.
+_LIMITS = frozenset(
+    {
+        FailureClass.OOM,
+        FailureClass.DISK_FULL,
+        FailureClass.PIDS_EXHAUSTED,
+        FailureClass.TIMEOUT,
+        FailureClass.SILENT,
+        FailureClass.LOG_FLOOD,
+    }
+)
 _HEADING = re.compile(r"^=== ([a-z]+) === \d{4}-\d{2}-\d{2}T[0-9:]{8}Z$", re.MULTILINE)
 
 
@@ -54,7 +65,7 @@ def _record(ui: Ui, build_id: str | None) -> BuildRecord:
 
 def decisive(log: Path | None, failure: Failure) -> list[str]:
     """At most ten lines that say why: of the failed phase's part of the log where it has any, else of the failure's details."""
-    from lxcbuild.debian.compilation import decisive_lines
+    from lxcbuild.debian.decisive import decisive_lines
 
     text = "" if log is None else last_section(_tail(log), failure.phase)
     found = decisive_lines(text)[-_LINES:]
@@ -129,7 +140,11 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
         ui.line(f"    {line}")
     ui.line(f"meaning: {text.meaning}")
     ui.line(f"retry:   {text.retry}")
-    fixes = [failure.resolution, text.fix] if failure.resolution else [text.fix]
+    if failure.failure_class in _LIMITS:
+        ui.line(f"measured: {_measured(record)}")
+    fixes = [failure.resolution or text.fix]
+    if failure.resolution and failure.failure_class not in _LIMITS:  # where the one says all that the other does
+        fixes.append(text.fix)
     for label, fix in zip(("fix:    ", "or:     "), fixes, strict=False):
         ui.line(f"{label} {fix}")
     for note in record.notes[:_LINES]:
@@ -137,6 +152,16 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
     ui.hint(f"lxcbuild log {record.build_id}")
     if _state_is_kept(ui, record):
         ui.hint(f"look around where it failed: lxcbuild shell --failed {record.build_id}")
+
+
+def _measured(record: BuildRecord) -> str:
+    """What the failed phase took, by the kernel's counters."""
+    usage = record.phases[-1].usage if record.phases else Usage()
+    killed = f", {usage.oom_kills} killed for want of memory" if usage.oom_kills else ""
+    return (
+        f"{seconds_text(usage.wall_s)} ({seconds_text(usage.cpu_s)} of CPU), {bytes_text(usage.peak_memory_bytes)} of memory"
+        f"{killed}, {bytes_text(usage.peak_disk_bytes)} written, {usage.peak_pids} processes"
+    )
 
 
 def _state_is_kept(ui: Ui, record: BuildRecord) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lxcbuild.debian import steps
+from lxcbuild.debian.decisive import decisive_lines
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.debian.tables import requirement_table
@@ -148,13 +149,11 @@ _MARKERS = (
     _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
     _marker(r"dh_python3[^\n]{0,200}error|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
     _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
+    _marker(r"E: pybuild [^\n]{1,60}failed with: (?!exit code)(?P<what>[^\n]{1,250})", _COMPILE, "pybuild says {what}"),
     _marker(r"(?P<what>[^\s:]{1,120}:\d+(?::\d+)?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
 )  # fmt: skip
 #: The wheel holds what pybuild's plugin cannot place: dh-python before 6 knows no C headers in wheels.
 _PLUGIN_UNFIT = re.compile(rb"plugin pyproject failed with: '(?:headers|include)'")
-_DECISIVE = re.compile(
-    r"(?i)\b(error|exception|fatal|cannot find|not found|no such file|unmet|unable|failed|traceback)\b"
-)
 
 
 def plugin_is_unfit(tail: bytes) -> bool:
@@ -196,11 +195,3 @@ def missing_things(text: str) -> tuple[Missing, ...]:
     ]
     found += [Missing("phrase", phrase) for phrase in requirement_table().phrases if re.search(phrase, text)]
     return tuple(dict.fromkeys(found))[:_MAX_MISSING]
-
-
-def decisive_lines(text: str) -> list[str]:
-    """At most ten lines that say why; the last lines where none does."""
-    lines = [line.rstrip()[:300] for line in text.splitlines() if line.strip()]
-    echoed = re.compile(r"^(make(\[\d+\])?: \*\*\*|dpkg-buildpackage: error|dh_auto_\w+: error|E: pybuild)")
-    found = [line for line in lines if _DECISIVE.search(line) and not echoed.match(line)]
-    return list(dict.fromkeys(found))[-10:] or lines[-10:]

@@ -61,7 +61,7 @@ def test_at_most_ten_lines_are_shown_and_of_a_huge_log_only_the_end_is_read(tmp_
     log = tmp_path / "x.log"
     failure = Failure(failure_class=FailureClass.COMPILE_FAILED, phase=Phase.COMPILE, brief="x", details="said before")
     log.write_text("error: at the beginning\n" + "x" * 2_000_000 + "\n" + "".join(f"error: {n}\n" for n in range(30)))
-    assert decisive(log, failure) == [f"error: {n}" for n in range(20, 30)]
+    assert decisive(log, failure) == [f"error: {n}" for n in (0, *range(21, 30))]
     assert decisive(tmp_path / "gone.log", failure) == ["said before"]
 
 
