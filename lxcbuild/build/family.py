@@ -267,7 +267,8 @@ class _Family:
             name=name,
             version=pinned.version,
             target=wish.target,
-            sha256=pinned.sdist.hashes.get("sha256"),
+            # Where the index tells no hash, the archive itself does: the cache files everything by content.
+            sha256=pinned.sdist.hashes.get("sha256") or self.facilities.index.fetch(pinned.sdist).parent.name,
             # Who may use the suite's own packages only gets no others.
             like={"strict_debian": True} if wish.strict_debian else None,
             override=self.facilities.overrides.find(name, pinned.version, wish.target).digest,

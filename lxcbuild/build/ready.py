@@ -71,14 +71,13 @@ def find_ready(
     name: str,
     version: str,
     target: Target,
-    sha256: str | None,
+    sha256: str,
     like: Mapping[str, object] | None = None,
     override: str = "",
 ) -> Ready | None:
     """The newest sound build of that release for that target, or None.
 
-    ``sha256`` is the source archive's: None means that any archive of an index will do, as indexes without hashes have it. ``like``
-    asks for equal values in the recorded request; another ``override`` made another package. What was built from local files is
+    ``sha256`` is the source archive's. ``like`` asks for equal values in the recorded request; another ``override`` made another package. What was built from local files is
     never the same as a release.
     """
     found = ledger.recent(limit=_LOOK_BACK, target=str(target), status=Status.BUILT.value, name=name, details=True)
@@ -86,7 +85,7 @@ def find_ready(
         source = record.request.get("source")
         if not isinstance(source, Mapping) or not source.get("url"):
             continue
-        if sha256 is not None and source.get("sha256") != sha256:
+        if source.get("sha256") != sha256:
             continue
         if record.request.get("override", "") != override:
             continue

@@ -66,7 +66,7 @@ def test_a_project_becomes_a_package_that_installs_and_imports(
 ) -> None:
     made_image(target)
     out = tmp_path / "out"
-    done = lxcbuild("build", project, "--force", "--target", target, "-o", out, "--json")
+    done = lxcbuild("build", project, "--force", "--rebuild", "--target", target, "-o", out, "--json")
     assert done.status == 0, done.stdout + done.stderr
     (build,) = done.document["builds"]
     assert (build["name"], build["target"], build["status"], build["failure"]) == (project, target, "built", None)
@@ -103,7 +103,7 @@ def test_stdeb_converts_where_it_is_asked_for(
     lxcbuild: LxcBuild, made_image: Callable[[str], None], tmp_path: Path
 ) -> None:
     made_image("debian/bookworm")
-    arguments = ("build", "six", "--force", "--target", "debian/bookworm", "--converter", "stdeb")
+    arguments = ("build", "six", "--force", "--rebuild", "--target", "debian/bookworm", "--converter", "stdeb")
     done = lxcbuild(*arguments, "-o", tmp_path, "--json")
     assert done.status == 0, done.stdout + done.stderr
     (dsc,) = tmp_path.glob("*.dsc")
@@ -168,7 +168,7 @@ def test_without_root_the_answer_is_sudo(state: StateDirs) -> None:
 def started_build(state: StateDirs, phase: str) -> subprocess.Popen[str]:
     """A build that has just entered the phase."""
     child = subprocess.Popen(
-        argv(state, "--log-format", "json", "build", "six", "--force", "--target", "debian/bookworm"),
+        argv(state, "--log-format", "json", "build", "six", "--force", "--rebuild", "--target", "debian/bookworm"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
