@@ -23,6 +23,12 @@ _ECHOES = re.compile(
     r"E: pybuild [^\n]{0,80}failed with: exit code|ERROR Backend sub-?process exited|error: subprocess-exited-with-error|"
     r"subprocess\.CalledProcessError: Command|(?:During handling of|The above exception was)|Traceback \(most recent call last\))"
 )
+#: What every build prints, also one that succeeds.
+_CHATTER = re.compile(
+    r"dpkg-(?:source|buildpackage): info|\s+(?:dpkg-source|debian/rules|dh_\w+) |dh binary |I: pybuild |\* Building wheel"
+)
+#: setuptools runs setup.py as a text, and Python then knows no name for it.
+_RUNS_SETUP_PY = "/setuptools/build_meta.py"
 
 
 def decisive_lines(text: str) -> list[str]:
@@ -33,7 +39,8 @@ def decisive_lines(text: str) -> list[str]:
         return (
             found if len(found) <= LINES else [*found[:1], *found[1 - LINES :]]
         )  # compilers: all follows from the first
-    return _folded([line for line in lines if not _ECHOES.match(line.strip())] or lines)[-LINES:]
+    talk = [line for line in lines if not _ECHOES.match(line.strip())] or lines
+    return _folded([line for line in talk if not _CHATTER.match(line)] or talk)[-LINES:]
 
 
 def _telling(lines: list[str]) -> Iterator[str]:
@@ -62,12 +69,17 @@ def _traceback(lines: list[str], start: int) -> _Block:
     indent = len(said) - len(said.lstrip()) if not said.strip() else 0
     frame: list[str] = []
     foreign: list[str] = []
+    caller = ""
     at = start + 1
     while at < len(lines) and len(lines[at]) - len(lines[at].lstrip()) > indent:
         match = _FRAME.match(lines[at])
         if match is not None:
             code = lines[at + 1 : at + 2]
-            here = [lines[at], *(c for c in code if not _FRAME.match(c) and c.startswith(" " * (indent + 3)))]
+            line = lines[at]
+            if match["file"] == "<string>" and _RUNS_SETUP_PY in caller:
+                line = line.replace('"<string>"', '"setup.py"')
+            caller = match["file"]
+            here = [line, *(c for c in code if not _FRAME.match(c) and c.startswith(" " * (indent + 3)))]
             if _FOREIGN.search(match["file"]):
                 foreign = here
             else:
