@@ -43,7 +43,8 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     ),
     F.DEP_MISSING: Explanation(
         meaning="The package needs another one at run time that the suite does not have, has too old, or that nobody declared.",
-        fix="Build the missing project first, or try a newer suite with --target; report an undeclared one to the project.",
+        fix="Do what the failure says; a newer suite (--target) has more. Report an undeclared requirement to the project. See "
+        "how-to/dependencies.md.",
         retry=_NEVER,
     ),
     F.BUILD_DEP_MISSING: Explanation(
