@@ -11,6 +11,8 @@ from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import FailureClass
 
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
+#: In one text of a list. Lists hold requirements, whose parser descends one level per parenthesis and ends in a RecursionError.
+_MAX_PARENTHESES = 50
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -57,6 +59,8 @@ class Reader:
             raise DocumentError(f"{self._at(key)} is no list of at most {count} texts")
         if not all(isinstance(item, str) and len(item) <= limit for item in value):
             raise DocumentError(f"{self._at(key)} holds something else than texts of at most {limit} characters")
+        if any(item.count("(") > _MAX_PARENTHESES for item in value):
+            raise DocumentError(f"{self._at(key)} holds a text with more than {_MAX_PARENTHESES} parentheses")
         return tuple(" ".join(clean(item).split()) for item in value)
 
     def number(self, key: str, *, limit: int = 2**63) -> int:
@@ -117,7 +121,7 @@ def load(data: bytes) -> Reader:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"the document has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())  # of bytes, json would guess the encoding
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"the document is no JSON: {type(error).__name__}") from None
     reader = Reader(value)

@@ -22,6 +22,8 @@ from lxcbuild.pypi.model import IndexFile
 #: More than any project's metadata has; a long description is most of it.
 MAX_METADATA_BYTES = 4 * 1024 * 1024
 _MAX_MEMBERS = 100_000
+_MAX_DIRECTORY_BYTES = 16 * 1024 * 1024
+_END_BYTES = 22 + 65535
 _MAX_REQUIREMENTS = 2000
 #: Names of manylinux policies before PEP 600, by the glibc that they stand for.
 _LEGACY_MANYLINUX = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
@@ -84,6 +86,7 @@ def best_wheel(files: Iterable[IndexFile], tags: Sequence[Tag]) -> IndexFile | N
 def read_wheel_metadata(path: Path) -> WheelMetadata:
     """The metadata inside a wheel; raises :class:`BrokenSdistError` for anything that is not a sound wheel."""
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as wheel:
             members = wheel.infolist()
             if len(members) > _MAX_MEMBERS:
@@ -96,6 +99,22 @@ def read_wheel_metadata(path: Path) -> WheelMetadata:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise broken_wheel(path.name, f"{type(error).__name__}: {str(error)[:200]}") from None
     return parse_metadata(data, where=path.name)
+
+
+def _check_directory(path: Path) -> None:
+    """Raise for a wheel whose list of members is longer than any: zipfile makes an object of each before anybody can count them.
+
+    The end record is the one of APPNOTE 4.3.16; its ZIP64 form is for archives of 65,536 members or 2 GiB.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        raise broken_wheel(path.name, "it has no end record")
+    size = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if size > _MAX_DIRECTORY_BYTES or tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
+        raise broken_wheel(path.name, "its list of members is too long")
 
 
 def parse_metadata(data: bytes, *, where: str) -> WheelMetadata:
@@ -111,9 +130,14 @@ def parse_metadata(data: bytes, *, where: str) -> WheelMetadata:
     return WheelMetadata(
         name=canonical(name),
         version=version,
-        requires_dist=tuple(item for item in requires[:_MAX_REQUIREMENTS] if len(item) <= 2000),
+        requires_dist=tuple(item for item in requires[:_MAX_REQUIREMENTS] if is_readable(item)),
         requires_python=str(message["Requires-Python"]).strip()[:200] if message.get("Requires-Python") else None,
     )
+
+
+def is_readable(requirement: str) -> bool:
+    """Whether it may be parsed at all: ``packaging`` descends one level per parenthesis, and ends in a RecursionError."""
+    return len(requirement) <= 2000 and requirement.count("(") <= 50
 
 
 def broken_wheel(name: str, what: str) -> BrokenSdistError:
