@@ -77,8 +77,8 @@ def find_ready(
 ) -> Ready | None:
     """The newest sound build of that release for that target, or None.
 
-    ``sha256`` is the source archive's. ``like`` asks for equal values in the recorded request; another ``override`` made another package. What was built from local files is
-    never the same as a release.
+    ``sha256`` is the source archive's. ``like`` asks for equal values in the recorded request; another ``override`` made another
+    package. What was built from local files is never the same as a release.
     """
     found = ledger.recent(limit=_LOOK_BACK, target=str(target), status=Status.BUILT.value, name=name, details=True)
     for record in found:

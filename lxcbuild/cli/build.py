@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.cli.already_built import already_built
+from lxcbuild.cli.build_options import request_like, request_options
 from lxcbuild.cli.build_results import conclude
 from lxcbuild.cli.capsule import save_capsules
-from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
+from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
 from lxcbuild.cli.recorder import Recorder
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.wishes import wishes
 from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Outcome, Target
+from lxcbuild.model import Outcome
 
 if TYPE_CHECKING:
     from lxcbuild.build.facilities import Facilities
+    from lxcbuild.build.request import BuildRequest
     from lxcbuild.errors import LxcbuildError
 
 
@@ -47,37 +47,8 @@ class _Build(click.Command):
     metavar="FILE",
     help="Also build every project of this requirements file.",
 )
-@target_option
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Also copy the packages to this directory."
-)
+@request_options
 @policy_option
-@click.option("--force", is_flag=True, help="Build although the distribution ships the project.")
-@click.option(
-    "--converter",
-    type=click.Choice([choice.value for choice in ConverterChoice]),
-    default=ConverterChoice.AUTO.value,
-    show_default=True,
-    help="What writes debian/ for a Python project.",
-)
-@click.option("--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages.")
-@click.option(
-    "--strict-debian", is_flag=True, help="Build with packages of the distribution only, never with newer backends."
-)
-@click.option(
-    "--with-deps/--no-deps",
-    default=True,
-    show_default=True,
-    help="Also build what the projects need at run time and the distribution lacks, or fail and list that.",
-)
-@click.option(
-    "--newer-than-official/--no-newer-than-official",
-    default=True,
-    show_default=True,
-    envvar="LXCBUILD_NEWER_THAN_OFFICIAL",
-    help="For such needs, packages may take the place of the distribution's own ones that are too old.",
-)
-@click.option("--rebuild", is_flag=True, help="Build although the same was built before.")
 @click.option(
     "--capsule",
     metavar="[=FILE]",
@@ -97,20 +68,12 @@ def build(
     *,
     requirements: Sequence[str],
     files: Sequence[Path],
-    target: Target | None,
-    output: Path | None,
     policy: str,
-    force: bool,
-    converter: str,
-    maintainer: str,
-    strict_debian: bool,
-    with_deps: bool,
-    newer_than_official: bool,
-    rebuild: bool,
     capsule: str | None,
     capsule_slim: bool,
     overrides: Path | None,
     as_json: bool,
+    **wanted: Any,
 ) -> int:
     """Build Debian packages from Python projects, or from Debian source packages.
 
@@ -119,20 +82,7 @@ def build(
     """
     if not requirements and not files:
         raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
-    chosen = target or host_target()
-    like = BuildRequest(
-        requirement="",
-        target=chosen,
-        converter=ConverterChoice(converter),
-        force=force,
-        output=output,
-        maintainer=maintainer,
-        strict_debian=strict_debian,
-        with_deps=with_deps,
-        newer_than_official=newer_than_official,
-        rebuild=rebuild,
-    )
-    asked = list(dict.fromkeys(wishes(requirements, files, like=like)))
+    asked = list(dict.fromkeys(wishes(requirements, files, like=request_like(wanted))))
     require_root("start sandboxes")
     if policy != "default":
         from lxcbuild.config.policies import load_policy
