@@ -25,7 +25,8 @@ _ECHOES = re.compile(
 )
 #: What every build prints, also one that succeeds.
 _CHATTER = re.compile(
-    r"dpkg-(?:source|buildpackage): (?:info|warning: building a source)|\s+(?:dpkg-source|debian/rules|dh_\w+) |dh binary |I: pybuild |\* Building wheel"
+    r"dpkg-(?:source|buildpackage): (?:info|warning: building a source)|"
+    r"\s+(?:dpkg-source|debian/rules|dh_\w+) |dh binary |I: pybuild |\* Building wheel"
 )
 #: setuptools runs setup.py as a text, and Python then knows no name for it.
 _RUNS_SETUP_PY = "/setuptools/build_meta.py"
