@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +66,39 @@ def test_30_without_a_rate_it_reads_as_fast_as_the_disk(sandbox, disk) -> None:
     rate, usage, _ = flood(sandbox, disk[1], IoLimits())
     assert rate > RATE * 2
     assert usage.read_bytes > RATE * 2 * float(SECONDS) * 0.75
+
+
+ROUNDS = 3
+
+
+def test_30_a_neighbour_keeps_what_the_policy_leaves(sandbox, disk) -> None:
+    """A neighbour's reads alone, beside a flood with a rate, and beside one without: in turn, medians.
+
+    The bound of a rate: of the disk, the neighbour loses no more than that rate (and a fifth, for seeks and for what else this
+    machine does). The flood without it is the counter-test: it takes more than that.
+    """
+    device, path = disk
+    rates = IoLimits(devices=(IoDeviceLimits(device=device.numbers, read_bytes_per_s=RATE),))
+    bind = (Bind(host=path.parent, inside="/in/disk"),)
+    reader = sandbox(binds=bind, io=IoLimits())
+    floods = {"held": sandbox(binds=bind, io=rates), "free": sandbox(binds=bind, io=IoLimits())}
+
+    def read(instance, seconds: str) -> int:
+        return int(run_script(instance, "attack_30_io_flood", f"/in/disk/{path.name}", seconds).text)
+
+    found: dict[str, list[int]] = {"alone": [], "held": [], "free": []}
+    for _ in range(ROUNDS):
+        found["alone"].append(read(reader, "0.6"))
+        for kind, instance in floods.items():
+            thread = threading.Thread(target=read, args=(instance, "1.2"))
+            thread.start()
+            found[kind].append(read(reader, "0.6"))
+            thread.join()
+    alone, held, free = (statistics.median(found[kind]) for kind in ("alone", "held", "free"))
+    figures = f"MiB/s alone {alone / MIB:.0f}, beside a held flood {held / MIB:.0f}, beside a free one {free / MIB:.0f}"
+    print(figures)  # noqa: T201 - pytest -s shows it
+    spread = max(found["alone"]) / min(found["alone"])
+    if spread > 1.5:
+        pytest.skip(f"somebody else uses this disk (alone it varies by {spread:.2f}): {figures}")
+    assert held > (alone - RATE) * 0.8, figures
+    assert free < held, figures
