@@ -239,6 +239,12 @@ class StoppedError(LxcbuildError):
     reference, exit_code = "stopped", 46
 
 
+class NotReproducibleError(LxcbuildError):
+    """The packages were built, and ``--check-reproducible`` got others from the same inputs."""
+
+    reference, exit_code = "not-reproducible", 47
+
+
 class CancelledError(LxcbuildError):
     """The user pressed Ctrl-C, or the caller was asked to stop."""
 

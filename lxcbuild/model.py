@@ -361,3 +361,4 @@ class Outcome:
     dependencies: tuple[BuiltPackages, ...] = ()  # what has to be installed with it: built as well, or before
     reused: bool = False  # nothing was done: an earlier build with the same inputs
     notes: tuple[str, ...] = ()  # things a user should know although the build went on (dropped bounds, files outside)
+    checks: Mapping[str, object] = field(default_factory=dict)  # what checks on request found, by check

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from lxcbuild.build import (
+    checks,
     collect,
     compile,  # noqa: A004
     debian_source,
@@ -43,7 +44,7 @@ PHASES: Mapping[Phase, PhaseFunction] = {
     Phase.PROVISION: provision.run,
     Phase.DEBIANIZE: debianize.run,
     Phase.COMPILE: compile.run,
-    Phase.VERIFY: verify.run,
+    Phase.VERIFY: checks.after(verify.run),
     Phase.COLLECT: collect.run,
 }
 
@@ -54,7 +55,7 @@ DSC_PHASES: Mapping[Phase, PhaseFunction] = {
     Phase.INSPECT: debian_source.inspect,
     Phase.PROVISION: debian_source.provision,
     Phase.DEBIANIZE: debian_source.unpack,
-    Phase.VERIFY: debian_verify.run,
+    Phase.VERIFY: checks.after(debian_verify.run),
 }
 
 
@@ -240,4 +241,5 @@ def _outcome(work: Work, finish: Finish) -> Outcome:
         log_path=work.log_path,
         limits_in_force=work.limits_in_force,
         notes=tuple(work.notes),
+        checks=dict(work.checks),
     )

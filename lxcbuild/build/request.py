@@ -32,8 +32,16 @@ class BuildRequest:
     with_deps: bool = True  # build what the suite lacks of its requirements, too
     newer_than_official: bool = True  # where the suite has a requirement in a version that does not do
     rebuild: bool = False  # although the very same was built before
+    lintian: bool = False  # let lintian judge the packages
+    tests: bool = False  # run the project's own tests on the packages
+    check_reproducible: bool = False  # build twice under different circumstances and compare
     needed_by: str = ""  # what this is a requirement of; empty: the user asked for it
     hashes: tuple[tuple[str, str], ...] = ()  # (algorithm, digest): the source archive must have one of them; none: any
+
+    @property
+    def wants_checks(self) -> bool:
+        """Whether more is asked for than an earlier build with the same inputs can answer."""
+        return self.lintian or self.tests or self.check_reproducible
 
     @property
     def display_name(self) -> str:

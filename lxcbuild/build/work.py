@@ -68,6 +68,7 @@ class Work:
     artifacts: list[Artifact] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checks: dict[str, object] = field(default_factory=dict)  # what checks on request found, by check
     limits_in_force: dict[str, object] = field(default_factory=dict)
     # private
     phase: Phase = Phase.RESOLVE
@@ -152,7 +153,7 @@ class Work:
 
     # -- sandboxes ------------------------------------------------------------------------------------------
 
-    def open_sandbox(self, lowers: Sequence[Path], *, binds: Sequence[Bind] = ()) -> Instance:
+    def open_sandbox(self, lowers: Sequence[Path], *, binds: Sequence[Bind] = (), hostname: str = "build") -> Instance:
         """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called."""
         assert self.instance is None, "the last sandbox was not given back"
         self._sandboxes += 1
@@ -162,6 +163,7 @@ class Work:
             lowers=tuple(lowers),
             policy=self.policy,
             binds=tuple(binds),
+            hostname=hostname,
         )
         self.instance = self.facilities.backend.create(spec)
         self.instance.start()

@@ -30,7 +30,7 @@ def already_built(
     The index is asked for the newest release where the wish leaves that open (its answer may be some minutes old). Directories
     and files always build.
     """
-    if wish.path is not None or wish.rebuild or wish.kind is not SourceKind.SDIST:
+    if wish.path is not None or wish.rebuild or wish.wants_checks or wish.kind is not SourceKind.SDIST:
         return None
     earlier = ledger.recent(limit=1, target=str(wish.target), status=Status.BUILT.value, name=wish.project_name)
     if not earlier:

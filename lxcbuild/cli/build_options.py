@@ -37,6 +37,11 @@ _OPTIONS = (
         help="For such needs, packages may take the place of the distribution's own ones that are too old.",
     ),
     click.option("--rebuild", is_flag=True, help="Build although the same was built before."),
+    click.option("--lintian", is_flag=True, help="Also let lintian judge the packages."),
+    click.option("--tests", is_flag=True, help="Also run the project's own tests on the installed packages."),
+    click.option(
+        "--check-reproducible", is_flag=True, help="Also build under other circumstances and compare the packages."
+    ),
     click.option(
         "--converter",
         type=click.Choice([choice.value for choice in ConverterChoice]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lxcbuild.cli.render import Ui, outcome_document
-from lxcbuild.errors import BuildsFailedError
+from lxcbuild.errors import BuildsFailedError, NotReproducibleError
 from lxcbuild.model import Artifact, Outcome, Phase, Status
 
 if TYPE_CHECKING:
@@ -36,11 +36,17 @@ def conclude(
         _print_install_hint(ui, asked)
     failed = [outcome for outcome in asked if outcome.status is Status.FAILED]
     if not failed:
-        return 0
+        return NotReproducibleError.exit_code if any(map(_differs, asked)) else 0
     # A single request that could not even be tried has its own exit code; a build that failed has that of failed builds.
     if len(asked) == 1 and failed[0].build_id in errors:
         return errors[failed[0].build_id].exit_code
     return BuildsFailedError.exit_code
+
+
+def _differs(outcome: Outcome) -> bool:
+    """Whether a second build of the same inputs was asked for and did not give the same packages."""
+    found = outcome.checks.get("reproducible")
+    return isinstance(found, Mapping) and found.get("verdict") != "identical"
 
 
 def _print_result(ui: Ui, outcome: Outcome) -> None:

@@ -200,6 +200,7 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status.value,
         "reused": outcome.reused,
         **_common_document(outcome),
+        "checks": dict(outcome.checks),
         "dependencies": [
             {"id": item.build_id, "name": item.name, "version": item.version, "artifacts": _artifacts(item.artifacts)}
             for item in outcome.dependencies

@@ -82,6 +82,7 @@ class ConversionPlan:
     #: Call build and installer directly instead of pybuild's plugin, which on some suites cannot place every kind of file.
     plain_install: bool = False
     patches: tuple[Patch, ...] = ()  # of an override: they become debian/patches
+    home: str = "/build"  # the directory inside in which sources and results lie
 
     def __post_init__(self) -> None:
         control.check_package_name(self.source)
@@ -107,7 +108,7 @@ class ConversionPlan:
     @property
     def tree(self) -> str:
         """Where the debianized tree stands inside."""
-        return f"/build/{self.source}-{self.upstream}"
+        return f"{self.home}/{self.source}-{self.upstream}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
     asked = {
         "archive": f"{steps.SOURCE}/{archive_name}",
         "tree": plan.tree,
-        "orig": f"/build/{plan.source}_{plan.upstream}.orig",
+        "orig": f"{plan.home}/{plan.source}_{plan.upstream}.orig",
         "timestamp": plan.timestamp_s,
         "files": debian_files(inspection, plan),
         "stdeb": _stdeb_options(plan) if plan.converter is Converter.STDEB else None,
