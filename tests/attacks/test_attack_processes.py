@@ -16,7 +16,7 @@ import pytest
 from attacking import run_script, run_unguarded
 from host_state import processes_in_range
 
-from lxcbuild.model import OutputLimits
+from lxcbuild.model import NetworkMode, OutputLimits
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.session import RUNNER
 
@@ -49,6 +49,29 @@ def test_10_without_a_sandbox_root_walks_in(bystander) -> None:
     found = run_unguarded("attack_10_proc_walk", str(bystander))
     assert found["links"][f"{bystander}/root"] == "/"
     assert set(found["opened"].values()) == {"done"}
+
+
+@BOTH
+def test_10_no_file_of_proc_tells_where_the_host_keeps_things(sandbox, dirs, rootfs, user, monkeypatch) -> None:
+    secret = secrets.token_hex(24)
+    monkeypatch.setenv("LXCBUILD_PLANTED_SECRET", secret)
+    words = [secret, os.fspath(dirs.run), os.fspath(rootfs), f"lxcbuild-{dirs.cgroup.removeprefix('lxcbuild-')}"]
+    instance = sandbox(network=NetworkMode.SINKHOLE)
+    found = run_script(
+        instance, "attack_10_all_of_proc", *(word[::-1].rstrip("/") for word in words), user=user
+    ).document
+    assert found["hits"] == []
+    assert found["read"] > 500
+    assert found["links"] > 20
+
+
+def test_10_without_a_sandbox_the_same_search_finds_them() -> None:
+    secret, program = secrets.token_hex(24), os.path.realpath("/usr/bin/sleep")
+    with subprocess.Popen([program, "60"], env={"PLANTED": secret}) as process:
+        found = run_unguarded("attack_10_all_of_proc", secret[::-1], program[::-1], "--only", f"/proc/{process.pid}")
+        process.kill()
+    hits = {(path.rpartition("/")[2], word) for path, _, word in (hit.rpartition(": ") for hit in found["hits"])}
+    assert {("environ", secret[::-1]), ("exe", program[::-1]), ("maps", program[::-1])} <= hits
 
 
 @BOTH
