@@ -261,7 +261,8 @@ class _Unpacking:
         elif entry.kind == b"1":
             self._link(parent, name, entry)
         elif entry.whiteout:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+            os.mknod(name, stat.S_IFCHR | (entry.mode & 0o777), 0, dir_fd=parent)
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
         elif entry.kind not in (b"3", b"4", b"6"):  # a base image's own /dev is hidden by the sandbox's
             raise ExtractionError(f"the archive holds an entry of the unknown type {entry.kind!r}")
 
