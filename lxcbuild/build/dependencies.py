@@ -25,6 +25,8 @@ from lxcbuild.pypi.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, re
 from lxcbuild.pypi.selection import releases_by_version
 from lxcbuild.sandbox.base import Bind
 
+#: Places that a build may overrule: a script, or a file that a script adds to.
+_HEARSAY = ("setup.cfg", "setup.py", None)
 _HINT_NO_DEPS = "leave --no-deps away: then what is missing is built first"
 
 
@@ -39,25 +41,29 @@ class Missing:
         return f"{self.requirement} ({self.reason})"
 
 
-def complete(work: Work) -> None:
-    """Where the sources do not tell what the project requires, a wheel of the same release does."""
+def is_incomplete(work: Work) -> bool:
+    """Whether the sources do not tell for sure what the project requires, and the index may know."""
     assert work.inspection is not None
-    if work.inspection.requires_dist is not None or work.release is None:
-        return
+    return work.release is not None and work.release.has_wheels and work.inspection.requires_dist_from in _HEARSAY
+
+
+def complete(work: Work) -> None:
+    """Take what a wheel of the same release says that it requires."""
+    assert work.inspection is not None
     release = work.release
+    assert release is not None
     try:
         listed = releases_by_version(release.name, work.facilities.index.files(release.name))
     except UnknownProjectError:
         return
     same = next((item for item in listed if str(item.version) == release.version), None)
-    if same is None or not same.wheels:
-        return
     try:
-        found = read_requirements(work.facilities.index, same, read_sdist=lambda _: None)
+        found = read_requirements(work.facilities.index, same, read_sdist=lambda _: None) if same is not None else None
     except LxcbuildError as error:
-        work.note(f"what it requires is not known before it is built: {error.brief}")
+        work.note(f"what it requires is not certain before it is built: {error.brief}")
         return
-    work.inspection = replace(work.inspection, requires_dist=found, requires_dist_from="a wheel of the release")
+    if found is not None:
+        work.inspection = replace(work.inspection, requires_dist=found, requires_dist_from="a wheel of the release")
 
 
 def missing(work: Work, *, others: Sequence[str] = ()) -> list[Missing]:

@@ -136,12 +136,7 @@ class _Family:
         if not course.until(Phase.PROVISION):
             return False
         work = course.work
-        assert work.inspection is not None
-        if (
-            work.inspection.requires_dist is None
-            and work.release is not None
-            and not course.aside(Phase.INSPECT, lambda: dependencies.complete(work))
-        ):
+        if dependencies.is_incomplete(work) and not course.aside(Phase.INSPECT, lambda: dependencies.complete(work)):
             return False
         self._learn(work)
         return True

@@ -153,6 +153,8 @@ class Downloads:
         partial.path.with_suffix(".json").write_text(json.dumps({"etag": partial.etag}))
         length = answer.headers.get("content-length", "")
         total = partial.size * append + int(length) if length.isascii() and length.isdigit() else file.size_bytes
+        if total is not None and total > max_bytes:
+            raise _too_large(file, max_bytes)
         hashers = _hashers(file)
         with partial.path.open("r+b" if append else "wb") as stream:
             if append:

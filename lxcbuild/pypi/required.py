@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lxcbuild.errors import DependencyError
+from lxcbuild.errors import DependencyError, InputError
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.selection import ReleaseFiles
 from lxcbuild.pypi.wheels import MAX_METADATA_BYTES, WheelMetadata, parse_metadata, read_wheel_metadata
+
+#: A wheel that is larger is not worth fetching for a few lines of metadata.
+_MAX_WHEEL_BYTES = 48 * 1024 * 1024
 
 
 def read_requirements(
@@ -30,13 +33,20 @@ def read_requirements(
             )
             data = index.fetch(alone, max_bytes=MAX_METADATA_BYTES).read_bytes()
             return _checked(parse_metadata(data, where=alone.filename), release)
-    if wheels and _is_pure(wheels[0]):
-        return _checked(read_wheel_metadata(index.fetch(wheels[0])), release)
-    if release.sdists:
-        found = read_sdist(release.sdists[0])
-        if found is not None:
-            return found
-    return _checked(read_wheel_metadata(index.fetch(wheels[0])), release) if wheels else None
+    if wheels and _is_pure(wheels[0]) and (found := _inside(index, wheels[0], release)) is not None:
+        return found
+    if release.sdists and (found := read_sdist(release.sdists[0])) is not None:
+        return found
+    return _inside(index, wheels[0], release) if wheels else None
+
+
+def _inside(index: IndexClient, wheel: IndexFile, release: ReleaseFiles) -> tuple[str, ...] | None:
+    """What a whole wheel says; None when it is too large to be fetched for that."""
+    try:
+        path = index.fetch(wheel, max_bytes=_MAX_WHEEL_BYTES)
+    except InputError:
+        return None
+    return _checked(read_wheel_metadata(path), release)
 
 
 def _checked(found: WheelMetadata, release: ReleaseFiles) -> tuple[str, ...]:
