@@ -124,10 +124,11 @@ class IoLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskLimits:
-    """Size of the writable layer (a tmpfs)."""
+    """Size of the writable layer (a tmpfs). A build that fills it is tried once more with ``retry_factor`` times it; 1: never."""
 
     max_bytes: int
     max_inodes: int
+    retry_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from lxcbuild.build import (
     inspect,
     provision,
     resolve,
+    room,
     verify,
 )
 from lxcbuild.build.failures import PhaseFailedError, failure_of
@@ -178,7 +179,10 @@ def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Inst
     if failure is None:
         assert result is not None
         return result
-    result = machine.failed(failure, can_provide_more=mendable)
+    bigger = room.offer(work, failure) if work.roomier is None else None
+    result = machine.failed(failure, can_provide_more=mendable, can_have_more_room=bigger is not None)
+    if bigger is not None and isinstance(result, RunPhase):
+        room.grow(work, failure, bigger)
     _keep_state(failure, result, work)
     work.abandon_instance()
     return result

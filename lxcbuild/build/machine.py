@@ -1,7 +1,7 @@
 """The life of one build as states and transitions, without any input or output.
 
 Facts come in (a phase succeeded, a phase failed), instructions come out (run this phase, finish in this way). Whatever is
-tried a second time is decided here: another converter, another round of missing build dependencies. The story of all
+tried a second time is decided here: another converter, another round of missing build dependencies, once more with more room. The story of all
 transitions is kept for post-mortems.
 """
 
@@ -14,6 +14,9 @@ from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, 
 
 #: How often a failed compile may name missing build dependencies that are then provided.
 MAX_DEPENDENCY_ROUNDS = 3
+
+#: Where a project's own build takes room. Sources that fill a disk while they are only read are more likely a bomb.
+_ROOM_FOR = (Phase.DEBIANIZE, Phase.COMPILE)
 
 _SUCCESSOR = {
     Phase.RESOLVE: Phase.FETCH,
@@ -72,6 +75,7 @@ class BuildMachine:
     _phase: Phase | None = None
     _converters: list[Converter] = field(default_factory=list)
     _dependency_rounds: int = 0
+    _was_given_room: bool = False
     _first_failure: Failure | None = None
 
     def start(self) -> Instruction:
@@ -122,13 +126,19 @@ class BuildMachine:
             return Finish(status=Status.BUILT)
         return self._run(_SUCCESSOR[self._phase])
 
-    def failed(self, failure: Failure, *, can_provide_more: bool = False) -> Instruction:
-        """The phase failed. ``can_provide_more``: the log names build dependencies that the suite can provide."""
+    def failed(
+        self, failure: Failure, *, can_provide_more: bool = False, can_have_more_room: bool = False
+    ) -> Instruction:
+        """The phase failed. ``can_provide_more``: the log names build dependencies that the suite can provide.
+        ``can_have_more_room``: the disk was full, and policy and machine allow a bigger one."""
         self.story.append(f"{failure.phase}: {failure.failure_class}: {failure.brief}")
         self._first_failure = self._first_failure or failure
         if can_provide_more and self._dependency_rounds < MAX_DEPENDENCY_ROUNDS:
             self._dependency_rounds += 1
             return self._run(Phase.PROVISION)
+        if can_have_more_room and failure.phase in _ROOM_FOR and not self._was_given_room:
+            self._was_given_room = True
+            return self._run(Phase.DEBIANIZE)  # its sandbox is the one that compiles, and that is gone
         if failure.failure_class is FailureClass.CONVERT_FAILED and len(self._converters) > 1:
             self.story.append(f"{self._converters[0]} gave up; {self._converters[1]} is tried")
             del self._converters[0]

@@ -51,6 +51,7 @@ class Work:
     )  # what the backend's hook and logs asked for, in order
     suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
     plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
+    roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
     superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
@@ -105,7 +106,7 @@ class Work:
     @property
     def policy(self) -> Policy:
         """The limits for this package."""
-        return self.facilities.policy_for(self.name)
+        return self.roomier or self.facilities.policy_for(self.name)
 
     @property
     def override(self) -> Override:

@@ -143,6 +143,7 @@ def _resolve(name: str, table: dict[str, Any], package: str | None) -> model.Pol
         disk=model.DiskLimits(
             max_bytes=_pages(_need(name, table, "disk", "max").resolve(memory_max)),
             max_inodes=_need(name, table, "disk", "max_inodes"),
+            retry_factor=table["disk"].get("retry_factor") or 1.0,
         ),
         time=model.TimeLimits(
             wall_s=_need(name, table, "time", "wall"), silence_s=time.get("silence"), cpu_s=time.get("cpu")

@@ -35,6 +35,7 @@ def flat(policy: Policy) -> dict[str, object]:
         "io.devices": [_rates(device) for device in policy.io.devices],
         "disk.max": policy.disk.max_bytes,
         "disk.max_inodes": policy.disk.max_inodes,
+        "disk.retry_factor": policy.disk.retry_factor,
         "time.wall": policy.time.wall_s,
         "time.silence": policy.time.silence_s,
         "time.cpu": policy.time.cpu_s,
@@ -72,6 +73,8 @@ def value_text(name: str, value: object) -> str:
         return bytes_text(value)
     if name.startswith("time.") and isinstance(value, int | float):
         return seconds_text(value)
+    if name == "disk.retry_factor":
+        return f"{value:g}"
     if name == "cpu.quota":
         return f"{value:g}%"
     return str(value)

@@ -39,6 +39,14 @@ def _mounts_and_clocks(policy: Policy, facts: Facts) -> Iterator[Limit]:
     how = f"nr_inodes={disk.max_inodes} of the writable layer's tmpfs"
     yield Limit(name="disk.max_inodes", value=disk.max_inodes, mechanism=Mechanism.TMPFS, how=how)
     yield Limit(
+        name="disk.retry_factor",
+        value=disk.retry_factor,
+        mechanism=Mechanism.NOTHING,
+        how="a build that fills its disk is tried once more, with so many times the room"
+        if disk.retry_factor > 1
+        else "a build that fills its disk is not tried again",
+    )
+    yield Limit(
         name="time.wall", value=time.wall_s, mechanism=Mechanism.CLOCK, how="monotonic clock of ours, then SIGKILL"
     )
     yield Limit(name="time.silence", value=time.silence_s, mechanism=Mechanism.CLOCK, how="clock since the last output")
