@@ -8,19 +8,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once
 from lxcbuild.bench.samples import Spread, ratios
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import Policy
+from lxcbuild.model import NetworkMode, Policy
+from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import InstanceSpec, Step
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.network import GUARDED
 
 #: Budgets (docs/performance.md).
-MAX_RATIO, MAX_FIRST_MS, MAX_STOP_MS, MAX_MEMORY_BYTES = 3.0, 40.0, 5.0, 30 << 20
+MAX_RATIO, MAX_FIRST_MS, MAX_STOP_MS, MAX_MEMORY_BYTES, MAX_GUARD_MS = 3.0, 40.0, 5.0, 30 << 20, 3.0
 _REFERENCE = "lxc-execute"
 #: Between two things measured: what the one before left to the kernel (the end of its namespaces) is not the next one's time.
 _SETTLE_S = 0.15
@@ -44,19 +46,29 @@ class Starts:
     first: dict[str, list[float]] = field(default_factory=dict)  # of each peer
     whole: dict[str, list[float]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    without_network: list[float] = field(
+        default_factory=list
+    )  # first byte with network none, where the policy has a guard
 
     def ratio(self, peer: str = _REFERENCE) -> Spread | None:
         """Our first byte to the peer's, round by round; None when the peer is absent."""
         theirs = self.first.get(peer)
         return ratios(self.ours["first"], theirs) if theirs else None
 
+    def guard(self) -> Spread | None:
+        """What the network's guard costs until the first byte, round by round; None when the policy has none."""
+        pairs = zip(self.ours["first"], self.without_network, strict=True) if self.without_network else ()
+        costs = [watched - bare for watched, bare in pairs]
+        return Spread.of(costs) if costs else None
+
     def budgets(self) -> tuple[Budget, ...]:
         """Each budget with what counts for it: the median."""
-        ratio = self.ratio()
+        ratio, guard = self.ratio(), self.guard()
         found = [
             Budget("first command / lxc-execute", ratio.median if ratio else None, MAX_RATIO, "x"),
             Budget("request to first command", Spread.of(self.ours["first"]).median, MAX_FIRST_MS, "ms"),
             Budget("teardown seen by the caller", Spread.of(self.ours["stop"]).median, MAX_STOP_MS, "ms"),
+            Budget("network guard over no network", guard.median if guard else None, MAX_GUARD_MS, "ms"),
             Budget("memory of a sandbox", max(self.memory_bytes) / (1 << 20), MAX_MEMORY_BYTES / (1 << 20), "MiB"),
         ]
         return tuple(found)
@@ -92,10 +104,21 @@ def measure(
     result = Starts(absent=tuple(peer.name for peer in chosen if peer not in present))
     warming = Starts()
     memory = Path("/dev/shm")  # noqa: S108 - others get a tmpfs for what they write, as our sandboxes do
-    with LxcBackend(dirs) as backend, tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-") as scratch:
+    bare = replace(policy, network=NetworkMode.NONE) if policy.network in GUARDED else None
+    # Two backends: each prepares the network that its own last sandbox had.
+    with (
+        LxcBackend(dirs) as backend,
+        LxcBackend(dirs) as other,
+        tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-") as scratch,
+    ):
+        compiled.provide(dirs, backend, image)
         for number in range(runs + 1):
             into = result if number else warming
             _one_of_ours(backend, into, image=image, policy=policy)
+            if bare is not None:
+                aside = Starts()
+                _one_of_ours(other, aside, image=image, policy=bare)
+                into.without_network += aside.ours["first"]
             for peer in present:
                 time.sleep(_SETTLE_S)
                 _one_of_theirs(peer, into, image=image, scratch_below=Path(scratch))

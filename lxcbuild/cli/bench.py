@@ -84,6 +84,8 @@ def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: st
         "policy": policy,
         "unit": "ms",
         "lxcbuild": {name: spread(series) for name, series in found.ours.items()},
+        "without_network_first": spread(found.without_network) if found.without_network else None,
+        "guard": dataclasses.asdict(guard) if (guard := found.guard()) else None,
         "memory_bytes": max(found.memory_bytes),
         "peers": {
             name: {
@@ -108,6 +110,9 @@ def _show(ui: Ui, found: Starts, machine: dict[str, Any]) -> None:
     )
     columns = ("what", "min", "q1", "median", "q3", "max", "ours/theirs", "meaning")
     rows = [(f"lxcbuild {name}", *_five(Spread.of(series)), "", OURS[name]) for name, series in found.ours.items()]
+    if (guard := found.guard()) is not None:
+        rows.append(("network none, first", *_five(Spread.of(found.without_network)), "", "as first, without a guard"))
+        rows.append(("guard", *_five(guard), "", "the difference, round by round"))
     for name, series in found.first.items():
         ratio = found.ratio(name)
         rows.append((f"{name} first", *_five(Spread.of(series)), f"{ratio.median:.2f}" if ratio else "", "first byte"))

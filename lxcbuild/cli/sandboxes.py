@@ -15,6 +15,7 @@ from lxcbuild.errors import InputError
 from lxcbuild.images.image import Image
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
+from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Bind, Instance, InstanceSpec
 from lxcbuild.sandbox.lxc import LxcBackend
 
@@ -34,6 +35,7 @@ def fresh_sandbox(
             images = ImageStore(ui.dirs, monitor)
             stack.callback(images.close)
             image = images.ensure(target or host_target())
+            compiled.provide(ui.dirs, backend, image.path)
         spec = InstanceSpec(
             instance_id=f"{purpose}-{os.getpid()}-{secrets.token_hex(3)}",
             lowers=(image.path,),

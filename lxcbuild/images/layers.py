@@ -26,6 +26,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS, install
+from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Backend
 
 #: Places of the sandbox itself: mount points and scratch space are no part of what was installed.
@@ -111,6 +112,7 @@ class LayerStore:
 
     def base(self, image: Image) -> Layer:
         """The image itself as the lowest layer."""
+        compiled.provide(self._dirs, self._backend, image.path)
         return Layer(key=image.digest, lowers=(image.path,), packages=image.packages, hit=True, seconds=0.0)
 
     # -- from requirements to packages ------------------------------------------------------------------------

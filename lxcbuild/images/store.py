@@ -22,6 +22,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import Image, ImageRecord
 from lxcbuild.model import Target
+from lxcbuild.sandbox import compiled
 
 DAY_S = 86400.0
 
@@ -80,6 +81,7 @@ class ImageStore:
                 return True
             self._record_path(target).unlink()
             self._archive(record).unlink(missing_ok=True)
+        compiled.forget(self._dirs, record.digest)
         return self.hot.drop(record.digest)
 
     def list(self) -> tuple[Listed, ...]:
@@ -181,6 +183,7 @@ class ImageStore:
                 shutil.rmtree(workdir, ignore_errors=True)
             if record is not None and record.digest != made.digest:
                 self._archive(record).unlink(missing_ok=True)
+                compiled.forget(self._dirs, record.digest)
                 if not self.hot.uses(record.digest):  # a build of this very process may lie on it
                     self.hot.drop(record.digest)
             self._monitor.emit(

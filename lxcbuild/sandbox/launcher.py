@@ -71,6 +71,7 @@ class Job:
     # forbid mknod, so their turn is when /dev is made.
     cgroup_files: list[str] = field(default_factory=list)
     late_cgroup_files: list[str] = field(default_factory=list)
+    runner: str | None = None  # a file: the runner compiled by the image's own Python, see compiled.py
 
     def encode(self) -> bytes:
         """The message."""

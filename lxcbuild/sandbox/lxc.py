@@ -20,8 +20,8 @@ from lxcbuild.linux import block, mounts
 from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroup_fs import Version
 from lxcbuild.model import OutputLimits, Usage
+from lxcbuild.sandbox import compiled, launcher, lxcconf, network, policy, seccomp
 from lxcbuild.sandbox import extract as extraction
-from lxcbuild.sandbox import launcher, lxcconf, network, policy, seccomp
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User, Verdict
 from lxcbuild.sandbox.behind import Behind
 from lxcbuild.sandbox.nursery import LauncherHandle, Nursery, wait_pidfd
@@ -247,6 +247,7 @@ class LxcInstance:
         """Hand the job over; returns our end of the runner's socket."""
         limits = self.spec.policy.disk
         early, late = _cgroup_files(cgroup)
+        runner = compiled.find(self._dirs, self.spec.lowers[-1])
         job = launcher.Job(
             name=f"{self._dirs.tag}-{self.spec.instance_id}",
             hostname=self.spec.hostname,
@@ -262,6 +263,7 @@ class LxcInstance:
             seccomp_profile=self._filters.first_text if self._filters else None,
             cgroup_files=early,
             late_cgroup_files=late,
+            runner=None if runner is None else os.fspath(runner),
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs, line.theirs:

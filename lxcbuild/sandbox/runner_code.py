@@ -1,6 +1,7 @@
 """The runner as it is laid into /dev of a sandbox: its source, and both halves compiled by the Python that runs this.
 
-Standard library only: the nursery calls it once, and its launchers find the result in their memory.
+Standard library only: the nursery calls it once, and its launchers find the result in their memory. For images with another Python
+see compiled.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from types import CodeType
 
 _HERE = Path(__file__).parent
 _BOOT, _RUNNER, _STEP = "runner_boot.py", "runner.py", "runner_step.py"
+#: The modules that are compiled, in the order in which runner_boot.py takes them out.
+HALVES = (_RUNNER, _STEP)
+#: As much as runner_boot.py reads of one file.
+MAX_BYTES = 1 << 20
 
 
 @functools.cache
@@ -21,8 +26,13 @@ def files() -> dict[str, bytes]:
     return {
         "": (_HERE / _BOOT).read_bytes(),
         ".py": (_HERE / _RUNNER).read_bytes(),
-        ".code": importlib.util.MAGIC_NUMBER + marshal.dumps((_compiled(_RUNNER), _compiled(_STEP))),
+        ".code": importlib.util.MAGIC_NUMBER + marshal.dumps(tuple(_compiled(name) for name in HALVES)),
     }
+
+
+def sources() -> dict[str, bytes]:
+    """Name to source of :data:`HALVES`."""
+    return {name: (_HERE / name).read_bytes() for name in HALVES}
 
 
 def _compiled(name: str) -> CodeType:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ def make_tree(job: Job, userns: int) -> tuple[int, int]:
         else:
             bind_fds.append((os.open(host, os.O_RDONLY | os.O_NOFOLLOW), inside))
     os.close(userns)
+    runner = _runner(job)
     _hide_cgroups()
     base = job.id_base
     options = f"size={job.tmpfs_bytes},nr_inodes={job.tmpfs_inodes},mode=0755"
@@ -48,7 +51,7 @@ def make_tree(job: Job, userns: int) -> tuple[int, int]:
     syscalls.mount("none", "m", fstype="overlay", flags=flags, data=data)
     merged = os.open("m", os.O_RDONLY | os.O_DIRECTORY)
     _make_directories(merged, job)
-    _make_dev(merged, job)
+    _make_dev(merged, job, runner)
     for number, (fd, inside) in enumerate(bind_fds):
         _bind(merged, fd, inside, number=number, owner=base)
     _check_interpreter(merged)
@@ -98,7 +101,15 @@ def _make_directories(merged: int, job: Job) -> None:
         os.close(mounts.make_dir(merged, mounts.split_inside(path), owner=base + owner, mode=mode))
 
 
-def _make_dev(merged: int, job: Job) -> None:
+def _runner(job: Job) -> dict[str, bytes]:
+    """What is laid beside the devices: the runner compiled by the image's Python if there is that, else by ours."""
+    if job.runner is not None:
+        with contextlib.suppress(FileNotFoundError):  # its image was removed a moment ago
+            return {**runner_code.files(), ".code": Path(job.runner).read_bytes()}
+    return runner_code.files()
+
+
+def _make_dev(merged: int, job: Job, runner: Mapping[str, bytes]) -> None:
     """/dev: a read-only directory of the build's tmpfs with exactly these entries; the runner's script lies there too."""
     base = job.id_base
     Path("d").mkdir()
@@ -111,7 +122,7 @@ def _make_dev(merged: int, job: Job) -> None:
         Path(f"d/{name}").symlink_to(target)
     Path("d/pts").mkdir()
     Path("d/shm").mkdir()
-    for suffix, content in runner_code.files().items():
+    for suffix, content in runner.items():
         script = Path(f"d/{lxcconf.RUNNER_NAME}{suffix}")
         script.write_bytes(content)
         script.chmod(0o444)
