@@ -8,6 +8,8 @@ the host. A *weakened* sandbox lacks one guard: the same script must succeed the
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +61,15 @@ def host_state(dirs: StateDirs) -> Iterator[Callable[[], HostState]]:
     before = look()
     yield look
     assert look() == before
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that any user may enter."""
+    place = Path(tempfile.mkdtemp(prefix="lxcbuild-attack-", dir="/var/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.fixture(params=["lxc"])

@@ -15,7 +15,7 @@ from attacking import SCRIPTS, run_script, run_unguarded
 
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
-from lxcbuild.sandbox.base import Instance, Step
+from lxcbuild.sandbox.base import Bind, Instance, Step, User
 
 pytestmark = pytest.mark.root
 
@@ -63,6 +63,28 @@ def test_15_nor_the_host_with_a_sandbox_but_on_the_host_they_do(run_attack, tmp_
         visit = ("attack_15_abstract_socket", "visit", "lxcbuild-attack")
         assert run_attack(*visit, "/etc/hostname") == {"connect": "ECONNREFUSED"}
         assert run_unguarded(*visit, str(tmp_path / "secret")) == {"connect": "done"}
+        assert host.stdout.read().strip() == '{"visited": true, "read": "passed on"}'
+
+
+def test_15_a_socket_in_a_directory_that_is_handed_in_leads_nowhere(sandbox, open_place) -> None:
+    """Its mode lets everybody in, and a socket can be connected to on read-only mounts."""
+    (open_place / "secret").write_text("passed on")
+    place = open_place / "shared"
+    place.mkdir(mode=0o755)
+    script = str(SCRIPTS / "attack_15_abstract_socket.py")
+    command = ["/usr/bin/python3", "-B", script, "listen", str(place / "socket"), "30"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "listening\n"
+        (place / "socket").chmod(0o666)
+        for user in User:
+            instance = sandbox(binds=(Bind(host=place, inside="/in/shared"),))
+            said = run_script(
+                instance, "attack_15_abstract_socket", "visit", "/in/shared/socket", "/etc/hostname", user=user
+            )
+            assert said.document == {"connect": "ECONNREFUSED"}
+        visit = ("attack_15_abstract_socket", "visit", str(place / "socket"))
+        assert run_unguarded(*visit, str(open_place / "secret")) == {"connect": "done"}
         assert host.stdout.read().strip() == '{"visited": true, "read": "passed on"}'
 
 

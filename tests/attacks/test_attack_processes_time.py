@@ -136,7 +136,7 @@ def test_31_weights_divide_contended_cpus(sandbox) -> None:
     assert statistics.median(shares) == pytest.approx(0.75, abs=0.05), shares
 
 
-@pytest.mark.parametrize("way", ["quiet", "talking", "stopped", "deaf"])
+@pytest.mark.parametrize("way", ["quiet", "talking", "stopped", "deaf", "stop-all", "vfork", "traced"])
 def test_33_what_never_ends_is_ended_at_the_wall_clock(sandbox, way: str) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=1.5)), "attack_33_hang", way)
     assert said.result.stopped_by is FailureClass.TIMEOUT

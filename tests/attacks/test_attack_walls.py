@@ -6,8 +6,6 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +20,6 @@ ALLOWED_NODES = [
     "/dev/full c 1:7", "/dev/null c 1:3", "/dev/pts/ptmx c 5:2", "/dev/random c 1:8", "/dev/tty c 5:0", "/dev/urandom c 1:9",
     "/dev/zero c 1:5",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A directory that any user may enter."""
-    place = Path(tempfile.mkdtemp(prefix="lxcbuild-attack-", dir="/var/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 @BOTH

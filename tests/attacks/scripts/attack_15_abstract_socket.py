@@ -1,4 +1,7 @@
-"""An abstract socket (no file, so no mount namespace holds it): ``listen NAME`` waits for a visitor, ``visit NAME`` goes there."""
+"""An abstract socket (no file, so no mount namespace holds it): ``listen NAME`` waits for a visitor, ``visit NAME`` goes there.
+
+A NAME that begins with a slash is a socket in the file system.
+"""
 
 import os
 import socket
@@ -6,7 +9,7 @@ import sys
 
 from tools import outcome, report
 
-name = "\0" + sys.argv[2]
+name = sys.argv[2] if sys.argv[2].startswith("/") else "\0" + sys.argv[2]
 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
     if sys.argv[1] == "listen":
         sock.bind(name)
