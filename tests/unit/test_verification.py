@@ -17,6 +17,7 @@ from lxcbuild.debian.verification import (
     install_job,
     judge,
     parse_verification,
+    strained,
 )
 from lxcbuild.errors import BadNameError
 
@@ -84,6 +85,23 @@ def test_a_failed_installation_is_named(log: str, wanted: str, named: str) -> No
     failure = classify_install_failure(log.encode(), status="exit status 100")
     assert failure.failure_class == wanted
     assert named in failure.brief
+
+
+def test_packages_that_are_installed_together_must_fit_each_other() -> None:
+    fine = InstalledDistribution(name="fine", version="2", requires=("demo-project>=1.0rc1", "six"))
+    assert judge(seen(companions=(fine,)), distribution="demo.project", version="1.0.rc1") is None
+    other = InstalledDistribution(name="other", version="2", requires=("six<1.10",))
+    problem = judge(seen(companions=(other,)), distribution="demo.project", version="1.0.rc1")
+    assert problem is not None
+    assert problem.failure_class == "dep-missing"
+    assert "other 2 asks for six<1.10, and 1.16.0 is installed" in problem.brief
+
+
+def test_packages_of_the_suite_that_want_older_ones_are_told_of() -> None:
+    official = InstalledDistribution(name="official", version="3", requires=("six<1.10",))
+    assert judge(seen(dependents=(official,)), distribution="demo.project", version="1.0.rc1") is None
+    (told,) = strained(seen(dependents=(official,)))
+    assert "official 3 asks for six<1.10, and 1.16.0 is installed" in told
 
 
 def test_only_file_names_of_packages_reach_apt() -> None:
