@@ -1,0 +1,84 @@
+"""Attack 49: names, versions and targets that mean something to a shell, a path, SQL, HTML or a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lxcbuild.cli.main import run_command_line
+
+HOSTILE = [
+    "$(touch owned)",
+    "`touch owned`",
+    "a;touch owned",
+    "a|b",
+    "a&b",
+    "a\nb",
+    "a\0b",
+    "../../etc/passwd-x",
+    "/absent/../../x",
+    "..",
+    "-rf",
+    "--help=x",
+    "a b",
+    "a'b",
+    'a"b',
+    "x'; DROP TABLE build; --",
+    "<script>alert(1)</script>",
+    "\x1b[2Jx",
+    "\u202egnp.exe",
+    "a" * 5000,
+    "%s%n",
+    "{0.__class__}",
+    "\ud800",
+    "",
+]
+
+
+def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> str:
+    """What it said; the command must have failed as for a user's mistake, and in words."""
+    status = run_command_line(["--state-dir", str(tmp_path / "state"), *arguments])
+    said = capfd.readouterr()
+    assert status not in (0, 70), said
+    assert "Traceback" not in said.err
+    assert said.err.strip()
+    assert len(said.err) < 4000
+    assert not any(character in said.out + said.err for character in "\x1b\0\u202e")
+    assert not (tmp_path / "owned").exists()
+    return said.err
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_49_a_name_is_refused_with_a_clear_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capfd, tmp_path, "build", "--target", "debian/bookworm", "--", text)
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text])
+def test_49_a_version_is_refused_with_a_clear_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capfd, tmp_path, "build", "--target", "debian/bookworm", "--", f"idna=={text}")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_49_a_target_is_refused_with_a_clear_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target in (f"debian/{text}", f"{text}/bookworm", f"debian/bookworm/{text}", text):
+        refused(capfd, tmp_path, "build", f"--target={target}", "idna")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_49_other_words_are_refused_with_a_clear_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capfd, tmp_path, "policy", "show", "--", text)
+    refused(capfd, tmp_path, "log", "--", text)
+    refused(capfd, tmp_path, "explain", "--", text)
