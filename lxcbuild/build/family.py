@@ -136,12 +136,10 @@ class _Family:
         if not course.until(Phase.PROVISION):
             return False
         work = course.work
-        if dependencies.is_incomplete(work) and not course.aside(Phase.INSPECT, lambda: dependencies.complete(work)):
-            return False
-        self._learn(work)
-        return True
+        return not dependencies.is_incomplete(work) or course.aside(Phase.INSPECT, lambda: dependencies.complete(work))
 
-    def _learn(self, work: Work, builds: Mapping[str, str] | None = None) -> None:
+    def _learn(self, work: Work, builds: Mapping[str, str]) -> None:
+        """Record what a later build is compared with."""
         assert work.image is not None
         request = recorded_request(work.request, source=work.source, dependencies=builds, override=work.override.digest)
         self.ledger.learn(work.build_id, version=work.version, image_digest=work.image.digest, request=request)
@@ -225,6 +223,8 @@ class _Family:
 
     def _build_together(self, one: _Set, courses: Mapping[str, Course]) -> None:
         """Nobody's packages are published before all that need each other have been installed and tried."""
+        for name, course in courses.items():
+            self._learn(course.work, {other: one.builds[other] for other in one.below(name)})
         for phase in (Phase.VERIFY, Phase.COLLECT):
             for name, course in courses.items():
                 if not course.until(phase):
@@ -236,7 +236,6 @@ class _Family:
                         for item in course.work.sealed
                     )
         for name, course in courses.items():
-            self._learn(course.work, {other: one.builds[other] for other in one.below(name)})
             outcome = course.finish()
             if outcome.status is not Status.BUILT:
                 self._give_up(one, name, course, courses)
