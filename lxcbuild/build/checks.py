@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from lxcbuild.build import reproduce
+from lxcbuild.build import lint, reproduce, upstream_tests
 from lxcbuild.build.work import Work
 from lxcbuild.errors import GateError
 
@@ -21,6 +21,10 @@ def after(verify: Callable[[Work], None]) -> Callable[[Work], None]:
         asked = work.request
         if not asked.wants_checks or asked.needed_by:
             return
+        if asked.lintian:
+            lint.run(work)
+        if asked.tests:
+            upstream_tests.run(work)
         if asked.check_reproducible:
             reproduce.run(work)
         ensure_untouched(work)

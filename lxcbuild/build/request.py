@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.model import SourceKind, Target
 
-DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
+DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,182 @@
+"""The project's own tests on request, on the sealed packages: a fresh sandbox that is thrown away, with what the package declares,
+what its tests need, and the package itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lxcbuild.build import backends
+from lxcbuild.build.closure import LocalDeb
+from lxcbuild.build.failures import fail
+from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.naming import names, target_python
+from lxcbuild.build.verify import hand_in
+from lxcbuild.build.work import Work
+from lxcbuild.debian import upstreamtests, verification
+from lxcbuild.debian.relations import translate
+from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
+from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
+from lxcbuild.debian.upstreamtests import TestsRun
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.images.layers import Layer
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.sandbox.base import Bind
+
+
+def run(work: Work) -> None:
+    """Set ``work.checks["tests"]``; raises ``tests-failed`` where tests fail. A project without tests gets a note."""
+    if work.source_package is not None:
+        work.note("tests: those of a Debian source package are its own rules' business; none were run")
+        return
+    assert work.inspection is not None
+    found = _find(work)
+    if not found.found:
+        work.checks["tests"] = {"found": False}
+        work.note("tests: the source archive holds none")
+        return
+    result = _run(work, _layer(work, found.requires))
+    work.checks["tests"] = {"found": not result.none, **asdict(result)}
+    if result.none:
+        work.note("tests: pytest found none in the source archive")
+        return
+    work.note(f"tests: {result}")
+    if not result.ok:
+        raise fail(
+            FailureClass.TESTS_FAILED,
+            Phase.VERIFY,
+            _brief(result),
+            details="\n".join(result.failing[:20]) or None,
+            resolution="the log has pytest's report; without --tests the package is built",
+        )
+    work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def _brief(result: TestsRun) -> str:
+    if result.foreign:
+        return f"the tests did not run on the installed package: {result.foreign[0]}"
+    if not result.failed and not result.errors:
+        return f"pytest could not run the tests (exit status {result.status})"
+    return f"the project's own tests fail: {result}"
+
+
+def _binds(work: Work) -> tuple[Bind, ...]:
+    assert work.source is not None
+    return (Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}"),)
+
+
+def _find(work: Work) -> upstreamtests.TestsFound:
+    assert work.image is not None
+    assert work.source is not None
+    instance = work.open_sandbox((work.image.path,), binds=_binds(work))
+    run_job(work, instance, upstreamtests.find_job(work.source.path.name))
+    files = take_output(work, instance, work.workspace / "tests-found")
+    found = upstreamtests.parse_found(result_bytes(files, upstreamtests.FOUND))
+    if isinstance(found, StepFailure):
+        raise_failure(work, found)
+    work.finish_sandbox()
+    return found
+
+
+def _layer(work: Work, requires: Sequence[str]) -> Layer:
+    """What the package declares, what its tests need of the suite, and on top what only the index has. What neither has is told
+    and left out: tests that need it say so."""
+    assert work.image is not None
+    assert work.inspection is not None
+    archive = work.facilities.archive_for(work.request.target)
+    requires_dist = work.inspection.requires_dist or ()
+    extras, besides = upstreamtests.wanted(work.name, requires_dist, requires)
+    needed = translate(
+        [*_for_tests(requires_dist), *besides], python=target_python(work), names=names(work), extras=extras
+    )
+    relations = tuple(str(relation) for relation in needed.relations)
+    own = {*(deb.package for deb in _debs(work)), *(deb.package for deb in _companions(work))}
+    below = work.facilities.layers.provide(
+        work.image, archive, _declared(work), tuple(r for r in relations if r.split(" ")[0] not in own)
+    )
+    roots = [item.requirement for item in needed.unmapped]
+    return _with_wheels(work, below, roots) if roots else below
+
+
+def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
+    """The largest part of the requirements that the index can provide; never the project itself."""
+    from dataclasses import replace
+
+    def choose(wanted: Sequence[str]) -> Layer:
+        sets = backends.choose(work, below, wanted, constraints=())
+        kept = {
+            python: tuple(c for c in chosen if canonicalize_name(c.name) != canonicalize_name(work.name))
+            for python, chosen in sets.items()
+        }
+        for item in {str(chosen): None for chosen_set in kept.values() for chosen in chosen_set}:
+            work.note(f"test requirement from the index: {item}")
+        return replace(below, lowers=work.facilities.wheels.provide(work.image, below, kept).layer.lowers)  # type: ignore[arg-type]
+
+    try:
+        return choose(roots)
+    except LxcbuildError as error:
+        work.note(f"tests: not everything that they need can be had: {error.brief}", warning=True)
+    single = []
+    for root in roots:
+        try:
+            choose([root])
+        except LxcbuildError as error:
+            work.note(f"tests: left out {root}: {error.brief}", warning=True)
+        else:
+            single.append(root)
+    try:
+        return choose(single) if single else below
+    except LxcbuildError:
+        return below
+
+
+def _for_tests(requires_dist: Sequence[str]) -> list[str]:
+    """Without tools that no test imports."""
+    kept = []
+    for text in requires_dist:
+        try:
+            name = Requirement(text).name
+        except InvalidRequirement:
+            continue
+        if "extra" not in text or upstreamtests.is_for_tests(name):
+            kept.append(text)
+    return kept
+
+
+def _debs(work: Work) -> list[LocalDeb]:
+    return [LocalDeb.read(item.path, sha256=item.sha256) for item in work.sealed if item.name.endswith(".deb")]
+
+
+def _companions(work: Work) -> tuple[LocalDeb, ...]:
+    return work.closure.companions([deb.stanza for deb in _debs(work)])
+
+
+def _declared(work: Work) -> tuple[str, ...]:
+    stanzas = [deb.stanza for deb in (*_debs(work), *_companions(work))]
+    own = names_provided(stanzas)
+    return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
+
+
+def _run(work: Work, layer: Layer) -> TestsRun:
+    assert work.source is not None
+    assert work.inspection is not None
+    debs = [item for item in work.sealed if item.name.endswith(".deb")]
+    companions = _companions(work)
+    shown = hand_in(work, debs, name="debs-for-tests")
+    for deb in companions:
+        deb.copy_to(shown)
+    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS), *_binds(work)))
+    installing = verification.install_job([item.name for item in debs] + [deb.path.name for deb in companions])
+    end = run_job(work, instance, installing)
+    if not end.ok:
+        status = f"exit status {end.result.exit_status}"
+        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    run_job(work, instance, upstreamtests.run_job(work.source.path.name, work.inspection.modules))
+    files = take_output(work, instance, work.workspace / "tests")
+    result = upstreamtests.parse_run(result_bytes(files, upstreamtests.RESULT))
+    if isinstance(result, StepFailure):
+        raise_failure(work, result)
+    return result

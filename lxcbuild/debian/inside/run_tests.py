@@ -1,0 +1,94 @@
+"""Run a project's own tests on the package that is installed here; leaves /out/tests.json.
+
+The tree is copied without the project's own modules, so that nothing but the installed package can be imported under their names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess  # noqa: TID251 (inside the sandbox there is no lxcbuild.process)
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, say
+from lxcbuild.debian.inside.unpack import unpack
+
+_SOURCE, _PLACE, _JUNIT = Path("/build/src"), Path("/build/tests-of-project"), Path("/build/junit.xml")
+_NO_TESTS = 5
+_OURS = ("src", "lib", "build", "dist", ".tox", ".git")
+# Options of the project's own configuration ask for plugins of its CI, such as coverage.
+_PYTEST = (
+    "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "required_plugins=", "-r", "fE", f"--junit-xml={_JUNIT}",
+)  # fmt: skip
+_WHERE = "import importlib,sys;m=importlib.import_module(sys.argv[1]);print(getattr(m,'__file__',None) or list(m.__path__)[0])"
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; the request names the archive and the project's modules."""
+    assert not arguments
+    return answer("tests.json", _run, fallback_class="tests-failed")
+
+
+def _run() -> dict[str, Any]:
+    request = read_request()
+    unpack(Path(request["archive"]), _SOURCE)
+    modules = [name for name in request["modules"] if re.fullmatch(r"[A-Za-z_]\w*", name)]
+    _copy(modules)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/build"}
+    where = {name: _origin(name, environment) for name in modules}
+    arguments = _targets(modules)
+    say(f"tests: python3 -m pytest {' '.join(arguments)}")
+    done = subprocess.run(
+        [sys.executable, *_PYTEST, *arguments], cwd=_PLACE, env=environment, stdin=subprocess.DEVNULL, check=False
+    )
+    return {"status": done.returncode, "none": done.returncode == _NO_TESTS, "origins": where, **_counts()}
+
+
+def _copy(modules: list[str]) -> None:
+    """Everything but the project's own code: neither at the top nor below src/ or lib/."""
+    own = {*modules, *(f"{name}.py" for name in modules)} - {"tests", "test"}
+
+    def leave(place: str, names: list[str]) -> list[str]:
+        if Path(place) != _SOURCE:
+            return []
+        return [name for name in names if name in own or name in _OURS or name.endswith(".egg-info")]
+
+    shutil.copytree(_SOURCE, _PLACE, symlinks=True, ignore=leave)
+
+
+def _targets(modules: list[str]) -> list[str]:
+    """Tests beside the code, else what the package itself has installed."""
+    beside = [name for name in ("tests", "test", "testing") if (_PLACE / name).is_dir()]
+    beside += sorted(path.name for path in _PLACE.glob("test*.py"))
+    if beside:
+        return beside
+    inside = [name for name in modules if any((place / name).is_dir() for place in map(Path, sys.path))]
+    return ["--pyargs", *inside] if inside else ["."]
+
+
+def _origin(name: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _WHERE, name], cwd=_PLACE, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return clip(lines[-1] if lines else "", 500) or ""
+
+
+def _counts() -> dict[str, Any]:
+    total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    failing: list[str] = []
+    if _JUNIT.is_file():
+        for suite in ElementTree.parse(_JUNIT).getroot().iter("testsuite"):  # noqa: S314
+            for key in total:
+                total[key] += int(suite.get(key, "0"))
+            failing += [
+                f"{case.get('classname', '')}::{case.get('name', '')}"
+                for case in suite.iter("testcase")
+                if case.find("failure") is not None or case.find("error") is not None
+            ]
+    return {**total, "failing": clip_all(failing, count=50, limit=300)}

@@ -1,0 +1,79 @@
+"""Lintian over built packages, as plain data: the command, and its errors sorted into ours and upstream's."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from lxcbuild.debian.documents import clean
+from lxcbuild.debian.steps import OUT, InsideStep, Job
+from lxcbuild.errors import BadNameError
+
+RESULT = "lintian.txt"
+PACKAGES = ("lintian",)
+BUILT = "/in/built"
+_FILE = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.(?:deb|dsc)")
+_LINE = re.compile(
+    r"(?P<level>[EWIPXO]): (?P<package>[a-z0-9][a-z0-9+.-]*)(?: (?:source|udeb|changes|buildinfo))?: "
+    r"(?P<tag>[a-zA-Z0-9+_.-]{1,200})(?P<more>.*)"
+)
+_MAX_FINDINGS = 200
+_MAX_BYTES = 1 << 20
+_RUN = f'lintian --no-cfg --fail-on none --color never --no-tag-display-limit "$@" >{OUT}/{RESULT}'
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
+
+    fatal: frozenset[str]
+
+
+@functools.cache
+def fatal_tags() -> frozenset[str]:
+    """The tags of ``lintian.yaml`` beside this file; a mistake in it is a bug and raises."""
+    text = (resources.files("lxcbuild.debian") / "lintian.yaml").read_text("utf-8")
+    return _Table.model_validate(yaml.safe_load(text)).fatal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One error or warning of lintian. Texts are bounded and free of control characters; a package may have chosen them."""
+
+    level: str  # E or W
+    package: str
+    tag: str
+    more: str
+
+    @property
+    def fatal(self) -> bool:
+        """Whether it is an error about the packaging itself."""
+        return self.level == "E" and self.tag in fatal_tags()
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.package}: {self.tag} {self.more}".strip()
+
+
+def lintian_job(names: Sequence[str]) -> Job:
+    """Run lintian as the build user over files of ``/in/built``. It ends well whatever it finds."""
+    for name in names:
+        if not _FILE.fullmatch(name):
+            raise BadNameError(f"{name[:80]!r} is no file name of a package")
+    argv = ("/bin/sh", "-c", _RUN, "lintian", *(f"{BUILT}/{name}" for name in names))
+    return Job(files={}, steps=(InsideStep(argv=argv),), results=(RESULT,))
+
+
+def parse_lintian(data: bytes) -> tuple[Finding, ...]:
+    """Errors, then warnings, each in lintian's order; at most 200 of each."""
+    text = clean(data[:_MAX_BYTES].decode("utf-8", "replace"))
+    found = [
+        Finding(level=match["level"], package=match["package"], tag=match["tag"], more=match["more"].strip()[:300])
+        for line in text.splitlines()
+        if (match := _LINE.fullmatch(line)) is not None
+    ]
+    return tuple(item for level in "EW" for item in [f for f in found if f.level == level][:_MAX_FINDINGS])

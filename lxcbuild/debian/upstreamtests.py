@@ -1,0 +1,156 @@
+"""A project's own tests: what they need, the jobs that find and run them, and what came out, as plain data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lxcbuild.debian import documents, steps
+from lxcbuild.debian.documents import DocumentError
+from lxcbuild.debian.steps import SOURCE, Job, StepFailure
+from lxcbuild.errors import BadNameError
+from lxcbuild.model import FailureClass
+
+FOUND, RESULT = "tests-found.json", "tests.json"
+#: Extras for tests; ``dev`` only where a project has none of the others.
+EXTRAS = ("test", "tests", "testing")
+LAST_EXTRA = "dev"
+_INSTALLED = re.compile(r"/usr/lib/python3(?:\.\d+)?/dist-packages/.+")
+#: What projects list beside their test requirements, and no test imports.
+_NOT_FOR_TESTS = frozenset(
+    {
+        "tox", "nox", "pre-commit", "black", "ruff", "flake8", "isort", "mypy", "pyright", "pylint", "sphinx", "furo", "twine",
+        "build", "bump2version", "bumpver", "check-manifest", "codecov", "coveralls", "towncrier", "interrogate", "uv", "pip",
+    }
+)  # fmt: skip
+_ARCHIVE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~-]{0,250}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestsFound:
+    """What the tree says without being run."""
+
+    __test__ = False
+
+    requires: tuple[str, ...]
+    found: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestsRun:
+    """What pytest counted. The package's own code ran beside the counting, so this says nothing of a package that lies."""
+
+    __test__ = False
+
+    status: int  # of pytest
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    failing: tuple[str, ...]
+    foreign: tuple[str, ...]  # modules that were not imported from the installed package
+
+    @property
+    def none(self) -> bool:
+        """Whether there was nothing to run."""
+        return self.status == 5
+
+    @property
+    def ok(self) -> bool:
+        """Whether tests ran on the installed package, and none failed."""
+        return self.status == 0 and not self.foreign
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.errors} errors, {self.skipped} skipped"
+
+
+def find_job(archive_name: str) -> Job:
+    """Look for tests and their requirements in ``/in/source/<archive_name>``."""
+    asked = {"archive": f"{SOURCE}/{_checked(archive_name)}"}
+    return Job(files=steps.request(asked), steps=(steps.python_step("find_tests"),), results=(FOUND,))
+
+
+def run_job(archive_name: str, modules: Sequence[str]) -> Job:
+    """As the build user: run them on what is installed; the archive's own modules are set aside."""
+    asked = {"archive": f"{SOURCE}/{_checked(archive_name)}", "modules": list(modules)}
+    return Job(files=steps.request(asked), steps=(steps.python_step("run_tests", site=True),), results=(RESULT,))
+
+
+def _checked(name: str) -> str:
+    if not _ARCHIVE_NAME.fullmatch(name):
+        raise BadNameError(f"{name[:80]!r} is no file name of a source archive")
+    return name
+
+
+def parse_found(data: bytes) -> TestsFound | StepFailure:
+    """Check what came back from :func:`find_job`."""
+    try:
+        reader = documents.load(data)
+        failure = documents.failure_in(reader, allowed=documents.allow(FailureClass.BROKEN_SDIST))
+        if failure is not None:
+            return failure
+        return TestsFound(requires=reader.texts("requires", count=200), found=bool(reader.flag("found")))
+    except DocumentError as error:
+        return documents.broken(error, failure_class=FailureClass.BROKEN_SDIST)
+
+
+def parse_run(data: bytes) -> TestsRun | StepFailure:
+    """Check what came back from :func:`run_job`."""
+    try:
+        reader = documents.load(data)
+        allowed = documents.allow(FailureClass.BROKEN_SDIST, FailureClass.TESTS_FAILED)
+        failure = documents.failure_in(reader, allowed=allowed)
+        if failure is not None:
+            return failure
+        tests, failures = reader.number("tests", limit=10**9), reader.number("failures", limit=10**9)
+        errors, skipped = reader.number("errors", limit=10**9), reader.number("skipped", limit=10**9)
+        origins = reader.pairs("origins", count=200)
+        return TestsRun(
+            status=reader.number("status", limit=255),
+            passed=max(0, tests - failures - errors - skipped),
+            failed=failures,
+            errors=errors,
+            skipped=skipped,
+            failing=reader.texts("failing", count=50),
+            foreign=tuple(
+                f"{name} from {path}" for name, path in origins.items() if path and not _INSTALLED.fullmatch(path)
+            ),
+        )
+    except DocumentError as error:
+        return documents.broken(error, failure_class=FailureClass.TESTS_FAILED)
+
+
+def wanted(own: str, requires_dist: Sequence[str], found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The project's extras that tests need, and the requirements beside them (pytest in any case); tools of a CI are left out.
+
+    A requirement on the project itself (``attrs[tests]``) is one on its extras.
+    """
+    named = {extra for text in requires_dist for extra in _extras(text)}
+    extras = dict.fromkeys(extra for extra in EXTRAS if extra in named)
+    requirements: dict[str, None] = {}
+    for text in found:
+        try:
+            item = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if canonicalize_name(item.name) == canonicalize_name(own):
+            extras.update(dict.fromkeys(sorted(item.extras)))
+        elif item.url is None and is_for_tests(item.name):
+            requirements[str(item)] = None
+    if not extras and not requirements and LAST_EXTRA in named:
+        extras[LAST_EXTRA] = None
+    return tuple(extras), tuple(dict.fromkeys((*requirements, "pytest")))
+
+
+def is_for_tests(name: str) -> bool:
+    """Whether a test may import it, as far as its name tells."""
+    plain = canonicalize_name(name)
+    return plain not in _NOT_FOR_TESTS and not plain.startswith(("sphinx", "flake8-", "types-", "tox-"))
+
+
+def _extras(requirement: str) -> set[str]:
+    return {match[1].lower() for match in re.finditer(r"extra\s*==\s*['\"]([\w.-]+)['\"]", requirement)}
