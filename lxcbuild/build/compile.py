@@ -18,7 +18,7 @@ from lxcbuild.sandbox.policy import cpus_allotted
 #: Where a build may write: its own directories, and places that are scratch by definition.
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside
 _NAMED_PATHS = 20
-_RESULTS = (conversion.RESULT, sourcepackage.RESULT)
+_RESULTS = (conversion.RESULT, sourcepackage.RESULT, compilation.OBSERVED)
 _OWN_CONTROL = "name the package that has it in Build-Depends of debian/control"
 _CRATES = "build from a source archive that carries its crates (cargo vendor)"
 
@@ -42,6 +42,7 @@ def run(work: Work) -> None:
     work.finish_sandbox()
     if work.conversion is not None:
         _note_conversion(work, files)
+    _note_observed(work, files)
     work.built = destination
     work.sealed = [files[name] for name in sorted(files) if name not in _RESULTS]
 
@@ -75,6 +76,16 @@ def _note_conversion(work: Work, files: Mapping[str, ExtractedFile]) -> None:
         raise_failure(work, found)
     for text in found.notes:
         work.note(text)
+
+
+def _note_observed(work: Work, files: Mapping[str, ExtractedFile]) -> None:
+    """What people should know of a build that went well."""
+    found = compilation.parse_observed(result_bytes(files, compilation.OBSERVED))
+    with work.log_path.open("rb") as log:
+        # The log shows what the compiler was told, the objects what it made of that; builds may hide either.
+        spoken = compilation.native_in_log(log) if not any(text.startswith("native-code") for text in found) else None
+    for text in (*found, *((spoken,) if spoken else ())):
+        work.note(text, warning=True)
 
 
 def _explain(work: Work, end: JobEnd) -> None:

@@ -1,8 +1,8 @@
 """The life of one build as states and transitions, without any input or output.
 
 Facts come in (a phase succeeded, a phase failed), instructions come out (run this phase, finish in this way). Whatever is
-tried a second time is decided here: another converter, another round of missing build dependencies, once more with more room. The story of all
-transitions is kept for post-mortems.
+tried a second time is decided here: another converter, another round of missing build dependencies, once more with more room.
+The story of all transitions is kept for post-mortems.
 """
 
 from __future__ import annotations

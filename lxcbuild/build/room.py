@@ -1,4 +1,4 @@
-"""One more try with more room: how much more a build that has filled its writable layer may have, by its policy and this machine."""
+"""One more try with more room: how much more a build that has filled its disk may have, by its policy and this machine."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from lxcbuild.config.units import parse_bytes, parse_percent, parse_seconds
 #: Dotted names of limits that ``best_effort`` may hold, besides the names of their groups and ``*``.
 LIMITS = (
     "cpu.weight", "cpu.quota", "cpu.cpuset", "memory.max", "memory.high", "memory.swap_max", "pids.max", "io.weight", "io.devices",
-    "devices", "disk.max", "disk.max_inodes", "disk.retry_factor", "time.wall", "time.silence", "time.cpu", "network", "seccomp", "backend",
+    "devices", "disk.max", "disk.max_inodes", "disk.retry_factor", "time.wall", "time.silence", "time.cpu", "network", "seccomp",
+    "backend",
 )  # fmt: skip
 _CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
 _ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?", re.ASCII)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lxcbuild.debian import steps
 from lxcbuild.debian.decisive import decisive_lines
-from lxcbuild.debian.documents import clean
+from lxcbuild.debian.documents import DocumentError, clean, load
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
@@ -90,6 +90,10 @@ def _marker(pattern: str, failure_class: FailureClass, brief: str, missing: str 
     return _Marker(re.compile(pattern), failure_class, brief, missing)
 
 
+#: What a successful build left for people to know: see :func:`parse_observed`.
+OBSERVED = "observed.json"
+_NATIVE_OPTION = re.compile(rb"\b(?:cc|gcc|[cg]\+\+|clang|rustc)\b.*(-m(?:arch|cpu)=native|target-cpu=native)")
+
 #: Things learned from one log.
 _MAX_MISSING = 40
 _BUILD_DEP = FailureClass.BUILD_DEP_MISSING
@@ -139,13 +143,18 @@ _MARKERS = (
     _marker(r"(?:Value|Type)Error: (?P<what>[^\n]{0,120}(?:`project\.license|license-files|license expression)[^\n]{0,200})",
             _BUILD_DEP,
             "the backend is too old: {what}", "backend"),
+    _marker(r"lxcbuild: nothing was installed", _COMPILE,
+            "the build ended without an error and made nothing: there is no wheel, or it holds no project"),
+    _marker(r"(?P<what>does not appear to be a Python project: no pyproject\.toml or setup\.py)", FailureClass.BROKEN_SDIST,
+            "the archive {what}"),
     _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the backend does not read this project's metadata", "backend"),
     _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>(?!/(?!build/))[^'\n]{1,200}\.\w{1,10})'",
             FailureClass.BROKEN_SDIST, "the archive lacks {what}, which its build reads"),
     _marker(r"(?:PermissionError|OSError): \[Errno (?:13|30)\] (?:Permission denied|Read-only file system): "
             r"'(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n]{1,200})'",
             FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
-    _marker(r"(?:mkdir|touch|cp|install|ln|mv|tee)\b[^\n]{0,80} '?(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n:]{1,200})'?: "
+    _marker(r"(?:mkdir|touch|cp|install|ln|mv|tee)\b[^\n]{0,80} "
+            r"['\u2018]?(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\u2019\n:]{1,200})['\u2019]?: "
             r"(?:Permission denied|Read-only file system)",
             FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
     _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
@@ -161,6 +170,36 @@ _PLUGIN_UNFIT = re.compile(rb"plugin pyproject failed with: '(?:headers|include)
 def plugin_is_unfit(tail: bytes) -> bool:
     """Whether pybuild's pyproject plugin made the wheel and could not take it apart: plain commands can (see conversion)."""
     return _PLUGIN_UNFIT.search(tail) is not None
+
+
+def parse_observed(data: bytes) -> tuple[str, ...]:
+    """Warnings for people, from what a build left in ``OBSERVED``: forged or broken documents give none, and harm nobody."""
+    try:
+        reader = load(data)
+        left_out, native = reader.texts("left_out", count=100), reader.texts("native", count=20)
+    except DocumentError:
+        return ()
+    found = []
+    if left_out:
+        found.append(
+            f"left out, because every project would have them: the top-level modules {', '.join(left_out)[:300]} "
+            "(tests and the like belong into the project's own package, or nowhere)"
+        )
+    if native:
+        found.append(_native(f"(-march=native made it {', '.join(native)[:200]})"))
+    return tuple(found)
+
+
+def native_in_log(log: Iterable[bytes]) -> str | None:
+    """The same warning where compiler commands in the log ask for the processor at hand."""
+    for line in log:
+        if (match := _NATIVE_OPTION.search(line)) is not None:
+            return _native(f"({match[1].decode('ascii')})")
+    return None
+
+
+def _native(how: str) -> str:
+    return f"native-code: compiled for the processor of this machine {how}: on an older one the package may crash"
 
 
 def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:

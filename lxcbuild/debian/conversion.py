@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from lxcbuild.config.overrides import Patch
-from lxcbuild.debian import control, documents, steps
+from lxcbuild.debian import control, cratejobs, documents, steps
 from lxcbuild.debian.copyright import make_copyright
+from lxcbuild.debian.crates import CrateSupply
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
@@ -43,6 +44,8 @@ RESERVED_MODULES = frozenset(
         "benchmarks",
     }
 )
+#: Where the package's rules list what they remove; read inside by :mod:`lxcbuild.debian.inside.observe`.
+LEFT_OUT = "debian/.debhelper/lxcbuild-left-out"
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+~]{0,150}(?:-[A-Za-z0-9.+~]{1,60})?")
 _SUITE = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?")
@@ -82,6 +85,7 @@ class ConversionPlan:
     #: Call build and installer directly instead of pybuild's plugin, which on some suites cannot place every kind of file.
     plain_install: bool = False
     patches: tuple[Patch, ...] = ()  # of an override: they become debian/patches
+    crates: CrateSupply | None = None  # where cargo finds the crates, for a project with Rust parts
     home: str = "/build"  # the directory inside in which sources and results lie
 
     def __post_init__(self) -> None:
@@ -188,6 +192,7 @@ def debian_files(inspection: Inspection, plan: ConversionPlan) -> dict[str, str]
         "py3dist-overrides": _overrides(plan),
         "watch": _watch(inspection),
         "upstream/metadata": _upstream_metadata(inspection),
+        "cargo/config.toml": _cargo_configuration(plan),
         "patches/series": "".join(f"{patch.name}\n" for patch in plan.patches),
         **{f"patches/{patch.name}": patch.text for patch in plan.patches},
     }
@@ -267,6 +272,7 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     if plan.converter is Converter.PYPROJECT:
         lines += ["", "%:", "\tdh $@ --with python3 --buildsystem=pybuild", ""]
         lines += [" ".join(f"override_{name}" for name in _SKIPPED) + ":", ""]
+    lines += _cargo_rules(plan)
     # pybuild has filled the package's directory here, and dh_python3 has not looked at it yet.
     lines += ["execute_before_dh_python3:", *_tidy(inspection, plan), ""]
     return "\n".join(lines)
@@ -275,14 +281,34 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
 def _tidy(inspection: Inspection, plan: ConversionPlan) -> list[str]:
     root = f"debian/{plan.package}/usr"
     dropped = dropped_modules(inspection, plan)
-    names = " -o ".join(f"-name {name}" for name in dropped)
-    lines = []
+    names = " -o ".join(f"-name {name} -o -name {name}.py" for name in dropped)
+    lines = [
+        # A backend that ends well without a wheel leaves an empty package.
+        f"\t@ls -d {root}/lib/python3*/*-packages/*-info >/dev/null 2>&1 || {{ echo 'lxcbuild: nothing was installed'; exit 1; }}"
+    ]
     if dropped:
+        lines.append("\t@mkdir -p debian/.debhelper")
         lines.append(
-            f"\tfor d in {root}/lib/python3*/*-packages; do test ! -d $$d || "
-            f"find $$d -mindepth 1 -maxdepth 1 \\( {names} \\) -print -exec rm -rf '{{}}' +; done"
+            f"\tfor d in {root}/lib/python3*/*-packages; do test ! -d $$d || find $$d -mindepth 1 -maxdepth 1 "
+            f"\\( {names} \\) -print -exec rm -rf '{{}}' + || exit 1; done >{LEFT_OUT} && cat {LEFT_OUT}"
         )
     lines.append(f"\tfind {root} \\( -name '*.py[co]' -o -name direct_url.json \\) -delete")
+    return lines
+
+
+def _cargo_configuration(plan: ConversionPlan) -> str:
+    registry = plan.crates.registry if plan.crates is not None else None
+    return cratejobs.configuration(registry) if registry is not None else ""
+
+
+def _cargo_rules(plan: ConversionPlan) -> list[str]:
+    """Cargo takes the crates from where debian/cargo says; a lock file of other versions would forbid it."""
+    if plan.crates is None or plan.crates.registry is None:
+        return []
+    lines = ["export CARGO_HOME = $(CURDIR)/debian/cargo"]
+    if plan.crates.dropped_lock is not None:
+        # make knows no quoting that would hold; the path was checked to be a plain one.
+        lines += ["", "execute_before_dh_auto_build:", f"\trm -f '{plan.crates.dropped_lock}'", ""]
     return lines
 
 

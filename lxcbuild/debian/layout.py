@@ -13,11 +13,12 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.debian import startup
 from lxcbuild.debian.artifacts import Deb, Member
 
+_SITE = "usr/lib/python3/dist-packages"
 _DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
 _STRICT = (
     rf"{_DIST_PACKAGES}/.+",
     r"usr/bin/[A-Za-z0-9_][A-Za-z0-9._+-]*",
-    r"usr/share/doc/{package}(?:/.+)?",
+    r"usr/share/doc/(?:{package}|{project})(?:/.+)?",
     r"usr/share/man/(?:[a-z]{{2}}(?:_[A-Z]{{2}})?/)?man[1-9]/[^/]+",
     r"usr/share/python3/(?:dist|runtime\.d|bcep)/{package}(?:\.[a-z]+)?",
     r"usr/share/lintian/overrides/{package}",
@@ -33,6 +34,10 @@ _ANY_NEVER = re.compile(
     r"|etc/(?:passwd|shadow|group|gshadow|subuid|subgid|fstab|ld\.so\.preload|ld\.so\.conf$|resolv\.conf|hostname|hosts|machine-id)"
     r"|etc/(?:apt|dpkg|ssh|security)/|etc/pam\.d/common-).*"
 )
+#: Directories of the file system that a top-level one below dist-packages is when a project gives absolute paths to data_files:
+#: the wheel holds them below its root, where nobody looks for them.
+_NEVER_MODULES = frozenset("etc usr var opt srv sbin home root run dev proc sys boot lib64".split())  # noqa: SIM905
+_SELDOM_MODULES = frozenset(("bin", "lib", "share", "tmp"))
 _EXTENSION = re.compile(r"\.(?:cpython-\d+[a-z]*(?:-[\w-]+)?\.|abi3\.)?so(?:\.\d+)*$")
 
 
@@ -69,6 +74,7 @@ def check_tree(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
             yield from _check_place(member, layout)
     if layout.strict:
         yield from _check_python(deb, layout)
+        yield from _check_roots(deb)
         yield from _check_own(deb)
 
 
@@ -198,6 +204,25 @@ def _check_python(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
             yield Misplaced(rule="project", subject=info, message=f"is another project than {layout.project}")
         elif layout.project_version is not None and not _same(version, layout.project_version):
             yield Misplaced(rule="project", subject=info, message=f"is another version than {layout.project_version}")
+
+
+def _check_roots(deb: Deb) -> Iterator[Misplaced]:
+    """No file system below dist-packages."""
+    below: dict[str, list[str]] = {}
+    for member in deb.members:
+        match = re.fullmatch(rf"{_DIST_PACKAGES}/([a-z0-9]+)/(.+)", member.name)
+        if match and match[1] in _NEVER_MODULES | _SELDOM_MODULES and member.kind != "dir":
+            below.setdefault(match[1], []).append(match[2])
+    for root, files in below.items():
+        # A package may be called lib; files that Python imports nothing of are somebody's idea of /lib.
+        if root in _NEVER_MODULES or not any(
+            regular_module(f"{_SITE}/{file}") or file.endswith(".py") for file in files
+        ):
+            yield Misplaced(
+                rule="layout",
+                subject=f"/{root}/{files[0]}"[:300],
+                message="data_files of the project name this absolute path, where a Python package may put no file",
+            )
 
 
 def _plain(name: str) -> str:

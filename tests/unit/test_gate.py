@@ -86,6 +86,9 @@ def test_a_real_package_of_debhelper_has_no_script_finding(tmp_path: Path) -> No
         (Entry("./usr/lib/os-release", b"x"), "layout"),
         (Entry("./usr/etc/demo.conf", b"x"), "layout"),
         (Entry("./usr/lib/python3/evil.py", b"x"), "layout"),
+        (Entry("./usr/lib/python3/dist-packages/etc/cron.d/evil", b"x"), "layout"),
+        (Entry("./usr/lib/python3/dist-packages/var/__init__.py", b"x"), "layout"),
+        (Entry("./usr/lib/python3/dist-packages/share/evil.desktop", b"x"), "layout"),
         (Entry("./usr/lib/systemd/system/evil.service", b"x"), "layout"),
         (Entry("./usr/share/doc/other/x", b"x"), "layout"),
         (Entry("./usr/share/bash-completion/completions/../x"), "format"),
@@ -114,6 +117,16 @@ def test_a_hostile_member_rejects_the_package(tmp_path: Path, entry: Entry, rule
     report = judged(tmp_path, debs.deb(tree=[*debs.TREE, entry]))
     assert not report.accepted
     assert rule in rules(report)
+
+
+def test_a_module_may_be_called_lib_and_documents_lie_under_the_projects_name(tmp_path: Path) -> None:
+    tree = [
+        *debs.TREE,
+        Entry("./usr/lib/python3/dist-packages/lib/__init__.py", b""),
+        Entry("./usr/lib/python3/dist-packages/lib/table.json", b"{}"),
+        Entry("./usr/share/doc/demo/README", b"x"),
+    ]
+    assert judged(tmp_path, debs.deb(tree=tree)).accepted
 
 
 def test_links_within_the_package_are_accepted(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""Copy what dpkg-buildpackage made beside the source tree to /out."""
+"""Copy what dpkg-buildpackage made beside the source tree to /out, and leave /out/observed.json."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from pathlib import Path
+
+from lxcbuild.debian.inside.observe import observe
+from lxcbuild.debian.inside.report import write_result
 
 _KINDS = (".deb", ".ddeb", ".udeb", ".dsc", ".changes", ".buildinfo")
 
@@ -27,4 +30,5 @@ def main(arguments: list[str]) -> int:
     for path in found:
         shutil.copyfile(path, Path("/out") / path.name)
         sys.stdout.write(f"{path.name}\n")
+    write_result("observed.json", observe(Path(place)))
     return 0 if any(path.suffix == ".changes" for path in found) else 1
