@@ -1,4 +1,4 @@
-"""Phase collect (host): sealed packages to the store of artefacts, and to where the user wants them."""
+"""Phase collect (host): sealed packages and their provenance to the store of artefacts, and to where the user wants them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from lxcbuild.build import provenance
 from lxcbuild.build.work import Work
 from lxcbuild.errors import DiskFullError
 from lxcbuild.model import Artifact
@@ -18,6 +19,7 @@ def run(work: Work) -> None:
     half_done = work.workspace / "collect"
     half_done.mkdir()
     try:
+        provenance.add(work)
         for artifact in work.sealed:
             shutil.copyfile(artifact.path, half_done / artifact.path.name)
         store.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_outpu
 from lxcbuild.build.naming import names, target_python
 from lxcbuild.build.verify import hand_in
 from lxcbuild.build.work import Work
+from lxcbuild.config.overrides import OFF
 from lxcbuild.debian import upstreamtests, verification
 from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
@@ -27,18 +28,34 @@ from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 
 
+#: How often tests may name what they import and nothing has told of.
+_ROUNDS = 3
+_MAX_LEARNED = 10
+
+
 def run(work: Work) -> None:
     """Set ``work.checks["tests"]``; raises ``tests-failed`` where tests fail. A project without tests gets a note."""
     if work.source_package is not None:
         work.note("tests: those of a Debian source package are its own rules' business; none were run")
         return
     assert work.inspection is not None
+    if work.override.tests == OFF:
+        work.note("tests: switched off by hand for this project")
+        return
     found = _find(work)
-    if not found.found:
+    if not found.found and work.override.tests is None:
         work.checks["tests"] = {"found": False}
         work.note("tests: the source archive holds none")
         return
-    result = _run(work, _layer(work, found.requires))
+    learned: dict[str, None] = {}
+    for number in range(_ROUNDS):
+        result, missing = _run(work, _layer(work, found.requires, tuple(learned)), number=number)
+        fresh = [] if result.ok else [name for name in _packages_of(work, missing) if name not in learned]
+        if not fresh or number == _ROUNDS - 1:
+            break
+        work.note(f"tests: they import what no list of theirs names: {', '.join(fresh)}")
+        learned.update(dict.fromkeys(fresh))
+        work.finish_sandbox()
     work.checks["tests"] = {"found": not result.none, **asdict(result)}
     if result.none:
         work.note("tests: pytest found none in the source archive")
@@ -81,7 +98,18 @@ def _find(work: Work) -> upstreamtests.TestsFound:
     return found
 
 
-def _layer(work: Work, requires: Sequence[str]) -> Layer:
+def _packages_of(work: Work, modules: Sequence[str]) -> list[str]:
+    """The suite's packages of modules that tests could not import; never what is being tested."""
+    contents = work.facilities.contents_for(work.request.target)
+    own = {deb.package for deb in (*_debs(work), *_companions(work))}
+    found = []
+    for name in modules:
+        fitting = [item for item in contents.modules(name) if item.startswith("python3-") and item not in own]
+        found += fitting[:1]
+    return list(dict.fromkeys(found))[:_MAX_LEARNED]
+
+
+def _layer(work: Work, requires: Sequence[str], learned: Sequence[str]) -> Layer:
     """What the package declares, what its tests need of the suite, and on top what only the index has. What neither has is told
     and left out: tests that need it say so."""
     assert work.image is not None
@@ -95,7 +123,7 @@ def _layer(work: Work, requires: Sequence[str]) -> Layer:
     relations = tuple(str(relation) for relation in needed.relations)
     own = {*(deb.package for deb in _debs(work)), *(deb.package for deb in _companions(work))}
     below = work.facilities.layers.provide(
-        work.image, archive, _declared(work), tuple(r for r in relations if r.split(" ")[0] not in own)
+        work.image, archive, _declared(work), tuple(r for r in (*relations, *learned) if r.split(" ")[0] not in own)
     )
     roots = [item.requirement for item in needed.unmapped]
     return _with_wheels(work, below, roots) if roots else below
@@ -160,12 +188,13 @@ def _declared(work: Work) -> tuple[str, ...]:
     return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
 
 
-def _run(work: Work, layer: Layer) -> TestsRun:
+def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, tuple[str, ...]]:
+    """What came out, and the modules that the log says are not there."""
     assert work.source is not None
     assert work.inspection is not None
     debs = [item for item in work.sealed if item.name.endswith(".deb")]
     companions = _companions(work)
-    shown = hand_in(work, debs, name="debs-for-tests")
+    shown = hand_in(work, debs, name=f"debs-for-tests-{number}")
     for deb in companions:
         deb.copy_to(shown)
     instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS), *_binds(work)))
@@ -174,9 +203,10 @@ def _run(work: Work, layer: Layer) -> TestsRun:
     if not end.ok:
         status = f"exit status {end.result.exit_status}"
         raise_failure(work, verification.classify_install_failure(end.tail, status=status))
-    run_job(work, instance, upstreamtests.run_job(work.source.path.name, work.inspection.modules))
-    files = take_output(work, instance, work.workspace / "tests")
+    job = upstreamtests.run_job(work.source.path.name, work.inspection.modules, command=work.override.tests)
+    tail = run_job(work, instance, job).tail
+    files = take_output(work, instance, work.workspace / f"tests-{number}")
     result = upstreamtests.parse_run(result_bytes(files, upstreamtests.RESULT))
     if isinstance(result, StepFailure):
         raise_failure(work, result)
-    return result
+    return result, upstreamtests.missing_modules(tail, own=work.inspection.modules)

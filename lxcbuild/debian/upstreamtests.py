@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lxcbuild.debian import documents, steps
+from lxcbuild.debian.conversion import RESERVED_MODULES
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.errors import BadNameError
@@ -74,9 +75,11 @@ def find_job(archive_name: str) -> Job:
     return Job(files=steps.request(asked), steps=(steps.python_step("find_tests"),), results=(FOUND,))
 
 
-def run_job(archive_name: str, modules: Sequence[str]) -> Job:
-    """As the build user: run them on what is installed; the archive's own modules are set aside."""
-    asked = {"archive": f"{SOURCE}/{_checked(archive_name)}", "modules": list(modules)}
+def run_job(archive_name: str, modules: Sequence[str], *, command: str | None = None) -> Job:
+    """As the build user: run them on what is installed; the archive's own modules are set aside. ``command`` goes in pytest's
+    place."""
+    own = [name for name in modules if name not in RESERVED_MODULES]
+    asked = {"archive": f"{SOURCE}/{_checked(archive_name)}", "modules": own, "command": command}
     return Job(files=steps.request(asked), steps=(steps.python_step("run_tests", site=True),), results=(RESULT,))
 
 
@@ -122,6 +125,13 @@ def parse_run(data: bytes) -> TestsRun | StepFailure:
         )
     except DocumentError as error:
         return documents.broken(error, failure_class=FailureClass.TESTS_FAILED)
+
+
+def missing_modules(tail: bytes, *, own: Sequence[str]) -> tuple[str, ...]:
+    """Top-level modules that the end of a log says cannot be imported, the project's own left out."""
+    found = re.findall(rb"No module named '([A-Za-z_][A-Za-z0-9_]{0,100})", tail)
+    names = dict.fromkeys(name.decode("ascii") for name in found)
+    return tuple(name for name in names if name not in own)[:20]
 
 
 def wanted(own: str, requires_dist: Sequence[str], found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -55,6 +55,15 @@ class Layer:
         return next(found for lower in self.lowers if (found := lower / STATUS_FILE).is_file())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord:
+    """What a layer's record says of its content: SHA-256 of its archive, and the packages that were installed into it."""
+
+    key: str
+    digest: str
+    installed: tuple[Mapping[str, str], ...]  # name, version, architecture, sha256 and so on, as resolved
+
+
 def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
     """SHA-256 of parent key, sorted package=version=sha256, installer version, architecture and options."""
     packages = sorted(f"{p.name}={p.version}={p.sha256}" for p in resolved.packages)
@@ -275,6 +284,18 @@ class LayerStore:
             key, size_bytes=size, what="a layer", fill=lambda tree: pack.unpack(self._archive_path(key), tree)
         )
         return path
+
+    def records(self, layer: Layer) -> tuple[LayerRecord, ...]:
+        """What the layers of a stack were made of, the lowest first; the image below them has its own record."""
+        found = []
+        for lower in reversed(layer.lowers):
+            path = self._dirs.images / "layers" / f"{lower.name}.json"  # trees and records are named alike
+            if path.is_file():
+                record = json.loads(path.read_text())
+                found.append(
+                    LayerRecord(key=record["key"], digest=record["digest"], installed=tuple(record["installed"]))
+                )
+        return tuple(found)
 
     def _record_path(self, key: str) -> Path:
         return self._dirs.images / "layers" / f"{key[:16]}.json"
