@@ -114,11 +114,12 @@ def measure(
         compiled.provide(dirs, backend, image)
         for number in range(runs + 1):
             into = result if number else warming
-            _one_of_ours(backend, into, image=image, policy=policy)
-            if bare is not None:
-                aside = Starts()
-                _one_of_ours(other, aside, image=image, policy=bare)
-                into.without_network += aside.ours["first"]
+            aside = Starts()
+            pair = [(backend, into, policy)] + ([(other, aside, bare)] if bare is not None else [])
+            # In turn: what one sandbox leaves to the kernel must not always fall on the other one.
+            for where, series, limits in pair if number % 2 else reversed(pair):
+                _one_of_ours(where, series, image=image, policy=limits)
+            into.without_network += aside.ours["first"]
             for peer in present:
                 time.sleep(_SETTLE_S)
                 _one_of_theirs(peer, into, image=image, scratch_below=Path(scratch))

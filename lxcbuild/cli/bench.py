@@ -61,6 +61,39 @@ def start(ui: Ui, /, *, target: Target | None, policy: str, runs: int, peers: Se
         _show(ui, found, machine)
 
 
+@bench.command()
+@click.argument("requirement", default="idna==3.10")
+@target_option
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Builds that count.")
+@json_option
+@pass_ui
+def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, as_json: bool) -> None:
+    """CPU time of the orchestrator alone for builds of REQUIREMENT (a project or a directory), one after the other.
+
+    Programs and sandboxes that it starts do not count. The builds are recorded like any other.
+    """
+    from lxcbuild.bench.overhead import MAX_CPU_MS, measure
+    from lxcbuild.bench.samples import Spread
+    from lxcbuild.config.paths import StateDirs
+
+    require_root("start sandboxes")
+    chosen = ("--target", str(target)) if target else ()
+    root = ui.dirs.lib.parent
+    place = ("--state-dir", str(root)) if StateDirs.choose(root) == ui.dirs else ()
+    found = measure((*place, "build", requirement, "--force", "--rebuild", *chosen), runs=runs)
+    series = {"build": Spread.of(found.build), "build --help": Spread.of(found.imports)}
+    if as_json:
+        document = {name: dataclasses.asdict(spread) for name, spread in series.items()}
+        ui.emit_json({"machine": _machine(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
+        return
+    columns = ("CPU ms", "min", "q1", "median", "q3", "max")
+    ui.table(columns, [(name, *_five(spread)) for name, spread in series.items()], right=columns[1:])
+    median = series["build"].median
+    ui.verdict(
+        "ok" if found.holds else "fail", f"orchestrator CPU per build: {median:.0f} ms (at most {MAX_CPU_MS:.0f} ms)"
+    )
+
+
 def _machine() -> dict[str, Any]:
     """What a reader must know to judge the figures."""
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]

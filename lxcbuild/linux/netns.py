@@ -3,7 +3,7 @@
 Nobody inside can change the namespace, not even an inner root that got every capability: it belongs to the host's user namespace
 (user_namespaces(7)). Whatever is sent to any address but a local one arrives as a packet at the TUN device's descriptor
 (Linux: Documentation/networking/tuntap.rst), which stays outside; when its holder dies the device is gone, and every send fails at
-once. Plain ioctls (netdevice(7), ipv6(7)), because launchers have the standard library only and pyroute2 takes 0.4 s to load.
+once. Plain ioctls (netdevice(7), ipv6(7)), because launchers have the standard library only and pyroute2 takes 0.3 s to load.
 Standard library only.
 """
 

@@ -28,6 +28,13 @@ def measured(first: float, stop: float, reference: list[float]) -> Starts:
 
 def test_budgets_fail_when_they_are_missed_and_say_when_there_is_nothing_to_compare_with() -> None:
     held = [budget.holds for budget in measured(30.0, 4.0, [15.0]).budgets()]
-    assert held == [True, True, True, False]
+    assert held == [True, True, True, None, False]
     held = [budget.holds for budget in measured(41.0, 5.5, []).budgets()]
-    assert held == [None, False, False, False]
+    assert held == [None, False, False, None, False]
+
+
+@pytest.mark.parametrize(("without", "holds"), [(28.0, True), (26.0, False)])
+def test_the_network_guard_is_judged_by_the_difference(without: float, *, holds: bool) -> None:
+    found = measured(30.0, 4.0, [15.0])
+    found.without_network = [without] * len(found.ours["first"])
+    assert [budget.holds for budget in found.budgets() if "guard" in budget.name] == [holds]
