@@ -99,6 +99,9 @@ def pass_gate(work: Work, request: GateRequest) -> GateReport:
         raise PhaseFailedError(_rejection(report), mendable=True)
     kept = _keep_aside(work)
     resolution = f"nothing was published; the files are kept for inspection in {kept}"
+    if any(item.rule == "project" and item.message.startswith("is another version") for item in report.findings):
+        fixed = "make its build say the version of its metadata: a variable or a patch in an override (reference/overrides.md)"
+        resolution = f"{fixed}; {resolution}"
     raise PhaseFailedError(replace(_rejection(report), resolution=resolution))
 
 

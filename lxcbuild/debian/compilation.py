@@ -147,8 +147,18 @@ _MARKERS = (
             "the build ended without an error and made nothing: there is no wheel, or it holds no project"),
     _marker(r"(?P<what>does not appear to be a Python project: no pyproject\.toml or setup\.py)", FailureClass.BROKEN_SDIST,
             "the archive {what}"),
+    _marker(r"FileNotFoundError: [^\n]{0,60}'/tmp/[^'\n]{1,60}/output\.json'", _COMPILE,
+            "setup.py or the build backend ended by itself (sys.exit or the like) before it had made anything"),
+    _marker(r"(?:ValueError|ERROR)[: ]{1,2}paths must be inside source tree", FailureClass.BROKEN_SDIST,
+            "backend-path in pyproject.toml leads out of the sources: paths must be inside source tree"),
+    _marker(r"SyntaxError: (?P<what>Missing parentheses in call to '(?:print|exec)'|"
+            r"multiple exception types must be parenthesized|leading zeros in decimal integer literals)", _COMPILE,
+            "the project is written for Python 2: SyntaxError: {what}"),
+    _marker(r"dh\w{0,40}: error: open\(debian/[^\n]{0,80}failed: No such file|make: debian/rules: No such file", _COMPILE,
+            "the build removed the packaging around it (the directory debian/)"),
     _marker(r"UNKNOWN wheel found", _BUILD_DEP, "the backend does not read this project's metadata", "backend"),
-    _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>(?!/(?!build/))[^'\n]{1,200}\.\w{1,10})'",
+    _marker(r"FileNotFoundError: \[Errno 2\] No such file or directory: "
+            r"'(?P<what>(?!/(?!build/[^/'\n]+/))[^'\n]{1,200}\.\w{1,10})'",
             FailureClass.BROKEN_SDIST, "the archive lacks {what}, which its build reads"),
     _marker(r"(?:PermissionError|OSError): \[Errno (?:13|30)\] (?:Permission denied|Read-only file system): "
             r"'(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n]{1,200})'",

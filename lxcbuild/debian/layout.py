@@ -203,7 +203,11 @@ def _check_python(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
         if layout.project is not None and _plain(name) != _plain(layout.project):
             yield Misplaced(rule="project", subject=info, message=f"is another project than {layout.project}")
         elif layout.project_version is not None and not _same(version, layout.project_version):
-            yield Misplaced(rule="project", subject=info, message=f"is another version than {layout.project_version}")
+            yield Misplaced(
+                rule="project",
+                subject=info,
+                message=f"is another version than {layout.project_version}: the build computes its own (from a clock?)",
+            )
 
 
 def _check_roots(deb: Deb) -> Iterator[Misplaced]:

@@ -21,7 +21,7 @@ POLICY = """\
 description: Small
 inherits: default
 memory: {max: 384MiB}
-disk: {max: 128MiB, max_inodes: 20000}
+disk: {max: 128MiB, max_inodes: 20000, retry_factor: 1}
 pids: {max: 96}
 time: {wall: 60s, silence: 15s}
 log: {max: 1MiB, max_line: 4KiB}

@@ -7,6 +7,7 @@ import io
 import lzma
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 MISBEHAVING = Path(__file__).parent / "misbehaving"
@@ -18,10 +19,12 @@ def metadata(name: str, version: str = "1.0") -> str:
     return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: A project that misbehaves\n"
 
 
-def sdist(project: Path, folder: Path, *, version: str = "1.0") -> Path:
-    """The source archive of one project of the corpus: its files, a module of its name, and its metadata."""
+def sdist(project: Path, folder: Path, *, version: str = "1.0", more: Mapping[str, bytes] | None = None) -> Path:
+    """The source archive of one project of the corpus: its files and ``more``, a module of its name, and its metadata."""
     name = project.name
-    members = {path.name: path.read_bytes() for path in sorted(project.iterdir()) if path.is_file()}
+    files = sorted(path for path in project.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    members = {path.relative_to(project).as_posix(): path.read_bytes() for path in files}
+    members |= more or {}
     members |= {"PKG-INFO": metadata(name, version).encode(), f"{name}.py": b'"""A module."""\n'}
     path = folder / f"{name}-{version}.tar.gz"
     with tarfile.open(path, "w:gz") as tar:

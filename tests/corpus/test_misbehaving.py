@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,27 @@ CASES = [
     ("takes_all_memory", "", "oom", "compile", 5),
     ("lacks_requirements", "", "broken-sdist", "compile", 0),
     ("downloads", "", "network-denied", "compile", 0),
+    ("clones_repository", "", "network-denied", "compile", 0),
+    ("absolute_data_files", "", "gate-rejected", "verify", 0),
+    ("version_from_clock", "", "gate-rejected", "verify", 0),
 ]
 HONEST_S = 60.0
+#: Same kinds as others of the list, or long ones.
+LESS_OFTEN = ("clones_repository", "version_from_clock")
+#: Builds that succeed, with what is said about them: a note that begins so; None where there is nothing to say.
+FLAGGED = {
+    "setup_requires_from_index": None,
+    "ships_tests": "left out, because every project would have them: the top-level modules docs, tests ",
+    "ships_bytecode": "2 shipped bytecode files were left out",
+    "native_code": "native-code: compiled for the processor of this machine",
+}
+MORE = {"ships_bytecode": {f"shipsbytecode/{name}": b"x" for name in ("old.pyc", "__pycache__/old.cpython-36.pyc")}}
 
 
-@pytest.mark.parametrize(("project", "policy", "failure", "phase", "more_s"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("project", "policy", "failure", "phase", "more_s"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in LESS_OFTEN else [], id=case[0]) for case in CASES],
+)
 def test_the_class_says_why(
     build: Any, tmp_path: Path, project: str, policy: str, failure: str, phase: str, more_s: float
 ) -> None:
@@ -45,6 +62,36 @@ def test_the_class_says_why(
     assert (found["class"], found["phase"]) == (failure, phase), found
     assert done.build["artifacts"] == []
     assert b"Traceback" not in done.stderr, "a build that fails is no bug of ours"
+
+
+@pytest.mark.parametrize(
+    "project", [pytest.param(name, marks=[] if name == "ships_tests" else [pytest.mark.slow]) for name in FLAGGED]
+)
+def test_what_is_no_reason_to_fail_is_flagged(build: Any, tmp_path: Path, project: str) -> None:
+    done = build(sdist(MISBEHAVING / project, tmp_path, more=MORE.get(project)))
+    assert done.build["status"] == "built", done.build["failure"]
+    said = FLAGGED[project]
+    assert said is None or any(note.startswith(said) for note in done.build["notes"]), done.build["notes"]
+    (deb,) = [item["path"] for item in done.build["artifacts"] if item["path"].endswith(".deb")]
+    listed = subprocess.run(["dpkg-deb", "--contents", deb], check=True, capture_output=True, text=True).stdout
+    assert not re.search(r"dist-packages/(?:tests|docs)\b|\.pyc\b", listed)
+
+
+def test_a_full_disk_is_tried_once_more_with_more_room(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "needs_more_room", tmp_path), policy="disk: {retry_factor: 2}\n")
+    assert done.build["status"] == "built", done.build["failure"]
+    (note,) = [note for note in done.build["notes"] if note.startswith("disk-full")]
+    assert "128 MiB" in note
+    assert "256MiB" in note
+    assert [phase["name"] for phase in done.build["phases"]].count("compile") == 2
+
+
+@pytest.mark.slow
+def test_what_fills_any_disk_is_tried_twice_and_no_more(build: Any, tmp_path: Path) -> None:
+    done = build(sdist(MISBEHAVING / "fills_tmp", tmp_path), policy="disk: {retry_factor: 2}\n")
+    assert (done.build["failure"]["class"], done.build["failure"]["phase"]) == ("disk-full", "compile")
+    assert "256 MiB" in done.build["failure"]["brief"]
+    assert [phase["name"] for phase in done.build["phases"]].count("compile") == 2
 
 
 def test_writes_outside_are_flagged_and_do_not_matter(build: Any, tmp_path: Path) -> None:
