@@ -117,8 +117,8 @@ def _put_again(instance: Instance, state: FailedState) -> bool:
 
 
 def again_script(command: KeptCommand) -> str:
-    """A shell script that repeats the command with its environment and directory."""
+    """A shell script that repeats the command with its environment, its directory, and nothing to read."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(command.env.items())]
     return "\n".join(
-        ["#!/bin/sh", *exports, f"cd {shlex.quote(command.cwd)} || exit", f"exec {shlex.join(command.argv)}", ""]
+        ["#!/bin/sh", *exports, f"cd {shlex.quote(command.cwd)} || exit", f"exec {shlex.join(command.argv)} </dev/null", ""]
     )
