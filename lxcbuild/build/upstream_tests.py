@@ -27,7 +27,6 @@ from lxcbuild.images.layers import Layer
 from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 
-
 #: How often tests may name what they import and nothing has told of.
 _ROUNDS = 3
 _MAX_LEARNED = 10

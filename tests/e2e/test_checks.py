@@ -1,0 +1,151 @@
+"""``lxcbuild build`` with checks on request: the same again under other circumstances, lintian, the project's own tests."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Ended, LxcBuild
+
+from lxcbuild.errors import NotReproducibleError
+
+pytestmark = [pytest.mark.root, pytest.mark.network]
+
+TARGET = "debian/bookworm"
+SETUP = "from setuptools import setup\nsetup(name='{name}', version='1.0', py_modules=['{name}'])\n"
+#: Writes what it sees into the package, as builds should not.
+CURIOUS = """
+import os, socket, time
+mask = os.umask(0); os.umask(mask)
+facts = {
+    "uid": os.getuid(), "host": socket.gethostname(), "umask": oct(mask), "place": os.getcwd(), "home": os.environ["HOME"],
+    "year": time.gmtime().tm_year, "zone": time.tzname[0], "language": os.environ["LC_ALL"],
+    "order": [name for name in os.listdir("data")], "parallel": os.environ["DEB_BUILD_OPTIONS"],
+    "user": os.environ.get("USER"),
+}
+with open("curious.py", "w") as file:
+    for key, value in facts.items():
+        file.write(f"{key} = {value!r}\\n")
+"""
+FACTS = ("uid", "host", "umask", "place", "home", "year", "zone", "language", "order", "parallel", "user")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
+    yield
+    done = lxcbuild("doctor", "--leftovers")
+    assert done.status == 0, done.stdout + done.stderr
+
+
+def sdist(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+    members = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: A small project\n",
+        "setup.py": SETUP.format(name=name),
+        f"{name}.py": "VALUE = 1\n",
+        **files,
+    }
+    path = folder / f"{name}-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for member, text in members.items():
+            info = tarfile.TarInfo(f"{name}-1.0/{member}")
+            info.size, info.mtime = len(text), 1_600_000_000
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+@pytest.fixture
+def build(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> Callable[..., tuple[Ended, dict[str, Any]]]:
+    made_image(TARGET)
+
+    def run(path: Path | str, *options: str | Path) -> tuple[Ended, dict[str, Any]]:
+        done = lxcbuild("build", path, "--target", TARGET, "--json", *options)
+        (outcome,) = done.document["builds"]
+        return done, outcome
+
+    return run
+
+
+def test_a_package_is_the_same_under_other_circumstances_and_says_what_it_was_made_of(
+    build: Any, tmp_path: Path
+) -> None:
+    archive = sdist(tmp_path, "plaindemo", {})
+    done, outcome = build(archive, "--check-reproducible", "-o", tmp_path / "out")
+    assert done.status == 0, done.stderr
+    found = outcome["checks"]["reproducible"]
+    assert (found["verdict"], found["differing"]) == ("identical", [])
+    assert any(name.endswith("_all.deb") for name in found["compared"])
+    assert {"build path", "user and group id", "number of cores", "time (400 days)"} <= set(found["varied"])
+    (path,) = (tmp_path / "out").glob("*.provenance.json")
+    statement = json.loads(path.read_text())
+    for subject in statement["subject"]:
+        content = (path.parent / subject["name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == subject["digest"]["sha256"]
+    assert {Path(item["path"]).name for item in outcome["artifacts"]} == {
+        path.name,
+        *(subject["name"] for subject in statement["subject"]),
+    }
+    made_of = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    kinds = {item["annotations"]["kind"] for item in made_of}
+    assert {"source", "image", "deb"} <= kinds
+    source = next(item for item in made_of if item["annotations"]["kind"] == "source")
+    assert source["digest"]["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_what_a_build_sees_of_its_circumstances_is_found_out(build: Any, tmp_path: Path) -> None:
+    files = {"setup.py": CURIOUS + SETUP.format(name="curious"), "data/a": "", "data/b": "", "data/c": ""}
+    done, outcome = build(sdist(tmp_path, "curious", files), "--check-reproducible")
+    assert (done.status, outcome["status"]) == (NotReproducibleError.exit_code, "built")
+    found = outcome["checks"]["reproducible"]
+    assert found["verdict"] == "differs"
+    lines = found["explanation"].splitlines()
+    for fact in FACTS:
+        first, second = (
+            [line for line in lines if re.fullmatch(rf"[│ ]*{sign}{fact} = .*", line)] for sign in (r"\-", r"\+")
+        )
+        assert first, f"{fact} is the same in both builds"
+        assert second, f"{fact} is the same in both builds"
+    assert any(note.startswith("not reproducible:") for note in outcome["notes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["markupsafe", "msgpack"])
+def test_a_compiled_package_is_the_same_on_another_number_of_cores_and_another_day(build: Any, project: str) -> None:
+    done, outcome = build(project, "--force", "--rebuild", "--check-reproducible")
+    assert done.status == 0, done.stderr
+    assert outcome["checks"]["reproducible"]["verdict"] == "identical"
+    assert "time (400 days)" in outcome["checks"]["reproducible"]["varied"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["idna", "rich"])
+def test_generated_packaging_has_no_errors_of_lintian(build: Any, project: str) -> None:
+    done, outcome = build(project, "--force", "--rebuild", "--lintian", "--no-deps")
+    assert done.status == 0, done.stderr
+    assert outcome["checks"]["lintian"]["errors"] == []
+
+
+@pytest.mark.slow
+def test_own_tests_run_on_the_installed_package_and_decide(build: Any, tmp_path: Path) -> None:
+    well = "import tested\ndef test_value():\n    assert tested.VALUE == 1 and 'dist-packages' in tested.__file__\n"
+    ill = "import tested\ndef test_other():\n    assert tested.VALUE == 2\n"
+    done, outcome = build(sdist(tmp_path, "tested", {"tests/test_it.py": well}), "--tests")
+    assert done.status == 0, done.stderr
+    assert {key: outcome["checks"]["tests"][key] for key in ("passed", "failed", "errors")} == {
+        "passed": 1,
+        "failed": 0,
+        "errors": 0,
+    }
+    done, outcome = build(sdist(tmp_path, "tested", {"tests/test_it.py": well + ill}), "--tests")
+    assert done.status != 0
+    assert (outcome["failure"]["class"], outcome["artifacts"]) == ("tests-failed", [])
+    assert (outcome["checks"]["tests"]["passed"], outcome["checks"]["tests"]["failed"]) == (1, 1)
+    done, outcome = build(sdist(tmp_path, "tested", {}), "--tests")
+    assert (done.status, outcome["checks"]["tests"]) == (0, {"found": False})
