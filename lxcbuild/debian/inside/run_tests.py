@@ -21,7 +21,8 @@ _SOURCE, _PLACE, _JUNIT = Path("/build/src"), Path("/build/tests-of-project"), P
 _OURS = ("src", "lib", "build", "dist", ".tox", ".git")
 # Options of the project's own configuration ask for plugins of its CI, such as coverage.
 _PYTEST = (
-    "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "required_plugins=", "-r", "fE", "--continue-on-collection-errors", f"--junit-xml={_JUNIT}",
+    "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "required_plugins=", "-r", "fE",
+    "--continue-on-collection-errors", f"--junit-xml={_JUNIT}",
 )  # fmt: skip
 _WHERE = "import importlib,sys;m=importlib.import_module(sys.argv[1]);print(getattr(m,'__file__',None) or list(m.__path__)[0])"
 
