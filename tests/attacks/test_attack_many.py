@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +76,15 @@ def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
 def test_44_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
     """The same look at one sandbox that lives: every figure but the threads' is another one, and memory that is kept is seen."""
     forgotten = backend.create(InstanceSpec(instance_id="forgotten", lowers=(rootfs,), policy=POLICY))
-    forgotten.start()
-    nursery = parent_of(forgotten._launcher.pid)
-    kept = Footprint.of(backend, dirs, nursery)
+    with contextlib.ExitStack() as stack:
+        stack.callback(forgotten.close)
+        forgotten.start()
+        nursery = parent_of(forgotten._launcher.pid)
+        kept = Footprint.of(backend, dirs, nursery)
     before = rss_bytes("self")
-    memory = bytes(range(256)) * (8 * MIB // 256)
+    memory = b"x" * (64 * MIB)  # more than the allocator keeps
     assert rss_bytes("self") - before > 4 * MIB
     del memory
-    forgotten.close()
     freed = Footprint.of(backend, dirs, nursery)
     assert kept.own > freed.own
     assert kept.nursery > freed.nursery

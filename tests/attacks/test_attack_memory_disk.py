@@ -55,7 +55,6 @@ KERNEL_WAYS = [
     "attributes",
     "links",
     "polls",
-    "locks",
     "timers",
     "signals",
     "watches",
