@@ -100,7 +100,7 @@ EXPLANATIONS: Mapping[F, Explanation] = {
         retry=_LIMIT,
     ),
     F.DISK_FULL: Explanation(
-        meaning="The build filled its writable layer.",
+        meaning="The build filled its writable layer, also at the second attempt with more room where its policy grants one.",
         fix="Raise disk.max (and memory.max) in the policy, or choose another one with --policy.",
         retry=_LIMIT,
     ),
