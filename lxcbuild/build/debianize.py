@@ -65,7 +65,8 @@ def _plan(work: Work) -> ConversionPlan:
         converter=work.converter,
         lower_metadata=work.outdated_backend,
         environment=by_hand.environment,
-        patches=by_hand.patches,
+        patches=(*by_hand.patches, *((work.crates.patch,) if work.crates and work.crates.patch else ())),
+        crates=work.crates,
         plain_install=work.plugin_unfit,
         supersedes=tuple(sorted(work.superseded)),
     )

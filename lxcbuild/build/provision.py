@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from lxcbuild.build import backends, learning
+from lxcbuild.build import backends, crates, learning
 from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.naming import build_names, target_python
 from lxcbuild.build.work import Work
@@ -31,6 +31,9 @@ def run(work: Work) -> None:
     assert work.inspection is not None
     for _ in range(_MAX_HOOK_ROUNDS):
         _provide(work)
+        if crates.settle(work):
+            _provide(work)  # without what did not help
+            crates.settle(work)
         if not (work.inspection.dynamic_build_requires and _backend_wants_more(work)):
             return
 
@@ -68,7 +71,8 @@ def _needed(work: Work, *, keep_outdated: bool) -> BuildRelations:
     )
     for text in needed.notes:
         work.note(text)
-    return replace(needed, relations=changed(needed.relations, work.override.build_depends))
+    chosen = crates.relations(work, needed.relations)
+    return replace(needed, relations=changed(chosen, work.override.build_depends))
 
 
 def _debian_layer(work: Work, needed: BuildRelations) -> Layer:

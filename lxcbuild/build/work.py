@@ -14,6 +14,7 @@ from lxcbuild.config.claims import Claim
 from lxcbuild.config.overrides import Override
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.conversion import ConversionPlan
+from lxcbuild.debian.crates import CrateSupply
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.sourcepackage import SourcePackage
 from lxcbuild.errors import LxcbuildError
@@ -55,6 +56,8 @@ class Work:
     superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
+    crates: CrateSupply | None = None  # how the build gets its Rust crates; None: not decided, or no Rust is asked for
+    rust_packages: tuple[str, str] = ("rustc", "cargo")  # the suite's packages of both, chosen with the crates
     conversion: ConversionPlan | None = None
     source_package: SourcePackage | None = None  # what a Debian source package says of itself
     learned_packages: set[str] = field(default_factory=set)
@@ -154,15 +157,25 @@ class Work:
 
     # -- sandboxes ------------------------------------------------------------------------------------------
 
-    def open_sandbox(self, lowers: Sequence[Path], *, binds: Sequence[Bind] = (), hostname: str = "build") -> Instance:
-        """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called."""
+    def open_sandbox(
+        self,
+        lowers: Sequence[Path],
+        *,
+        binds: Sequence[Bind] = (),
+        hostname: str = "build",
+        policy: Policy | None = None,
+    ) -> Instance:
+        """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called.
+
+        ``policy`` is for a step of ours whose network differs from the build's.
+        """
         assert self.instance is None, "the last sandbox was not given back"
         self._sandboxes += 1
         self.last_step = None
         spec = InstanceSpec(
             instance_id=f"{self.build_id}.{self._sandboxes}",
             lowers=tuple(lowers),
-            policy=self.policy,
+            policy=policy or self.policy,
             binds=tuple(binds),
             hostname=hostname,
         )

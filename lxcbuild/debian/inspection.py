@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
+from lxcbuild.debian.crates import Crates, parse_crates
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
@@ -16,6 +17,7 @@ from lxcbuild.model import FailureClass
 RESULT = "inspection.json"
 #: Backends that make compiled modules as their purpose.
 _COMPILING_BACKENDS = ("mesonpy", "scikit_build_core", "maturin", "setuptools_rust", "py_build_cmake", "sipbuild")
+_RUST_BACKENDS = ("maturin", "setuptools_rust")
 #: Backends whose requirements hook returns nothing beyond what pyproject.toml says.
 _STATIC_BACKENDS = ("flit_core", "flit", "poetry.core", "hatchling", "pdm.backend", "uv_build", "pdm.pep517", "maturin")
 _ARCHIVE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~-]{0,250}")
@@ -78,6 +80,7 @@ class Inspection:
     shipped_debian: bool
     licence_texts: tuple[LicenceText, ...] = field(repr=False)
     newer_fields: tuple[str, ...] = ()  # fields of [project] that older backends refuse, as in requirements.yaml
+    crates: Crates | None = None  # what its Rust parts ask for; None: no backend compiles any
 
     @property
     def cython(self) -> bool:
@@ -87,7 +90,7 @@ class Inspection:
     @property
     def rust(self) -> bool:
         """Whether the build compiles Rust."""
-        return self.sources.get("cargo", 0) > 0 or self.build_backend in ("maturin", "setuptools_rust")
+        return self.crates is not None or self.sources.get("cargo", 0) > 0 or self.build_backend in _RUST_BACKENDS
 
 
 def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> Job:
@@ -106,7 +109,9 @@ def parse_inspection(data: bytes) -> Inspection | StepFailure:
     """Check what came back. Anything that our script does not write is the archive's fault: class ``broken-sdist``."""
     try:
         reader = documents.load(data)
-        failure = documents.failure_in(reader, allowed=documents.allow(FailureClass.BROKEN_SDIST, FailureClass.CONVERT_FAILED))
+        failure = documents.failure_in(
+            reader, allowed=documents.allow(FailureClass.BROKEN_SDIST, FailureClass.CONVERT_FAILED)
+        )
         return failure or _inspection(reader)
     except DocumentError as error:
         return documents.broken(error, failure_class=FailureClass.BROKEN_SDIST)
@@ -153,6 +158,7 @@ def _inspection(reader: Reader) -> Inspection:
             for item in reader.tables("licence_texts", count=20)
         ),
         newer_fields=pyproject.texts("newer_fields", count=20, limit=40) if pyproject else (),
+        crates=parse_crates(reader.table("crates")),
     )
 
 

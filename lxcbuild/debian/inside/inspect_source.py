@@ -12,6 +12,7 @@ from typing import Any
 
 from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
+from lxcbuild.debian.inside.rust_project import read_rust
 from lxcbuild.debian.inside.setup_reading import read_setup_py
 from lxcbuild.debian.inside.unpack import unpack
 
@@ -63,6 +64,7 @@ def _inspect() -> dict[str, Any]:
         "sources": counts,
         "shipped_debian": (tree / "debian").exists() or (tree / "debian").is_symlink(),
         "licence_texts": _licence_texts(tree),
+        "crates": read_rust(tree),
     }  # fmt: skip
 
 
