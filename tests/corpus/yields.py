@@ -47,6 +47,7 @@ STDEB_PACKAGES = (
 )
 STDEB_SCRIPT = """
 set -e
+export DEB_BUILD_OPTIONS=nocheck
 cd /build
 tar -xf /in/* 2>/dev/null || python3 -m zipfile -e /in/* .
 cd "$(find . -mindepth 1 -maxdepth 1 -type d | head -n 1)"
