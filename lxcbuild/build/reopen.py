@@ -120,5 +120,11 @@ def again_script(command: KeptCommand) -> str:
     """A shell script that repeats the command with its environment, its directory, and nothing to read."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(command.env.items())]
     return "\n".join(
-        ["#!/bin/sh", *exports, f"cd {shlex.quote(command.cwd)} || exit", f"exec {shlex.join(command.argv)} </dev/null", ""]
+        [
+            "#!/bin/sh",
+            *exports,
+            f"cd {shlex.quote(command.cwd)} || exit",
+            f"exec {shlex.join(command.argv)} </dev/null",
+            "",
+        ]
     )

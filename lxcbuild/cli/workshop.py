@@ -26,12 +26,8 @@ from lxcbuild.sandbox.lxc import LxcBackend
 def workshop(
     dirs: StateDirs, monitor: Monitor, *, policy: str, overrides: Overrides | None = None
 ) -> Iterator[Facilities]:
-    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, HostError.
-
-    ``overrides`` are the hand-made ones; without them, those of the configuration are read.
-    """
+    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, ConfigError, HostError."""
     load_policy(policy)  # a mistake in it is told before anything is started
-    by_hand = load_overrides() if overrides is None else overrides
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(LxcBackend(dirs))
         backend.prestart()
@@ -70,5 +66,5 @@ def workshop(
             archive_for=archive_for,
             contents_for=contents_for,
             policy_for=policy_for,
-            overrides=by_hand,
+            overrides=load_overrides() if overrides is None else overrides,
         )
