@@ -11,7 +11,7 @@ from pathlib import Path
 from lxcbuild.debian.artifacts import ArtifactError, read_deb
 from lxcbuild.debian.installsets import needed_packages
 from lxcbuild.debian.names import Distribution
-from lxcbuild.errors import DependencyError
+from lxcbuild.errors import DependencyError, GateError
 from lxcbuild.model import Artifact
 
 
@@ -30,11 +30,11 @@ class LocalDeb:
 
     @classmethod
     def read(cls, path: Path, *, sha256: str) -> LocalDeb:
-        """Read the control fields; raises :class:`DependencyError` for what is no package."""
+        """Read the control fields; raises :class:`GateError` for what is no package."""
         try:
             return cls(path=path, sha256=sha256, stanza=read_deb(path).control)
         except ArtifactError as error:
-            raise DependencyError(f"{path.name} is no package that can be installed: {error}") from None
+            raise GateError(f"{path.name} is no package that can be installed: {error}") from None
 
     def copy_to(self, directory: Path) -> None:
         """A copy for a sandbox; raises :class:`DependencyError` when the file is not what was sealed."""
@@ -61,7 +61,7 @@ class Closure:
     debs: dict[str, LocalDeb] = field(default_factory=dict)
 
     def add(self, artifacts: Iterable[Artifact]) -> None:
-        """Packages that others of the set may now be installed with."""
+        """Packages that others of the set may now be installed with; raises :class:`GateError`."""
         for artifact in artifacts:
             if artifact.path.suffix == ".deb":
                 deb = LocalDeb.read(artifact.path, sha256=artifact.sha256)

@@ -7,6 +7,7 @@ are compiled first and verified together.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -227,14 +228,13 @@ class _Family:
             self._learn(course.work, {other: one.builds[other] for other in one.below(name)})
         for phase in (Phase.VERIFY, Phase.COLLECT):
             for name, course in courses.items():
-                if not course.until(phase):
+                well = course.until(phase)
+                if well and phase is Phase.VERIFY and len(courses) > 1:
+                    # Nothing has judged these packages yet: what cannot even be read ends its own build.
+                    well = course.aside(Phase.VERIFY, functools.partial(one.closure.add, _sealed(course.work)))
+                if not well:
                     self._give_up(one, name, course, courses)
                     return
-                if phase is Phase.VERIFY and len(courses) > 1:
-                    one.closure.add(
-                        Artifact(path=item.path, sha256=item.sha256, size_bytes=item.size_bytes)
-                        for item in course.work.sealed
-                    )
         for name, course in courses.items():
             outcome = course.finish()
             if outcome.status is not Status.BUILT:
@@ -300,6 +300,10 @@ class _Family:
             others=tuple(told[build_id] for build_id in self.order),
             errors={course.work.build_id: course.work.error for course in courses if course.work.error is not None},
         )
+
+
+def _sealed(work: Work) -> list[Artifact]:
+    return [Artifact(path=item.path, sha256=item.sha256, size_bytes=item.size_bytes) for item in work.sealed]
 
 
 def _with_dependencies(outcome: Outcome, needed: Iterable[Outcome]) -> Outcome:

@@ -15,7 +15,7 @@ from lxcbuild.build.ready import dependencies_of, find_ready, influences, record
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.cli.already_built import already_built
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import DependencyError
+from lxcbuild.errors import DependencyError, GateError
 from lxcbuild.events import NullMonitor
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
@@ -191,6 +191,14 @@ def test_companions_are_what_is_needed_directly_or_not_and_nothing_else(tmp_path
     assert [deb.package for deb in closure.companions([own])] == ["python3-one", "python3-two"]
     member = closure.debs["python3-one"].stanza
     assert [deb.package for deb in closure.companions([member])] == ["python3-two"]
+
+
+def test_what_is_no_package_is_refused_before_anything_is_installed_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "python3-one_1.0_all.deb"
+    path.write_bytes(b"!<arch>\nno package")
+    artifact = Artifact(path=path, sha256="0" * 64, size_bytes=18)
+    with pytest.raises(GateError, match="no package"):
+        Closure().add([artifact])
 
 
 def test_a_package_that_changed_since_it_was_sealed_is_not_handed_in(tmp_path: Path) -> None:
