@@ -22,7 +22,12 @@ from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
 _SHOWN_LINES = 12
-_DIFFOSCOPE = ("diffoscope-minimal",)
+_DIFFOSCOPE = (
+    "diffoscope-minimal",
+    "xz-utils",
+    "xxd",
+    "binutils",
+)  # it only recommends what opens packages and libraries
 
 
 def run(work: Work) -> None:

@@ -17,8 +17,8 @@ _ID = 4711
 #: Room for a library that nothing looks for: dpkg does not know it, so that no package can come to depend on it.
 _TIME_ROOT = "/opt/lxcbuild-time"
 CLOCK_PACKAGE = "libfaketime"
-#: 400 days and some hours ahead: another year, month, day and hour.
-_CLOCK = "+400d7h13m"
+#: 400 days and some hours ahead: another year, month, day and hour. libfaketime reads one number and one unit.
+_CLOCK = "+400.3d"
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": f"{HOME}/home",
     "USER": "another",
@@ -31,10 +31,10 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 #: What differs, for people; the clock only where it could be changed.
 VARIED = (
-    "build path", "user and group id", "user name", "home directory", "id range of the sandbox", "host name", "umask",
+    "build path", "user and group id", "user name", "home directory", "id range of the sandbox", "host name",
     "locale (C.UTF-8, C)", "time zone", "number of cores", "environment variables", "order of directory entries",
 )  # fmt: skip
-NOT_VARIED = ("kernel", "architecture and CPU model", "file system", "installed packages", "PYTHONHASHSEED")
+NOT_VARIED = ("umask", "kernel", "architecture and CPU model", "file system", "installed packages", "PYTHONHASHSEED")
 CLOCK = "time (400 days)"
 
 _PREPARE = f"""set -e
@@ -48,7 +48,7 @@ for deb in {DEBS}/*.deb; do test ! -e "$deb" || dpkg-deb -x "$deb" {_TIME_ROOT};
 _DROP = (
     "setpriv", f"--reuid={_ID}", f"--regid={_ID}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs",
 )  # fmt: skip
-_ENTER = """umask 0002
+_ENTER = """umask 0002  # for what is not below debhelper, which sets 0022 itself
 set -e
 if test "$1" = one; then first=$(taskset -cp $$); first=${first##*: }; taskset -cp "${first%%[,-]*}" $$ >/dev/null; fi
 if test "$2" = clock; then
@@ -59,9 +59,12 @@ fi
 shift 2
 exec "$@"
 """.replace("{root}", _TIME_ROOT).replace("{clock}", _CLOCK)
-# A tmpfs lists the newest entry first, and cp creates in the order of the listing: copying turns every directory around.
+# A tmpfs lists the newest entry first, and tar packs in the order of the listing (cp sorts by inode): every directory turns around.
 _TURN = """set -e
-cp -a "$1" "$1.turned"
+mkdir "$1.turned"
+tar --format=posix -C "$1" -cf "$1.tar" .
+tar -C "$1.turned" -xpf "$1.tar"
+rm "$1.tar"
 rm -r "$1"
 mv "$1.turned" "$1"
 """

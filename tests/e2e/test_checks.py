@@ -23,9 +23,8 @@ SETUP = "from setuptools import setup\nsetup(name='{name}', version='1.0', py_mo
 #: Writes what it sees into the package, as builds should not.
 CURIOUS = """
 import os, socket, time
-mask = os.umask(0); os.umask(mask)
 facts = {
-    "uid": os.getuid(), "host": socket.gethostname(), "umask": oct(mask), "place": os.getcwd(), "home": os.environ["HOME"],
+    "uid": os.getuid(), "host": socket.gethostname(), "place": os.getcwd(), "home": os.environ["HOME"],
     "year": time.gmtime().tm_year, "zone": time.tzname[0], "language": os.environ["LC_ALL"],
     "order": [name for name in os.listdir("data")], "parallel": os.environ["DEB_BUILD_OPTIONS"],
     "user": os.environ.get("USER"),
@@ -34,7 +33,7 @@ with open("curious.py", "w") as file:
     for key, value in facts.items():
         file.write(f"{key} = {value!r}\\n")
 """
-FACTS = ("uid", "host", "umask", "place", "home", "year", "zone", "language", "order", "parallel", "user")
+FACTS = ("uid", "host", "place", "home", "year", "zone", "language", "order", "parallel", "user")
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,11 @@ The tree is copied without the project's own modules, so that nothing but the in
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess  # noqa: TID251 (inside the sandbox there is no lxcbuild.process)
 import sys
@@ -24,6 +27,7 @@ _PYTEST = (
     "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "required_plugins=", "-r", "fE",
     "--continue-on-collection-errors", f"--junit-xml={_JUNIT}",
 )  # fmt: skip
+_CHOOSING = ("-m", "-k", "--ignore", "--ignore-glob", "--deselect", "--import-mode")
 _WHERE = "import importlib,sys;m=importlib.import_module(sys.argv[1]);print(getattr(m,'__file__',None) or list(m.__path__)[0])"
 
 
@@ -40,7 +44,7 @@ def _run() -> dict[str, Any]:
     _copy(modules)
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/build"}
     where = {name: _origin(name, environment) for name in modules}
-    argv = [sys.executable, *_PYTEST, *_targets(modules)]
+    argv = [sys.executable, *_PYTEST, *_chosen(), *_targets(modules)]
     if request["command"] is not None:
         argv = ["/bin/sh", "-c", request["command"]]
     say(f"tests: {' '.join(argv)}")
@@ -58,6 +62,38 @@ def _copy(modules: list[str]) -> None:
         return [name for name in names if name in own or name in _OURS or name.endswith(".egg-info")]
 
     shutil.copytree(_SOURCE, _PLACE, symlinks=True, ignore=leave)
+
+
+def _chosen() -> list[str]:
+    """Of the project's own options those that say which tests are meant (``-m "not stress"``); plugins of its CI are not here."""
+    words = shlex.split(_addopts())
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name in _CHOOSING and equals:
+            kept.append(word)
+        elif name in _CHOOSING:
+            kept += words[place : place + 2]
+    return kept
+
+
+def _addopts() -> str:
+    """pytest's ``addopts``, from the first of its files that has any."""
+    path = _PLACE / "pyproject.toml"
+    if path.is_file():
+        import tomli
+
+        table = tomli.loads(path.read_text("utf-8", "replace")).get("tool", {}).get("pytest", {})
+        found = table.get("ini_options", table).get("addopts")
+        if found:
+            return found if isinstance(found, str) else shlex.join(map(str, found))
+    for name, section in (("pytest.ini", "pytest"), ("tox.ini", "pytest"), ("setup.cfg", "tool:pytest")):
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        with contextlib.suppress(configparser.Error):
+            parser.read(_PLACE / name, "utf-8")
+            if parser.has_option(section, "addopts"):
+                return parser.get(section, "addopts")
+    return ""
 
 
 def _targets(modules: list[str]) -> list[str]:
