@@ -46,15 +46,17 @@ def already_built(
 def _same_release(
     wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
-    from lxcbuild.debian.relations import TargetPython
     from lxcbuild.pypi.client import IndexClient, parse_requirement
 
     requirement = parse_requirement(wish.requirement)
     python = _python_version(wish.target, dirs)
     if python is None:
         return None
-    if not TargetPython(python, wish.target.architecture).applies(requirement):
-        return None
+    if requirement.marker is not None:
+        from lxcbuild.debian.relations import TargetPython
+
+        if not TargetPython(python, wish.target.architecture).applies(requirement):
+            return None
     if not wish.force and _may_be_official(wish, requirement, dirs):
         return None
     with IndexClient(dirs, monitor=monitor) as index:
