@@ -68,7 +68,8 @@ def _roots(tree: Path, manifests: list[str]) -> list[Path]:
 def _fetch(roots: list[Path], *, locked: bool) -> dict[str, Any]:
     others = [f"--sync={root}" for root in roots[1:]]
     held = ["--locked"] if locked else []
-    _, said = _cargo("vendor", "--versioned-dirs", *held, f"--manifest-path={roots[0]}", *others, os.fspath(_VENDOR))
+    options = ["--versioned-dirs", "--respect-source-config", *held, f"--manifest-path={roots[0]}", *others]
+    _, said = _cargo("vendor", *options, os.fspath(_VENDOR))
     if said is not None:
         return {"error": clip(said, 4000), "crates": []}
     files = sorted((_HOME / "registry" / "cache").glob("*/*.crate"))
