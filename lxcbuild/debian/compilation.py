@@ -190,11 +190,15 @@ def parse_observed(data: bytes) -> tuple[str, ...]:
     except DocumentError:
         return ()
     found = []
-    if left_out:
+    modules = [name for name in left_out if not name.endswith(".pth")]
+    startup = [name for name in left_out if name.endswith(".pth")]
+    if modules:
         found.append(
-            f"left out, because every project would have them: the top-level modules {', '.join(left_out)[:300]} "
+            f"left out, because every project would have them: the top-level modules {', '.join(modules)[:300]} "
             "(tests and the like belong into the project's own package, or nowhere)"
         )
+    if startup:
+        found.append(f"left out, because every start of Python would run them as any user: {', '.join(startup)[:300]}")
     if native:
         found.append(_native(f"(-march=native made it {', '.join(native)[:200]})"))
     return tuple(found)

@@ -286,12 +286,19 @@ def _tidy(inspection: Inspection, plan: ConversionPlan) -> list[str]:
         # A backend that ends well without a wheel leaves an empty package.
         f"\t@ls -d {root}/lib/python3*/*-packages/*-info >/dev/null 2>&1 || {{ echo 'lxcbuild: nothing was installed'; exit 1; }}"
     ]
+    lines.append(f"\t@mkdir -p debian/.debhelper && : >{LEFT_OUT}")
     if dropped:
-        lines.append("\t@mkdir -p debian/.debhelper")
         lines.append(
             f"\tfor d in {root}/lib/python3*/*-packages; do test ! -d $$d || find $$d -mindepth 1 -maxdepth 1 "
-            f"\\( {names} \\) -print -exec rm -rf '{{}}' + || exit 1; done >{LEFT_OUT} && cat {LEFT_OUT}"
+            f"\\( {names} \\) -print -exec rm -rf '{{}}' + || exit 1; done >>{LEFT_OUT}"
         )
+    # Code in a .pth file would run at every start of Python, as every user. Namespaces need none since PEP 420, and what measures
+    # or patches everything must be started by hand.
+    lines.append(
+        f"\tfor f in {root}/lib/python3*/*-packages/*.pth; do test ! -e $$f || ! grep -qE '^import[[:space:]]|[(;]' $$f || "
+        f"{{ rm $$f && echo $$f; }} || exit 1; done >>{LEFT_OUT}"
+    )
+    lines.append(f"\t@cat {LEFT_OUT}")
     lines.append(f"\tfind {root} \\( -name '*.py[co]' -o -name direct_url.json \\) -delete")
     return lines
 

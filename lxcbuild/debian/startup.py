@@ -22,7 +22,7 @@ _RTUPDATE = re.compile(r"usr/share/python3/(?:runtime\.d|dist|bcep)/.+")
 #: take their place. Programs that packages list are the suite's to know (``owned``).
 _COMMANDS = """
 awk nawk which pager editor ex vi vim view vimdiff rvim rview pico nc netcat telnet ftp rsh rlogin rcp write lzma unlzma
-lzcat python python2 python3 pydoc pip cc c++ c89 c99 cpp f77 f95 gcc g++ ld lex yacc fakeroot rename infobrowser w
+lzcat python python2 python3 pydoc cc c++ c89 c99 cpp f77 f95 gcc g++ ld lex yacc fakeroot rename infobrowser w
 traceroute mt from x-terminal-emulator x-www-browser www-browser x-session-manager x-window-manager gnome-www-browser
 aptitude iptables ip6tables ebtables arptables java javac jar php node nodejs npm ruby gem lua wish tclsh erl pinentry sh
 bash

@@ -32,6 +32,13 @@ def test_modules_that_were_left_out_are_named(tmp_path: Path) -> None:
     assert "the top-level modules docs.py, tests" in warning
 
 
+def test_startup_files_that_were_left_out_are_named(tmp_path: Path) -> None:
+    project = tree(tmp_path)
+    (project / observe.LEFT_OUT).write_text("debian/python3-odd/usr/lib/python3/dist-packages/odd-nspkg.pth\n")
+    (warning,) = compilation.parse_observed(json.dumps(observe.observe(tmp_path)).encode())
+    assert warning.endswith("run them as any user: odd-nspkg.pth")
+
+
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     project = tree(tmp_path)
     (tmp_path / "secret").write_text("secret\n")

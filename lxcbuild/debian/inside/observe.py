@@ -40,7 +40,7 @@ def _left_out(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
         for line in file.read(_MAX_BYTES).decode("utf-8", "replace").splitlines():
             name = line.rpartition("/")[2]
-            if re.fullmatch(r"\w{1,60}(?:\.py)?", name):
+            if re.fullmatch(r"\w{1,60}(?:\.py)?|[\w.+-]{1,100}\.pth", name):
                 yield name
 
 
