@@ -22,7 +22,7 @@ from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
 from lxcbuild.debian.upstreamtests import TestsRun
-from lxcbuild.errors import LxcbuildError
+from lxcbuild.errors import DependencyError, LxcbuildError
 from lxcbuild.images.layers import Layer
 from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
@@ -121,11 +121,25 @@ def _layer(work: Work, requires: Sequence[str], learned: Sequence[str]) -> Layer
     )
     relations = tuple(str(relation) for relation in needed.relations)
     own = {*(deb.package for deb in _debs(work)), *(deb.package for deb in _companions(work))}
-    below = work.facilities.layers.provide(
-        work.image, archive, _declared(work), tuple(r for r in (*relations, *learned) if r.split(" ")[0] not in own)
-    )
+    asked = _satisfiable(work, [r for r in (*relations, *learned) if r.split(" ")[0] not in own])
+    below = work.facilities.layers.provide(work.image, archive, _declared(work), asked)
     roots = [item.requirement for item in needed.unmapped]
     return _with_wheels(work, below, roots) if roots else below
+
+
+def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
+    """Those that the suite can satisfy each for itself; the others are told of, and left out."""
+    assert work.image is not None
+    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
+    found = []
+    for relation in relations:
+        try:
+            layers.resolve(work.image, layers.base(work.image), archive, (relation,))
+        except DependencyError:
+            work.note(f"tests: left out {relation}: the suite cannot satisfy it", warning=True)
+        else:
+            found.append(relation)
+    return tuple(found)
 
 
 def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
