@@ -201,6 +201,7 @@ def _fetch(work: Work) -> None:
     settings = load_cargo_settings()
     assert settings is not None, "without a registry nothing is fetched"
     files = _from_cache(work, found) or _from_registry(work, found, settings)
+    work.registry_crates = tuple(files)
     layers = CrateLayers(work.facilities.layers, work.facilities.backend, work.monitor)
     work.layer = layers.provide(work.image, work.layer, files)
     digest = crates_key("", files)[:16]

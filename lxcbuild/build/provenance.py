@@ -63,7 +63,7 @@ def document(work: Work) -> dict[str, object]:
                 "buildType": BUILD_TYPE,
                 "externalParameters": _external(work),
                 "internalParameters": _internal(work),
-                "resolvedDependencies": [*_source(work), *_image(work), *_packages(work), *_wheels(work)],
+                "resolvedDependencies": [*_source(work), *_image(work), *_packages(work), *_wheels(work), *_crates(work)],
             },
             "runDetails": _run(work),
         },
@@ -170,6 +170,15 @@ def _wheels(work: Work) -> Iterator[dict[str, object]]:
             "digest": {"sha256": item["sha256"]},
             "uri": item["url"],
             "annotations": {"kind": "index", "project": item["name"], "version": item["version"]},
+        }
+
+
+def _crates(work: Work) -> Iterator[dict[str, object]]:
+    for file in sorted(work.registry_crates):
+        yield {
+            "name": f"{file.stem}.crate",
+            "digest": {"sha256": file.sha256},
+            "annotations": {"kind": "crate", "project": file.name, "version": file.version},
         }
 
 

@@ -19,6 +19,7 @@ from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.sourcepackage import SourcePackage
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import Monitor, Note, Output
+from lxcbuild.images.crates import CrateFile
 from lxcbuild.images.image import Image
 from lxcbuild.images.layers import Layer
 from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
@@ -57,6 +58,7 @@ class Work:
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
     crates: CrateSupply | None = None  # how the build gets its Rust crates; None: not decided, or no Rust is asked for
+    registry_crates: tuple[CrateFile, ...] = ()  # what a registry provided
     rust_packages: tuple[str, str] = ("rustc", "cargo")  # the suite's packages of both, chosen with the crates
     conversion: ConversionPlan | None = None
     source_package: SourcePackage | None = None  # what a Debian source package says of itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,7 +65,10 @@ def test_crates_of_a_registry_are_fetched_checked_and_built_with(
     for name in (LEAF, ROOT):
         assert f"crate from the registry: {name} 1.0.0 sha256:{registry.checksums[name]}" in log
     assert any("2 crates from the registry" in note for note in build["notes"])
-    assert list(out.glob("*.deb"))
+    (document,) = out.glob("*.provenance.json")
+    inputs = json.loads(document.read_text())["predicate"]["buildDefinition"]["resolvedDependencies"]
+    recorded = {item["name"]: item["digest"]["sha256"] for item in inputs if item["annotations"]["kind"] == "crate"}
+    assert recorded == {f"{name}-1.0.0.crate": registry.checksums[name] for name in (LEAF, ROOT)}
     before = len(registry.asked)
     again = lxcbuild("build", root, "--target", TARGET, "--json", "--rebuild", env=env)
     assert again.document["builds"][0]["status"] == "built", again.stderr
