@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from packaging.utils import canonicalize_name
 
 from lxcbuild.config.paths import StateDirs
