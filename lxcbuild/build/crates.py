@@ -245,8 +245,12 @@ def _from_registry(work: Work, found: Crates, settings: CargoSettings) -> list[C
     if answer.error is not None:
         raise _unfetched(work, cratejobs.first_error(answer.error), answer.error)
     # Where the archive has a lock file, its checksums decide, read before anything could change it.
-    stated = found.locked or answer.locked
-    return [_accept(work, item, extracted) for item in stated if _is_there(item, extracted)]
+    stated = {(item.name, item.version): item for item in (*answer.locked, *found.locked)}
+    absent = [item for item in found.locked if not _is_there(item, extracted)]
+    if absent:
+        names = ", ".join(f"{item.name} {item.version}" for item in absent[:_NAMED])
+        raise _unfetched(work, f"cargo left out {names}", "")
+    return [_accept(work, item, extracted) for item in stated.values() if _is_there(item, extracted)]
 
 
 def _is_there(item: LockedCrate, extracted: dict[str, ExtractedFile]) -> bool:

@@ -78,6 +78,7 @@ def _job(
         "archive": f"{steps.SOURCE}/{archive_name}",
         "tree": steps.SOURCE_TREE,
         "manifests": list(found.manifests),
+        "roots": list(found.roots),
         "lock_path": found.lock_path,
     }
     files = {**steps.request(complete), **steps.patch_files(patches)}

@@ -60,6 +60,7 @@ class Crates:
     """What the project says of its Rust parts; paths are below its tree. Everything here is upstream's word."""
 
     manifests: tuple[str, ...]
+    roots: tuple[str, ...]  # those of them that the build names
     lock_path: str | None
     lock_version: int
     locked: tuple[LockedCrate, ...]
@@ -141,6 +142,7 @@ def parse_crates(reader: Reader | None) -> Crates | None:
     lock_path = reader.line("lock_path", limit=500)
     return Crates(
         manifests=tuple(path for path in reader.texts("manifests", count=200, limit=500) if _PATH.fullmatch(path)),
+        roots=tuple(path for path in reader.texts("roots", count=200, limit=500) if _PATH.fullmatch(path)),
         lock_path=lock_path if lock_path is not None and _PATH.fullmatch(lock_path) else None,
         lock_version=reader.number("lock_version", limit=1000),
         locked=parse_locked(reader.tables("locked", count=4000)),

@@ -93,6 +93,7 @@ def test_manifests_and_lock_file_are_read(tmp_path: Path) -> None:
     )
     found = maturin(tmp_path, Cargo_lock=lock)
     assert found.manifests == ("Cargo.toml", "crates/sibling/Cargo.toml")
+    assert (found.roots, found.lock_path) == (("Cargo.toml",), "Cargo.lock")
     assert [(item.name, item.checksum) for item in found.locked] == [("forged", None), ("serde", "a" * 64)]
     assert found.needed_rust == (1, 74)
     assert found.lock_rust == (1, 78)
@@ -102,6 +103,30 @@ def test_manifests_and_lock_file_are_read(tmp_path: Path) -> None:
         ("serde", "1.0.228", "registry"), ("pyo3", "0.22.6", "registry"), ("anywhere", "*", "git"), ("regex", "1.11", "registry"),
         ("cc", "1.2", "registry"), ("libc", "0.2", "registry"),
     ]  # fmt: skip
+
+
+def test_the_lock_file_of_a_workspace_lies_beside_its_manifest(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": '[build-system]\nbuild-backend = "maturin"\n[tool.maturin]\nmanifest-path = "crates/py/Cargo.toml"\n',
+        "Cargo.toml": '[workspace]\nmembers = ["crates/*"]\nexclude = ["crates/fuzz"]\n'
+        '[workspace.package]\nrust-version = "1.88"\nedition = "2024"\n[workspace.dependencies]\npyo3 = { version = "0.22.1" }\n',
+        "crates/py/Cargo.toml": '[package]\nname = "py"\nedition.workspace = true\nrust-version = { workspace = true }\n'
+        '[dependencies]\npyo3 = { workspace = true, features = ["abi3"] }\n',
+        "crates/fuzz/Cargo.toml": SIBLING,
+        "Cargo.lock": "version = 4\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = read(tmp_path)
+    assert found is not None
+    assert found.manifests == ("Cargo.toml", "crates/py/Cargo.toml")
+    assert (found.roots, found.lock_path, found.needed_rust) == (("crates/py/Cargo.toml",), "Cargo.lock", (1, 88))
+    (pyo3,) = found.dependencies
+    assert (pyo3.requirement, pyo3.features) == ("0.22.1", ("abi3",))
+    changed = rewritten(files["Cargo.toml"], {"pyo3": {"0.22.1": "0.22"}}, "x86_64")
+    assert changed is not None
+    assert 'pyo3 = { version = "0.22" }' in changed
 
 
 def test_crates_in_the_archive_are_found_through_the_projects_own_configuration(tmp_path: Path) -> None:

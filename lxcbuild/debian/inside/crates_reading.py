@@ -27,25 +27,29 @@ def read_crates(tree: Path, roots: list[str]) -> dict[str, Any] | None:
     None where no root is there.
     """
     found: dict[str, dict[str, Any]] = {}
+    present = []
     for name in roots:
         path = inside(tree, Path(name))
         if path is not None and path.is_file():
+            present.append(name)
             _gather(tree, path, found)
-    if not found:
+    if not present:
         return None
-    workspaces = [path for path, document in found.items() if "workspace" in document]
-    top = workspaces[0] if workspaces else next(iter(found))
-    lock = _lock(tree, tree / Path(top).parent / "Cargo.lock")
+    # A workspace's lock file lies beside the workspace's manifest, which is found first.
+    places = [Path(present[0]).parent, Path(next(iter(found))).parent]
+    top = next((place for place in places if (tree / place / "Cargo.lock").is_file()), places[-1])
+    lock = _lock(tree, tree / top / "Cargo.lock")
     dependencies = [item for path, document in found.items() for item in _dependencies(path, document, found)]
     return {
         "manifests": sorted(found),
-        "lock_path": None if lock is None else (Path(top).parent / "Cargo.lock").as_posix(),
+        "roots": present,
+        "lock_path": None if lock is None else (top / "Cargo.lock").as_posix(),
         "lock_version": 0 if lock is None else lock[0],
         "locked": [] if lock is None else lock[1],
         "rust_versions": clip_all(_rust_versions(found), limit=40),
         "editions": clip_all([str(_inherited(document, "edition", found) or "2015") for document in found.values()], limit=10),
         "dependencies": dependencies[:_MAX_DEPENDENCIES],
-        "vendored": _vendored(tree, tree / Path(top).parent),
+        "vendored": _vendored(tree, tree / top),
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def _prepare() -> dict[str, Any]:
     apply_patches(tree)
     _HOME.mkdir()
     (_HOME / "config.toml").write_text(request["config"], "utf-8")
-    roots = _roots(tree, request["manifests"])
+    roots = _roots(tree, request["roots"])
     if request["mode"] == "fetch":
         return _fetch(roots, locked=request["lock_path"] is not None)
     patch, refused = crates_patch(tree, request["manifests"], request["relaxed"], request["machine"])
@@ -54,7 +54,7 @@ def _prepare() -> dict[str, Any]:
 
 
 def _roots(tree: Path, manifests: list[str]) -> list[Path]:
-    """One manifest of each workspace, or of each package that stands for itself."""
+    """The manifest of each workspace that the build names, or of each package that stands for itself."""
     found: dict[Path, Path] = {}
     for name in manifests:
         ended, said = _cargo(
