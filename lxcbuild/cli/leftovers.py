@@ -21,7 +21,7 @@ from lxcbuild.config import claims, locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
-from lxcbuild.linux import syscalls
+from lxcbuild.linux import links, syscalls
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.sandbox import registry
@@ -122,18 +122,9 @@ def _mounts(dirs: StateDirs, *, live: set[Path]) -> Iterator[Leftover]:
 
 
 def _network(dirs: StateDirs) -> Iterator[Leftover]:
-    """Sandboxes have only a loopback of their own today; a later release's interfaces and namespaces carry our tag."""
-    for place, kind in ((Path("/sys/class/net"), "interface"), (Path("/run/netns"), "namespace")):
-        with contextlib.suppress(FileNotFoundError):
-            for entry in place.glob(f"lxcb*{dirs.tag}*"):
-                yield Leftover(kind=kind, what=entry.name, remove=partial(_remove_network, entry))
-
-
-def _remove_network(entry: Path) -> None:
-    from lxcbuild import process
-
-    noun = ["netns", "delete"] if entry.parent.name == "netns" else ["link", "delete", "dev"]
-    process.run(["ip", *noun, entry.name])
+    """Sandboxes' interfaces are nameless and die with them; anything that carries our tag is from another release."""
+    for kind, name in links.named(dirs.tag):
+        yield Leftover(kind=kind, what=name, remove=partial(links.remove, kind, name))
 
 
 def _files(dirs: StateDirs) -> Iterator[Leftover]:

@@ -19,7 +19,7 @@ from lxc_sandboxes import POLICY, processes_of, spec
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LimitRefusedError
-from lxcbuild.linux import netns
+from lxcbuild.linux import links, netns
 from lxcbuild.model import NetworkAttempt, NetworkMode
 from lxcbuild.sandbox import sinkhole
 from lxcbuild.sandbox.base import Step, StepResult, User
@@ -125,6 +125,27 @@ def test_without_a_guard_everything_fails_at_once(start: Any, mode: NetworkMode,
         assert met[label] in ("ENETUNREACH", "EADDRNOTAVAIL"), (label, met)
     assert {label: met[label] for label in FORBIDDEN} == FORBIDDEN
     assert result.network == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "loopback", "others"),
+    [
+        (NetworkMode.NONE, "down", set()),
+        (NetworkMode.LOOPBACK, "up", set()),
+        (NetworkMode.SINKHOLE, "up", {netns.DEVICE.decode()}),
+    ],
+)
+def test_a_witness_outside_sees_no_more_than_that(start: Any, mode: NetworkMode, loopback: str, others: set[str]) -> None:
+    """pyroute2 asks the kernel: no interface but the loopback and the way to the guard, no address of the host's."""
+    instance = start(mode)
+    inside = processes_of(instance._id_start)
+    seen = links.look(Path(f"/proc/{min(inside)}/ns/net"))
+    assert seen.links == {"lo": loopback} | dict.fromkeys(others, "up")
+    local = {"127.0.0.1/8", "::1/128"} if loopback == "up" else set()
+    own = {address for address in seen.addresses - local if not address.startswith("fe80:")}
+    dummies = {netns.ADDRESS_V4, netns.ADDRESS_V6} if others else set()
+    assert {address.partition("/")[0] for address in own} == dummies
+    assert ("default" in seen.routes) is bool(others)
 
 
 def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
