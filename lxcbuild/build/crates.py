@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +37,9 @@ def relations(work: Work, wanted: Sequence[str]) -> tuple[str, ...]:
     if not {"cargo", "rustc"}.intersection(wanted):
         return tuple(wanted)
     if work.crates is None:
-        work.rust_packages = _toolchain(work, found)
+        _require_rust(work, found)
         work.crates = _decide(work, found) if found is not None else CrateSupply(supply=Supply.NONE)
+    work.rust_packages = _toolchain(work, found)
     names = dict(zip(("rustc", "cargo"), work.rust_packages, strict=True))
     return tuple(dict.fromkeys((*(names.get(item, item) for item in wanted), *work.crates.relations)))
 
@@ -65,22 +66,31 @@ def settle(work: Work) -> bool:
 # -- before the layer -----------------------------------------------------------------------------------------------
 
 
-def _toolchain(work: Work, found: Crates | None) -> tuple[str, str]:
-    """The newest Rust of the suite; a build whose own words exclude it ends here."""
+def _candidates(work: Work) -> Mapping[str, str]:
     archive = work.facilities.archive_for(work.request.target)
-    chosen = crates.choose_toolchain(archive.candidates([name for pair in crates.TOOLCHAINS for name in pair]))
-    if chosen is None:
-        return crates.TOOLCHAINS[0]  # apt says that there is none
-    pair, version = chosen
+    return archive.candidates([name for pair in crates.TOOLCHAINS for name in pair])
+
+
+def _require_rust(work: Work, found: Crates | None) -> None:
+    """A build whose own words exclude the newest Rust of the suite ends here."""
+    chosen = crates.choose_toolchain(_candidates(work))
     # A lock file that is too new matters where it is used: Debian's crates are resolved without it.
-    if found is not None and not found.optional and found.needed_rust > version:
-        raise fail(
-            FailureClass.BUILD_DEP_MISSING,
-            Phase.PROVISION,
-            f"the project needs Rust {_dotted(found.needed_rust)}, and {work.request.target} has {_dotted(version)}",
-            details=f"the newest of the suite is {pair[0]}",
-        )
-    return pair
+    if chosen is None or found is None or found.optional or found.needed_rust <= chosen[1]:
+        return
+    raise fail(
+        FailureClass.BUILD_DEP_MISSING,
+        Phase.PROVISION,
+        f"the project needs Rust {_dotted(found.needed_rust)}, and {work.request.target} has {_dotted(chosen[1])}",
+        details=f"the newest of the suite is {chosen[0][0]}",
+    )
+
+
+def _toolchain(work: Work, found: Crates | None) -> tuple[str, str]:
+    """The suite's own Rust for the suite's crates, where it is new enough; otherwise the newest there is."""
+    suite = work.crates is not None and work.crates.supply is Supply.SUITE
+    enough = found.needed_rust if suite and found is not None else None
+    chosen = crates.choose_toolchain(_candidates(work), enough=enough)
+    return chosen[0] if chosen is not None else crates.TOOLCHAINS[0]  # apt says that there is none
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -330,8 +330,14 @@ def match_suite(wanted: Sequence[Dependency], candidates: Mapping[str, str]) -> 
     return SuiteMatch(relations=tuple(relations), relaxed=relaxed, missing=tuple(missing))
 
 
-def choose_toolchain(candidates: Mapping[str, str]) -> tuple[tuple[str, str], tuple[int, int]] | None:
-    """The packages of the newest Rust among the candidates, and its version; None where there is none."""
+def choose_toolchain(
+    candidates: Mapping[str, str], *, enough: tuple[int, int] | None = None
+) -> tuple[tuple[str, str], tuple[int, int]] | None:
+    """The packages of the newest Rust among the candidates, and its version; None where there is none.
+
+    With ``enough``, the oldest that is not older, if there is one: Debian's crates are tried with the suite's own Rust, and newer
+    ones do break older crates.
+    """
     found = [
         (numbers[:2], pair)
         for pair in TOOLCHAINS
@@ -339,5 +345,6 @@ def choose_toolchain(candidates: Mapping[str, str]) -> tuple[tuple[str, str], tu
     ]
     if not found:
         return None
-    version, pair = max(found, key=lambda item: item[0])
-    return pair, version
+    fitting = [item for item in found if enough is not None and item[0] >= enough]
+    chosen = min(fitting, key=lambda item: item[0]) if fitting else max(found, key=lambda item: item[0])
+    return chosen[1], chosen[0]

@@ -219,9 +219,12 @@ def test_debians_packages_are_matched_by_branch_and_version() -> None:
     assert [str(item) for item in match.missing] == ["pyo3 0.26 (the suite has 0.22.6)", "nowhere 1 (no package)"]
 
 
-def test_the_newest_rust_of_the_suite_is_chosen() -> None:
+def test_the_newest_rust_of_the_suite_is_chosen_or_its_own_for_its_crates() -> None:
     both = {"rustc": "1.63.0+dfsg1-2", "cargo": "0.66.0+ds1-1", "rustc-web": "1.96.0-1", "cargo-web": "1.96.0-1"}
     assert choose_toolchain(both) == (("rustc-web", "cargo-web"), (1, 96))
+    assert choose_toolchain(both, enough=(1, 60)) == (("rustc", "cargo"), (1, 63))
+    assert choose_toolchain(both, enough=(1, 74)) == (("rustc-web", "cargo-web"), (1, 96))
+    assert choose_toolchain(both, enough=(1, 99)) == (("rustc-web", "cargo-web"), (1, 96))
     assert choose_toolchain({"rustc": "1.63.0+dfsg1-2", "cargo": "0.66.0+ds1-1"}) == (("rustc", "cargo"), (1, 63))
     assert choose_toolchain({"rustc-web": "1.96.0-1"}) is None
 
