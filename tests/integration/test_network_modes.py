@@ -135,7 +135,9 @@ def test_without_a_guard_everything_fails_at_once(start: Any, mode: NetworkMode,
         (NetworkMode.SINKHOLE, "up", {netns.DEVICE.decode()}),
     ],
 )
-def test_a_witness_outside_sees_no_more_than_that(start: Any, mode: NetworkMode, loopback: str, others: set[str]) -> None:
+def test_a_witness_outside_sees_no_more_than_that(
+    start: Any, mode: NetworkMode, loopback: str, others: set[str]
+) -> None:
     """pyroute2 asks the kernel: no interface but the loopback and the way to the guard, no address of the host's."""
     instance = start(mode)
     inside = processes_of(instance._id_start)
