@@ -148,3 +148,10 @@ def test_escape_codes_stay_inside(build: Any, command: Any, tmp_path: Path, stat
     spoken = command("--verbose", "build", archive, "--policy", "tight", "--target", "debian/bookworm")
     assert "red" in spoken.stderr.decode()
     assert not CONTROL.search(spoken.stderr.decode() + spoken.stdout.decode())
+
+
+@pytest.mark.slow
+def test_stdeb_takes_a_project_that_says_nothing_of_itself(build: Any, tmp_path: Path) -> None:
+    """Its setup.py has no description, which stdeb by itself falls over."""
+    done = build(sdist(MISBEHAVING / "setup_requires_from_index", tmp_path), "--converter", "stdeb")
+    assert done.build["status"] == "built", done.build["failure"]

@@ -24,10 +24,19 @@ from lxcbuild.debian.inside.unpack import unpack
 _MAGIC = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\x00", "xz"))
 # Fields of a stdeb.cfg that add to the host's; a project may not displace other packages.
 _KEPT_FIELDS = ("Recommends", "Suggests")
-_RUN_SETUP = (
-    "import sys;sys.path.insert(0,'');sys.argv[0]='setup.py';import setuptools;__file__='setup.py';"
-    "exec(compile(open('setup.py','rb').read(),'setup.py','exec'))"
-)
+# stdeb cannot take a project that says nothing of itself (what is not there is None to it).
+_RUN_SETUP = """
+import sys
+sys.path.insert(0, '')
+sys.argv[0] = __file__ = 'setup.py'
+import setuptools
+from distutils.dist import DistributionMetadata
+def told(method, otherwise):
+    return lambda self: method(self) or otherwise
+for name, otherwise in (('get_description', 'Python project'), ('get_long_description', '')):
+    setattr(DistributionMetadata, name, told(getattr(DistributionMetadata, name), otherwise))
+exec(compile(open('setup.py', 'rb').read(), 'setup.py', 'exec'))
+"""
 
 
 def main(arguments: list[str]) -> int:
