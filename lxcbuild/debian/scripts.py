@@ -9,14 +9,16 @@ _PLAIN = frozenset(
         "#!/bin/sh", "set -e", "fi", "else", "exit 0",
         "if command -v py3compile >/dev/null 2>&1; then", "if which py3compile >/dev/null 2>&1; then",
         "if command -v pypy3compile >/dev/null 2>&1; then", "if which pypy3compile >/dev/null 2>&1; then",
-        "if command -v py3clean >/dev/null 2>&1; then", "if which py3clean >/dev/null 2>&1; then",
+        "if command -v py3clean >/dev/null 2>&1; then",
+        "if command -v py3clean >/dev/null 2>&1 && python3 -c 'pass' 2>/dev/null; then",  # dh-python 7
+        "if which py3clean >/dev/null 2>&1; then",
         "find /usr/lib/python3/dist-packages/ -type d -name __pycache__ -empty -print0 | xargs --null --no-run-if-empty rmdir",
     }
 )  # fmt: skip
 _OLD_CLEAN = r"perl -ne 's,/([^/]*)\.py$,/__pycache__/\1.*, or next; unlink $_ or die $! foreach glob($_)'"
 _ARGUMENTS = r"(?: (?:-V \d+\.\d+(?:-(?:\d+\.\d+)?)?|/usr/(?:lib|share)/{package}(?:/[\w.+-]+)*))*"
 _WITH_PACKAGE = (
-    rf"py3compile -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS}",
+    rf"py3compile -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS}(?: \|\| true)?",
     rf"pypy3compile -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS} \|\| true",
     rf"py3clean -p {{package}}(?::[a-z0-9]+)?{_ARGUMENTS}",
     r"""dpkg -L {package}(?::[a-z0-9]+)? \| sed -En -e '/\^\(\.\*\)\\/\(\.\+\)\\\.py\$/s,,rm "\\1/__pycache__/\\2"\.\*,e'""",

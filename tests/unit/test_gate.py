@@ -79,6 +79,20 @@ def test_a_real_package_of_debhelper_has_no_script_finding(tmp_path: Path) -> No
     assert judged(tmp_path, debs.deb(scripts={"prerm": prerm})).accepted
 
 
+def test_what_dh_python_7_writes_has_no_script_finding(tmp_path: Path) -> None:
+    postinst = (
+        "#!/bin/sh\nset -e\n\n# Automatically added by dh_python3\nif command -v py3compile >/dev/null 2>&1; then\n"
+        "\tpy3compile -p python3-demo  || true\nfi\n"
+    )
+    prerm = (
+        "#!/bin/sh\nset -e\nif command -v py3clean >/dev/null 2>&1 && python3 -c 'pass' 2>/dev/null; then\n"
+        "\tpy3clean -p python3-demo \nfi\n"
+    )
+    assert judged(tmp_path, debs.deb(scripts={"postinst": postinst, "prerm": prerm})).accepted
+    hostile = postinst.replace("|| true", "|| true; id")
+    assert not judged(tmp_path, debs.deb(scripts={"postinst": hostile})).accepted
+
+
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
