@@ -13,12 +13,15 @@ import click
 
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui
+from lxcbuild.events import Note
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:
     from lxcbuild.bench.samples import Spread
     from lxcbuild.bench.start import Starts
 
+_ROOMS = ("sbuild",)
+_KINDS = ("pure", "extension", "debian")
 _PEERS = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
 
 
@@ -92,6 +95,43 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
     ui.verdict(
         "ok" if found.holds else "fail", f"orchestrator CPU per build: {median:.0f} ms (at most {MAX_CPU_MS:.0f} ms)"
     )
+
+
+@bench.command(name="build")
+@target_option
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Rounds that count.")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(_ROOMS), help="Also build with this program.")
+@click.option("--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only this kind of package.")
+@json_option
+@pass_ui
+def builds(
+    ui: Ui, /, *, target: Target | None, runs: int, peers: Sequence[str], kinds: Sequence[str], as_json: bool
+) -> None:
+    """Build packages, beside the same builds bare and in other clean rooms.
+
+    A pure Python project, one with a C extension and a Debian source package; each round builds everything once in every way.
+    Tests, lintian and debug packages are off everywhere. Exit status 0 means measured, not fast enough.
+    """
+    from lxcbuild.bench.builds import SAMPLES, measure
+    from lxcbuild.cli import bench_build
+
+    require_root("start sandboxes")
+    before = os.getloadavg()[0]
+    with ui.monitor() as monitor:
+        found = measure(
+            ui.dirs,
+            monitor,
+            target=target or host_target(),
+            runs=runs,
+            peers=tuple(dict.fromkeys(peers)),
+            samples=[sample for sample in SAMPLES if not kinds or sample.kind in kinds],
+            progress=lambda text: monitor.emit(Note(text=text)),
+        )
+    machine = {**_machine(), "load_before": before, "load_after": os.getloadavg()[0]}
+    if as_json:
+        ui.emit_json(bench_build.document(found, machine=machine, target=str(target or host_target())))
+    else:
+        bench_build.show(ui, found, machine)
 
 
 def _machine() -> dict[str, Any]:
