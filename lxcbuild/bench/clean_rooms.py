@@ -77,7 +77,7 @@ def _sbuild(recipe: Recipe, packages: Sequence[str], place: Path) -> Command:
         timeout_s=_LIMIT_S,
     )
     tarball.chmod(0o644)
-    (place / "config").write_text(f"$unshare_tmpdir_template = '{place}/tmp.sbuild.XXXXXXXXXX';\n1;\n")
+    (place / "config").write_text(f"$unshare_tmpdir_template = '{place}/sbuild.XXXXXXXXXX';\n1;\n")
 
     def command(dsc: Path, results: Path) -> Sequence[str]:
         skipped = ("apt-update", "apt-upgrade", "apt-distupgrade", "run-lintian", "run-piuparts", "run-autopkgtest")
