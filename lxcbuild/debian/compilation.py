@@ -80,14 +80,19 @@ def path_environment(program_paths: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    pattern: re.Pattern[str]
+    text: str
     failure_class: FailureClass
     brief: str
     missing: str | None  # the kind of thing that ``what`` names, see steps.Missing
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when a build has failed, which most do not; ``re`` keeps it."""
+        return re.compile(self.text)
+
 
 def _marker(pattern: str, failure_class: FailureClass, brief: str, missing: str | None = None) -> _Marker:
-    return _Marker(re.compile(pattern), failure_class, brief, missing)
+    return _Marker(pattern, failure_class, brief, missing)
 
 
 #: What a successful build left for people to know: see :func:`parse_observed`.

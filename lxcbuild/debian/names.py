@@ -128,8 +128,9 @@ def parse_fallback(text: str) -> Mapping[str, str]:
         words = line.split()
         if len(words) < 2 or words[0].startswith("#"):
             continue
+        # Thousands of lines: what normalise() does, without its second look at the name.
         if _NAME.fullmatch(words[0]) and _PACKAGE.fullmatch(words[1]):
-            table.setdefault(normalise(words[0]), words[1])
+            table.setdefault(_SEPARATORS.sub("-", words[0]).lower(), words[1])
     return types.MappingProxyType(table)
 
 
