@@ -20,7 +20,7 @@ from lxcbuild.debian.relations import Unmapped
 from lxcbuild.errors import DependencyError
 from lxcbuild.images.layers import Layer
 from lxcbuild.images.wheels import describe
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.model import Converter, FailureClass, Phase
 
 #: How often a backend may come up with something new.
 _MAX_HOOK_ROUNDS = 4
@@ -45,8 +45,10 @@ def _provide(work: Work) -> None:
     archive = facilities.archive_for(work.request.target)
     work.layer = facilities.layers.provide(work.image, archive, work.recipe.toolchain)
     work.index_wheels, work.program_paths, work.outdated_backend = {}, (), False
-    needed = _needed(work, keep_outdated=work.request.strict_debian)
-    if not work.request.strict_debian and (needed.outdated or needed.unmet):
+    # The way of stdeb calls "setup.py install --install-layout=deb", which only the distribution's own setuptools knows.
+    keep = work.request.strict_debian or work.converter is Converter.STDEB
+    needed = _needed(work, keep_outdated=keep)
+    if not work.request.strict_debian and (needed.unmet or (needed.outdated and not keep)):
         if _provide_from_index(work, needed):
             return
         needed = _needed(work, keep_outdated=True)
@@ -104,7 +106,8 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
     hopeless = [item for item in needed.unmet if not _can_be_asked_for(item)]
     if hopeless:
         raise _unmet(work, tuple(hopeless))
-    roots = [*(item.requirement for item in needed.outdated), *(item.requirement for item in needed.unmet)]
+    newer = () if work.converter is Converter.STDEB else needed.outdated
+    roots = [*(item.requirement for item in newer), *(item.requirement for item in needed.unmet)]
     below = _debian_layer(work, needed)
     stated = (*work.inspection.build_requires, *work.asked_requirements)
     try:
