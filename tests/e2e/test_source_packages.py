@@ -105,6 +105,7 @@ def test_a_directory_with_debian_is_built_by_it_with_its_own_version(tree: Path,
         "lxcbuild-demo-small_1.0_all.deb",
         "lxcbuild-demo_1.0_amd64.buildinfo",
         "lxcbuild-demo_1.0_amd64.changes",
+        "lxcbuild-demo_1.0_amd64.provenance.json",
         "python3-lxcbuild-demo_1.0_all.deb",
     ]
     assert any("installed in 2 sets" in note for note in outcome["notes"])
