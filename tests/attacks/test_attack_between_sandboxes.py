@@ -172,4 +172,4 @@ def test_42_without_a_sandbox_they_share_everything(tmp_path) -> None:
     assert set(two["words"]) == {"word-one", "word-two"}
     for shared in ("uid_map", "namespaces", "devices"):
         assert one[shared] == two[shared]
-    assert len(two["pids"]) > 10
+    assert os.getpid() in two["pids"]
