@@ -6,6 +6,7 @@ build's sandboxes only. Where the backend can want more than is written down, it
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -15,12 +16,13 @@ from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.naming import build_names, target_python
 from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import changed
-from lxcbuild.debian.buildrelations import BuildRelations, build_relations
+from lxcbuild.debian.buildrelations import BuildRelations, build_relations, without_upper_bounds
 from lxcbuild.debian.relations import Unmapped
 from lxcbuild.errors import DependencyError
 from lxcbuild.images.layers import Layer
 from lxcbuild.images.wheels import describe
 from lxcbuild.model import Converter, FailureClass, Phase
+from lxcbuild.pypi.buildset import Chosen
 
 #: How often a backend may come up with something new.
 _MAX_HOOK_ROUNDS = 4
@@ -108,13 +110,13 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
         raise _unmet(work, tuple(hopeless))
     newer = () if work.converter is Converter.STDEB else needed.outdated
     roots = [*(item.requirement for item in newer), *(item.requirement for item in needed.unmet)]
+    must = [*(item.requirement for item in newer if item.binding), *(item.requirement for item in needed.unmet)]
     below = _debian_layer(work, needed)
-    stated = (*work.inspection.build_requires, *work.asked_requirements)
     try:
-        sets = backends.choose(work, below, roots, constraints=stated)
+        sets = _choose(work, below, roots, relaxing=bool(must))
     except DependencyError as error:
-        if needed.unmet:
-            raise _unmet(work, needed.unmet, more=f"{error.brief}\n{error.details or ''}".strip()) from None
+        if must and (lacking := _lacking(work, below, must)):
+            raise _impossible(work, lacking, error) from None
         work.note(f"nothing newer than the suite's build requirements can be had: {error.brief}")
         return False
     made = work.facilities.wheels.provide(work.image, below, sets)
@@ -123,6 +125,49 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
     for item in told.values():
         work.note(f"build requirement from the index: {item['name']} {item['version']} sha256:{item['sha256']}")
     return True
+
+
+def _choose(
+    work: Work, below: Layer, roots: Sequence[str], *, relaxing: bool = True
+) -> Mapping[str, tuple[Chosen, ...]]:
+    """Releases of the index that satisfy every bound; failing that, with ``relaxing``, every lower one, and a note of it."""
+    assert work.inspection is not None
+    stated = (*work.inspection.build_requires, *work.asked_requirements)
+    try:
+        return backends.choose(work, below, roots, constraints=stated)
+    except DependencyError:
+        relaxed, bounds = ([without_upper_bounds(text) for text in texts] for texts in (roots, stated))
+        if not relaxing or (relaxed, bounds) == (list(roots), list(stated)):
+            raise
+        found = backends.choose(work, below, relaxed, constraints=bounds)
+    work.note("no releases of the index satisfy all bounds of the build requirements: upper ones are not enforced")
+    return found
+
+
+def _lacking(work: Work, below: Layer, must: Sequence[str]) -> list[str]:
+    """Which of them the index cannot provide: none where it can provide all together, all where only together it cannot."""
+
+    def can_be_had(roots: Sequence[str]) -> bool:
+        try:
+            _choose(work, below, roots)
+        except DependencyError:
+            return False
+        return True
+
+    if can_be_had(must):
+        return []
+    return [text for text in must if not can_be_had([text])] or list(must)
+
+
+def _impossible(work: Work, lacking: Sequence[str], error: DependencyError) -> PhaseFailedError:
+    assert work.image is not None
+    return fail(
+        FailureClass.BUILD_DEP_MISSING,
+        Phase.PROVISION,
+        f"neither {work.request.target} nor the package index has what is needed to build: {', '.join(lacking)[:300]}",
+        details=f"{error.brief}\n{error.details or ''}".strip(),
+        resolution=f"it may exist for another Python than {work.image.python_version}: try another --target or version",
+    )
 
 
 def _can_be_asked_for(item: Unmapped) -> bool:
@@ -148,7 +193,7 @@ def _is_stated(work: Work, text: str) -> bool:
     return text in work.inspection.build_requires
 
 
-def _unmet(work: Work, unmet: tuple[Unmapped, ...], *, more: str = "") -> PhaseFailedError:
+def _unmet(work: Work, unmet: tuple[Unmapped, ...]) -> PhaseFailedError:
     missing = ", ".join(item.requirement for item in unmet)
     details = "\n".join(f"{item.requirement}: {item.reason}" for item in unmet)
     strict = work.request.strict_debian
@@ -156,6 +201,6 @@ def _unmet(work: Work, unmet: tuple[Unmapped, ...], *, more: str = "") -> PhaseF
         FailureClass.BUILD_DEP_MISSING,
         Phase.PROVISION,
         f"{work.request.target} has no package of the build requirement {missing}",
-        details=f"{details}\n{more}".strip(),
+        details=details,
         resolution="build without --strict-debian: the package index may have it" if strict else None,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian.inspection import Inspection
@@ -35,13 +35,15 @@ _BACKEND_PROGRAMS = {
 class Outdated:
     """A build requirement whose package the suite has in too old a version.
 
-    ``requirement`` has the lower bound that fields of pyproject.toml mean, where the project itself states none.
+    ``requirement`` has the lower bound that fields of pyproject.toml mean, where the project itself states none. ``binding``:
+    the project's own words rule the suite's version out; else only such a field or experience speaks against it.
     """
 
     requirement: str
     name: str
     package: str
     available: str
+    binding: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +82,16 @@ def build_relations(
     stated = (*inspection.build_requires, *asked)
     satisfied: list[str] = []
     outdated: list[Outdated] = []
-    for text in dict.fromkeys(_with_floor(text, inspection) for text in stated):
+    asked_for: dict[str, list[str]] = {}
+    for text in stated:
+        asked_for.setdefault(_with_floor(text, inspection), []).append(text)
+    for text, own in asked_for.items():
         found = _outdated(text, python, names, always=distrusted)
         if found is None:
             satisfied.append(text)
         else:
-            outdated.append(found)
+            binding = any(_outdated(item, python, names) is not None for item in own)
+            outdated.append(replace(found, binding=binding))
     satisfied += _implied(inspection, names)
     translation = translate(satisfied, python=python, names=names, build=True)
     relations = [
@@ -115,6 +121,25 @@ def _with_floor(text: str, inspection: Inspection) -> str:
     if not floors or requirement.url is not None:
         return text
     requirement.specifier &= SpecifierSet(f">={max(floors, key=Version)}")
+    return str(requirement)
+
+
+def without_upper_bounds(text: str) -> str:
+    """A requirement with its lower bounds only (``==1.2`` and ``~=1.2`` are lower ones, too); other texts as they are."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        return text
+    kept = []
+    for part in requirement.specifier:
+        if part.operator in ("==", "===", "~="):
+            kept.append(f">={part.version.removesuffix('.*')}")
+        elif part.operator not in ("<", "<="):
+            kept.append(str(part))
+    try:
+        requirement.specifier = SpecifierSet(",".join(sorted(kept)))
+    except InvalidSpecifier:
+        return text  # "===" of something that is no version
     return str(requirement)
 
 

@@ -15,7 +15,7 @@ from test_conversion import NAMES, PYTHON, inspection
 
 from lxcbuild.build.learning import native_build_depends
 from lxcbuild.debian.backend import BUILD_PYTHON, LAID_WHEELS, ask_job, lay_wheels_job, parse_answer
-from lxcbuild.debian.buildrelations import build_relations
+from lxcbuild.debian.buildrelations import build_relations, without_upper_bounds
 from lxcbuild.debian.compilation import compile_job, missing_things
 from lxcbuild.debian.inside import ask_backend, inspect_source, lay_wheels
 from lxcbuild.debian.inspection import Inspection, parse_inspection
@@ -34,6 +34,32 @@ def test_fields_of_pyproject_ask_for_a_newer_backend() -> None:
     assert [item.requirement for item in found.outdated] == ["setuptools>=77.0.3"]
     plain = build_relations(inspection(build_requires=("setuptools",)), python=PYTHON, names=NAMES)
     assert plain.outdated == ()
+
+
+@pytest.mark.parametrize(
+    ("requires", "binding"), [("setuptools", False), ("setuptools>=40", False), ("setuptools>=9999", True)]
+)
+def test_only_the_projects_own_words_rule_the_suites_backend_out(requires: str, binding: bool) -> None:
+    seen = inspection(
+        build_requires=(requires,), build_backend="setuptools.build_meta", newer_fields=("license-expression",)
+    )
+    (found,) = build_relations(seen, python=PYTHON, names=NAMES, keep_outdated=False).outdated
+    assert found.binding is binding
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("a<2", "a"),
+        ("a>=1,<=2,!=1.5", "a!=1.5,>=1"),
+        ("a~=1.4.2", "a>=1.4.2"),
+        ("a[x]==1.*; python_version>'3'", 'a[x]>=1; python_version > "3"'),
+        ("a @ https://x/y.whl", "a @ https://x/y.whl"),
+        ("b a d", "b a d"),
+    ],
+)
+def test_upper_bounds_can_be_left_away(text: str, without: str) -> None:
+    assert without_upper_bounds(text) == without
 
 
 def test_fields_are_seen_in_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
