@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Page:
     max_age_s: float
     etag: str | None = None
     last_modified: str | None = None
+    serial: int | None = None  # grows with every change of the project, where the index says it
 
     @property
     def fresh(self) -> bool:
@@ -58,6 +60,7 @@ class PageCache:
                 max_age_s=float(data["max_age_s"]),
                 etag=data["etag"],
                 last_modified=data["last_modified"],
+                serial=data.get("serial"),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -86,6 +89,12 @@ def max_age_s(cache_control: str) -> float | None:
         return 0.0
     match = re.search(r"(?<![a-z-])max-age\s*=\s*\"?(\d{1,12})", text)
     return min(float(match[1]), _LONGEST_S) if match else DEFAULT_MAX_AGE_S
+
+
+def serial_in(headers: Mapping[str, str]) -> int | None:
+    """The serial of an answer (keys in lower case): it grows with every change of the index. None where there is none."""
+    text = headers.get("x-pypi-last-serial", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,12 @@ from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, InputError, NetworkError
 from lxcbuild.events import Monitor, NullMonitor
 from lxcbuild.model import Source, SourceKind
-from lxcbuild.pypi.cache import Page, PageCache, max_age_s
+from lxcbuild.pypi.cache import Page, PageCache, max_age_s, serial_in
 from lxcbuild.pypi.config import PipConfig, load_pip_config
 from lxcbuild.pypi.download import DEFAULT_MAX_BYTES, Downloads
 from lxcbuild.pypi.http import Http
 from lxcbuild.pypi.identity import canonical, sdist_version, wheel_version
-from lxcbuild.pypi.model import IndexFile, Release
+from lxcbuild.pypi.model import IndexFile, ProjectPage, Release
 from lxcbuild.pypi.pages import ACCEPT, parse_page
 from lxcbuild.pypi.selection import choose_release, unknown_project
 
@@ -60,7 +61,10 @@ class IndexClient:
         config: PipConfig | None = None,
         monitor: Monitor | None = None,
         backoff_s: float = 0.25,
+        max_page_age_s: float = math.inf,
     ) -> None:
+        """``max_page_age_s`` is for how long a page is believed at most, however long the index allows; 0: always asked again."""
+        self._max_page_age_s = max_page_age_s
         self.config = config if config is not None else load_pip_config()
         self._http = Http(self.config, backoff_s=backoff_s)
         self._pages = PageCache(dirs.downloads / "index")
@@ -91,8 +95,13 @@ class IndexClient:
 
     def files(self, name: str) -> tuple[IndexFile, ...]:
         """Everything that all configured places list of a project, links first; raises :class:`UnknownProjectError`."""
+        return self.look(name).files
+
+    def look(self, name: str) -> ProjectPage:
+        """The same with the serials of the places that say them; raises :class:`UnknownProjectError`."""
         plain = canonical(parse_requirement(name).name)
         found: dict[tuple[str, str | None], IndexFile] = {}
+        serials: dict[str, int] = {}
         known = False
         for place in self.config.find_links:
             for file in self._links(place):
@@ -101,12 +110,16 @@ class IndexClient:
                     known = True
         for index in self.config.indexes:
             page = self._page(f"{index.rstrip('/')}/{quote(plain)}/")
-            known = known or page is not None
-            for file in page or ():
+            if page is None or page.files is None:
+                continue
+            known = True
+            if page.serial is not None:
+                serials[index] = page.serial
+            for file in page.files:
                 found.setdefault((file.filename, file.hashes.get("sha256")), file)
         if not known:
             raise unknown_project(plain)
-        return tuple(found.values())
+        return ProjectPage(files=tuple(found.values()), serials=serials)
 
     def fetch(self, file: IndexFile, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:
         """The path of a file's verified copy in the cache; see :meth:`Downloads.fetch`."""
@@ -130,7 +143,8 @@ class IndexClient:
     def _links(self, place: str) -> tuple[IndexFile, ...]:
         parts = urlsplit(place)
         if parts.scheme != "file":
-            return self._page(place) or ()
+            page = self._page(place)
+            return page.files or () if page is not None else ()
         path = Path(unquote(parts.path))
         if path.is_dir():
             return _directory(path)
@@ -138,19 +152,19 @@ class IndexClient:
             return _local_page(path)
         return (IndexFile(filename=path.name, url=place),) if path.is_file() else ()
 
-    def _page(self, url: str) -> tuple[IndexFile, ...] | None:
+    def _page(self, url: str) -> Page | None:
         if url.startswith("file:"):
             directory = Path(unquote(urlsplit(url).path))
             page = directory / "index.html"
             if page.is_file():
-                return _local_page(page)
-            return _directory(directory) if directory.is_dir() else None
+                return _unkept(_local_page(page))
+            return _unkept(_directory(directory)) if directory.is_dir() else None
         cached = self._pages.load(url)
-        if cached is not None and cached.fresh:
-            return cached.files
+        if cached is not None and cached.fresh and time.time() - cached.fetched_at < self._max_page_age_s:
+            return cached
         return self._http.retrying(url, lambda: self._ask(url, cached))
 
-    def _ask(self, url: str, cached: Page | None) -> tuple[IndexFile, ...] | None:
+    def _ask(self, url: str, cached: Page | None) -> Page | None:
         headers = {"Accept": ACCEPT}
         if cached is not None and cached.files is not None:
             if cached.etag:
@@ -159,9 +173,9 @@ class IndexClient:
                 headers["If-Modified-Since"] = cached.last_modified
         with self._http.get(url, headers) as answer:
             lifetime_s = max_age_s(answer.headers.get("cache-control", ""))
-            files: tuple[IndexFile, ...] | None
-            if answer.status == 304 and cached is not None:
-                files = cached.files
+            old = cached if answer.status == 304 else None
+            if old is not None:
+                files = old.files
             elif answer.status in (404, 410):
                 # A project may be published at any moment: its absence is never kept.
                 self._pages.forget(url)
@@ -172,16 +186,21 @@ class IndexClient:
                 files = tuple(parse_page(body, content_type=kind, url=answer.url))
             else:
                 raise NetworkError(f"the index answers {answer.status} to a plain question", details=url)
+            page = Page(
+                files=files,
+                fetched_at=time.time(),
+                max_age_s=lifetime_s or 0.0,
+                etag=answer.headers.get("etag") or (old.etag if old else None),
+                last_modified=answer.headers.get("last-modified") or (old.last_modified if old else None),
+                serial=serial_in(answer.headers) or (old.serial if old else None),
+            )
             if lifetime_s is not None:
-                page = Page(
-                    files=files,
-                    fetched_at=time.time(),
-                    max_age_s=lifetime_s,
-                    etag=answer.headers.get("etag") or (cached.etag if cached and answer.status == 304 else None),
-                    last_modified=answer.headers.get("last-modified"),
-                )
                 self._pages.store(url, page)
-            return files
+            return page
+
+
+def _unkept(files: tuple[IndexFile, ...]) -> Page:
+    return Page(files=files, fetched_at=0.0, max_age_s=0.0)
 
 
 def _is_of(filename: str, name: str) -> bool:

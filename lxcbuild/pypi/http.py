@@ -276,7 +276,17 @@ def _reason(error: Exception) -> str:
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+    """A ``Retry-After`` header (RFC 9110, 10.2.3): a number of seconds, or a date; None for anything else."""
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) < 10 else None
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_netrc() -> netrc.netrc | None:

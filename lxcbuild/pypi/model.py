@@ -22,6 +22,14 @@ class IndexFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectPage:
+    """What all configured places list of a project; ``serials`` has that of each index which says one, by the index's URL."""
+
+    files: tuple[IndexFile, ...]
+    serials: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """The release that satisfies a requirement; ``notes`` are sentences that the user should see."""
 
