@@ -278,6 +278,19 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     return "\n".join(lines)
 
 
+#: Files that data_files name by a place below the prefix ("etc/demo", "man/man1") or of the whole file system (which a wheel holds
+#: below its root), to where Policy 9.1 wants them. Whether a package may have them there is the gate's business.
+_PLACES = """\
+@root=debian/{package}; move() { test ! -d "$$root/$$1" || { mkdir -p "$$root/$$2" && cp -a "$$root/$$1/." "$$root/$$2/" && \\
+rm -r "$$root/$$1" && echo "lxcbuild: /$$1 goes to /$$2"; }; }; \\
+for site in $$(cd $$root && ls -d usr/lib/python3*/*-packages); do for top in etc usr; do \\
+test -e $$root/$$site/$$top/__init__.py || move $$site/$$top $$top || exit 1; done; done; \\
+for name in bin etc man share; do move usr/local/$$name usr/$$name || exit 1; done; \\
+test ! -d $$root/usr/local || rmdir --ignore-fail-on-non-empty $$root/usr/local; \\
+move usr/etc etc && move usr/man usr/share/man && move etc/bash_completion.d usr/share/bash-completion/completions; \\
+test ! -d $$root/etc || rmdir --ignore-fail-on-non-empty $$root/etc"""
+
+
 def _tidy(inspection: Inspection, plan: ConversionPlan) -> list[str]:
     root = f"debian/{plan.package}/usr"
     dropped = dropped_modules(inspection, plan)
@@ -286,6 +299,7 @@ def _tidy(inspection: Inspection, plan: ConversionPlan) -> list[str]:
         # A backend that ends well without a wheel leaves an empty package.
         f"\t@ls -d {root}/lib/python3*/*-packages/*-info >/dev/null 2>&1 || {{ echo 'lxcbuild: nothing was installed'; exit 1; }}"
     ]
+    lines += [f"\t{line}" for line in _PLACES.replace("{package}", plan.package).splitlines()]
     lines.append(f"\t@mkdir -p debian/.debhelper && : >{LEFT_OUT}")
     if dropped:
         lines.append(

@@ -36,7 +36,9 @@ _NEVER = (
     "Enhances",
     "Built-Using",
 )
-_CONTROL_FILES = frozenset({"md5sums", "shlibs", "symbols", "triggers", "postinst", "prerm", "preinst", "postrm"})
+_CONTROL_FILES = frozenset(
+    {"md5sums", "shlibs", "symbols", "triggers", "postinst", "prerm", "preinst", "postrm", "conffiles"}
+)
 _SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 
 
@@ -241,6 +243,16 @@ class _Gate:
                 self.find("field", name, f"Provides {item.strip()[:100]!r}")
         for file in sorted(set(deb.control_files) - _CONTROL_FILES):
             self.find("control-file", name, f"holds the control file {file[:80]!r}")
+        self.check_conffiles(deb)
+
+    def check_conffiles(self, deb: Deb) -> None:
+        """debhelper lists every file below /etc, and nothing else; dpkg would also take flags (deb-conffiles(5))."""
+        files = {
+            f"/{member.name}" for member in deb.members if member.kind == "file" and member.name.startswith("etc/")
+        }
+        for line in deb.control_files.get("conffiles", b"").decode("utf-8", "replace").splitlines():
+            if line not in files:
+                self.find("control-file", deb.path.name, f"conffiles names {line[:80]!r}, which is no file below /etc")
 
     def check_scripts(self, deb: Deb) -> None:
         package = deb.control.get("Package", "")

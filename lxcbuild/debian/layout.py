@@ -25,6 +25,8 @@ _STRICT = (
     r"usr/share/(?:{package}|{project}|jupyter|info|locale|icons|pixmaps|applications|metainfo|mime/packages)(?:/.+)?",
     r"usr/share/(?:bash-completion/completions|zsh/vendor-completions|zsh/site-functions|fish/vendor_completions\.d|fish/completions)/[^/]+",
     r"usr/include/python3(?:\.\d{{1,2}})?/(?!cpython/|internal/)[^/]+/.+",
+    r"etc/(?:{project})/.+",
+    startup.JUPYTER.replace("{", "{{").replace("}", "}}"),
 )
 # Not the directory itself: the dynamic linker, PAM and others load what lies there.
 _STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/(?:{package}|{project})/.+",)

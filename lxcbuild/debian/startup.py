@@ -40,6 +40,19 @@ python-wheels readline ruby screen sddm selinux sensible-utils sgml site-lisp sn
 sysusers.d tabset tcltk terminfo themes thumbnailers tmpfiles.d udev ufw unattended-upgrades upstart usb_modeswitch
 user-tmpfiles.d vala vim vulkan wayland-sessions X11 x11 xml xsessions xml-core zoneinfo zsh
 """
+#: Directories of /etc that programs of the system read: a project of that name gets none. Nor does one with a dot in its name
+#: (``profile.d``, ``cron.d``): that is how directories are called whose files are taken together.
+_CONFIGURATION = """
+acpi adduser alternatives ansible apache2 at-spi2 audit auto avahi bind binfmt bluetooth chrony containerd containers cni consul
+credstore cron default dhcp dhcpcd dnsmasq docker dovecot environment ethertypes exim4 fail2ban freeradius fuse gai gdm3 gitlab
+grafana groff haproxy httpd icinga2 ifplugd initramfs-tools inputrc iproute2 iptables iscsi jenkins kernel keepalived
+kubernetes ldap letsencrypt libvirt lighttpd logcheck lvm lxc lxd mailcap mariadb mercurial modprobe modules mongodb monit
+mosquitto mpi mplayer mpv munin mysql nagios netplan network networks nfs nftables nss ntp ntpsec ollama openldap openvpn opt
+packagekit pki podman postfix prometheus proftpd protocols pulse puppet qemu rabbitmq redis resolvconf rpc rspamd rsyslog salt
+samba security selinux services shells skel snmpd squid ssh ssl sssd strongswan sv swanctl syslog-ng systemd terminfo tinyproxy tor
+tuned unbound update-motd uwsgi uwsgi-emperor vagrant vault vbox vnc vpnc wgetrc wireguard wireplumber wpa_supplicant xdg xen
+zabbix zookeeper
+"""
 
 
 def check_member(member: Member) -> Iterator[tuple[str, str]]:
@@ -64,6 +77,12 @@ def check_member(member: Member) -> Iterator[tuple[str, str]]:
     parts = name.split("/")
     if parts[:2] == ["usr", "share"] and len(parts) > 3 and parts[2] in _SHARED.split() and not _is_listed_share(name):
         yield "layout", f"lies in a directory that the system acts on: /usr/share/{parts[2]}"
+    if parts[0] == "etc" and len(parts) > 2 and not _JUPYTER.fullmatch(name) and _is_systems(parts[1]):
+        yield "layout", f"lies in a directory that the system acts on: /etc/{parts[1]}"
+
+
+def _is_systems(directory: str) -> bool:
+    return "." in directory or directory in _SHARED.split() or directory in _CONFIGURATION.split()
 
 
 def _pth_line(member: Member) -> str | None:
@@ -82,6 +101,9 @@ _LISTED = re.compile(
     r"|metainfo/|mime/packages/|bash-completion/completions/|zsh/vendor-completions/|zsh/site-functions/|fish/vendor_completions\.d/"
     r"|fish/completions/).*"
 )
+#: How an extension switches itself on in Jupyter's programs: data, no code of Jupyter's own configuration files.
+JUPYTER = r"etc/jupyter/(?:[a-z_]+/)?[a-z_]+\.d/[^/]+\.json"
+_JUPYTER = re.compile(JUPYTER)
 
 
 def _is_listed_share(name: str) -> bool:
