@@ -45,9 +45,13 @@ class Index:
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     supports_range: bool = True
     password: str | None = None
+    says_serials: bool = False
+    serials: dict[str, int] = field(default_factory=dict)  # of the last change of each project
 
     def add(self, project: str, *files: File) -> None:
-        self.projects.setdefault(project, []).extend(files)
+        # A page is made of one list: a reader sees all of the new files or none.
+        self.projects[project] = [*self.projects.get(project, []), *files]
+        self.serials[project] = sum(map(len, self.projects.values()))
 
     def fail(self, path: str, *faults: Callable[[Any], None]) -> None:
         self.faults.setdefault(path, []).extend(faults)
@@ -105,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             return faults.pop(0)(self)
         if match := re.fullmatch(r"/simple/([a-z0-9-]+)/", self.path):
             return self.serve_page(match[1])
+        if self.path == "/simple/":
+            return self.serve_list()
         return self.serve_file()
 
     def serve_page(self, project: str) -> None:
@@ -115,10 +121,23 @@ class _Handler(BaseHTTPRequestHandler):
         body = _json(files) if as_json else _html(files)
         etag = '"' + hashlib.md5(body).hexdigest() + '"'
         cache = {"ETag": etag, "Cache_Control": f"max-age={self.index.max_age_s}, public"}
+        if self.index.says_serials:
+            cache["X_PyPI_Last_Serial"] = str(self.index.serials[project])
         if self.headers.get("If-None-Match") == etag:
             return self.reply(304, b"", **cache)
         kind = "application/vnd.pypi.simple.v1+json" if as_json else "text/html; charset=utf-8"
         return self.reply(200, body, Content_Type=kind, **cache)
+
+    def serve_list(self) -> None:
+        """All projects, as PEP 691 has them, with serials where this index says any."""
+        said = dict(self.index.serials)
+        serials = [({"_last-serial": said[name]} if self.index.says_serials else {}) for name in said]
+        projects = [{"name": name, **serial} for name, serial in zip(said, serials, strict=True)]
+        body = json.dumps({"meta": {"api-version": "1.1"}, "projects": projects}).encode()
+        etag = '"' + hashlib.md5(body).hexdigest() + '"'
+        if self.headers.get("If-None-Match") == etag:
+            return self.reply(304, b"", ETag=etag)
+        return self.reply(200, body, Content_Type="application/vnd.pypi.simple.v1+json", ETag=etag)
 
     def serve_file(self, cut: int | None = None) -> None:
         name = self.path.rsplit("/", 1)[-1]
