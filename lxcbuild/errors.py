@@ -245,6 +245,18 @@ class NotReproducibleError(LxcbuildError):
     reference, exit_code = "not-reproducible", 47
 
 
+class WorkerLostError(LxcbuildError):
+    """A worker of a farm died or went away before it answered; the head gives its job to another one."""
+
+    reference, exit_code = "worker-lost", 48
+
+
+class FarmError(LxcbuildError):
+    """The farm cannot do the work: no scheduler, no worker that may do it, or one after another died. Finished builds are kept."""
+
+    reference, exit_code = "farm-failed", 50
+
+
 class CancelledError(LxcbuildError):
     """The user pressed Ctrl-C, or the caller was asked to stop."""
 

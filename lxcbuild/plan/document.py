@@ -1,0 +1,199 @@
+"""The plan of many builds, as a file: sorted and one job per block, so that it can be read, edited and compared by line.
+
+A job is one build, or several of a cycle that are built as one; ``needs`` names the jobs that come before it. What is not in the
+file follows from it: the order, and which versions a job is pinned to (those of all that it needs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lxcbuild import __version__
+from lxcbuild.errors import InputError
+from lxcbuild.plan.dependencies import components, reachable
+
+FORMAT = 1
+
+Text = Annotated[str, Field(max_length=4096)]
+Key = Annotated[str, Field(min_length=1, max_length=1000)]
+TargetText = Annotated[str, Field(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+(/[a-z0-9-]+)?$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Table):
+    """What a job is expected to cost. ``measured``: by earlier builds of the same project; else by the policy's rule."""
+
+    seconds: Annotated[float, Field(ge=0)] = 30.0
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    memory_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    measured: bool = False
+
+
+class Member(_Table):
+    """One build of a job. ``requirement`` is what is asked for; ``sha256`` its source archive's, "" if unknown."""
+
+    name: Text
+    version: Text
+    requirement: Text
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    asked: bool = True  # by the user, not only by other projects
+    requirements_known: bool = True  # False: the index does not tell; they are found out when it is built
+
+
+class PlannedJob(_Table):
+    """One job; see the top."""
+
+    target: TargetText
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    needs: tuple[Key, ...] = ()
+    policy: Text = "default"
+    backend: Text = "auto"
+    estimate: Estimate = Estimate()
+
+    @property
+    def key(self) -> str:
+        """Its name in the plan."""
+        return job_key(self.target, {member.name: member.version for member in self.members})
+
+
+class PlannedTarget(_Table):
+    """What the plan was resolved for."""
+
+    python: Text
+    image: Text = ""  # digest
+
+
+class Official(_Table):
+    """A project that the target ships, which is why it is not built."""
+
+    target: TargetText
+    name: Text
+    version: Text
+
+
+class Refused(_Table):
+    """A project that cannot be planned, and why: ``failure`` is one of the failure classes."""
+
+    target: TargetText
+    requirement: Text
+    failure: Text
+    brief: Text
+
+
+class PlannedLayer(_Table):
+    """A set of packages that several builds have in common, made before them. ``parent`` is a position in the list, or None."""
+
+    target: TargetText
+    packages: tuple[Text, ...]
+    parent: int | None = None
+    seconds_saved: float = 0.0
+
+
+class Plan(_Table):
+    """The whole file. ``jobs`` are by key."""
+
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT
+    lxcbuild: Text = __version__
+    targets: dict[TargetText, PlannedTarget] = Field(default_factory=dict)
+    options: dict[str, str | bool | None] = Field(default_factory=dict)
+    layers: tuple[PlannedLayer, ...] = ()
+    official: tuple[Official, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    jobs: dict[Key, PlannedJob] = Field(default_factory=dict)
+
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """Who needs whom, by key."""
+        return {key: job.needs for key, job in self.jobs.items()}
+
+    def pins(self, key: str) -> dict[str, str]:
+        """The versions that a job is pinned to: its own and those of all that it needs, by project."""
+        below = reachable(self.needs(), [key])
+        return {m.name: m.version for other in sorted(below) for m in self.jobs[other].members}
+
+    def order(self) -> tuple[str, ...]:
+        """All keys, each after all that it needs."""
+        return tuple(key for component in components(self.needs()) for key in component)
+
+
+def job_key(target: str, versions: Mapping[str, str]) -> str:
+    """The name of a job: target, and each project with its version."""
+    return f"{target}/{'+'.join(f'{name}=={version}' for name, version in sorted(versions.items()))}"
+
+
+def dump_plan(plan: Plan) -> str:
+    """The plan as text that :func:`parse_plan` reads: the same plan gives the same bytes."""
+    table = plan.model_dump(mode="json", exclude={"jobs"})
+    for name in ("official", "refused"):
+        table[name] = sorted(table[name], key=lambda item: json.dumps(item, sort_keys=True))
+    jobs = {key: plan.jobs[key].model_dump(mode="json", exclude_defaults=True) for key in sorted(plan.jobs)}
+    for job in jobs.values():
+        job["needs"] = sorted(job.get("needs", ()))
+    return json.dumps({**table, "jobs": jobs}, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse_plan(text: str | bytes, *, name: str = "the plan") -> Plan:
+    """Read a plan, also one that a person has edited; raises :class:`InputError` that names the place."""
+    try:
+        plan = Plan.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole file"
+        raise InputError(
+            f"{name}: {place}: {first['msg']}",
+            details="\n".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:20]),
+            resolution="mend it there, or make the plan again: lxcbuild plan --from FILE -o FILE",
+        ) from None
+    _check(plan, name)
+    return plan
+
+
+def _check(plan: Plan, name: str) -> None:
+    for key, job in plan.jobs.items():
+        if job.key != key:
+            raise InputError(
+                f"{name}: jobs.{key}: its members make it {job.key}", resolution="change the key or the members"
+            )
+        for other in job.needs:
+            if other not in plan.jobs:
+                near = get_close_matches(other, plan.jobs, n=1)
+                raise InputError(
+                    f"{name}: jobs.{key}.needs: there is no job {other}.{f' Perhaps {near[0]}?' if near else ''}",
+                    resolution="name a job of the plan, or remove the line",
+                )
+    for component in components(plan.needs()):
+        if len(component) > 1 or component[0] in plan.jobs[component[0]].needs:
+            raise InputError(
+                f"{name}: these jobs need each other: {', '.join(component[:5])}",
+                resolution="make them one job with several members: they are compiled first and verified together",
+            )
+
+
+def merge_cycles(
+    needs: Mapping[str, Iterable[str]], versions: Mapping[str, tuple[str, str]], target: str
+) -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
+    """From projects to jobs: key to (nodes, keys needed), where nodes that need each other have become one job.
+
+    ``needs`` is by node; ``versions`` gives each node's project and version.
+    """
+    graph = {node: frozenset(others) for node, others in needs.items()}
+    found = components(graph)
+    keys = {
+        node: job_key(target, {versions[each][0]: versions[each][1] for each in component})
+        for component in found
+        for node in component
+    }
+    return {
+        keys[component[0]]: (
+            component,
+            frozenset(keys[other] for node in component for other in graph.get(node, ())) - {keys[component[0]]},
+        )
+        for component in found
+    }
