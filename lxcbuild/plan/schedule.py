@@ -9,7 +9,8 @@ the number of jobs, for plans of a whole archive.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -74,7 +75,7 @@ class _Entry:
 
 
 class Schedule:
-    """The state of a run. Jobs come with :meth:`add`, and end with :meth:`built`, :meth:`failed`, :meth:`lost` or :meth:`cancel`."""
+    """The state of a run. Jobs come with ``add``, start with ``start``, and end with ``built``, ``failed``, ``lost`` or ``cancel``."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -128,7 +129,7 @@ class Schedule:
         for task in new:
             for other in task.needs:
                 self._link(task.key, other)
-        self._raise_paths([task.key for task in _dependents_first(new)])
+        self._raise_paths([task.key for task in new])
         for task in new:
             self._settle(self._entries[task.key])
 
@@ -148,17 +149,20 @@ class Schedule:
             below.dependents.add(key)
 
     def _raise_paths(self, keys: Iterable[str]) -> None:
-        """Let the paths of these and of all below them count what depends on them."""
-        waiting = list(reversed(list(keys)))
+        """Let the paths of these and of all below them count what depends on them, in one pass from the top."""
+        below = {key: self._entries[key].missing for key in keys}
+        waiting = list(below)
         while waiting:
-            entry = self._entries[waiting.pop()]
-            above = max((self._entries[key].path_s for key in entry.dependents), default=0.0)
-            path = entry.task.seconds + above
+            for other in below[waiting.pop()] - below.keys():
+                below[other] = self._entries[other].missing
+                waiting.append(other)
+        for key in _top_down(below):
+            entry = self._entries[key]
+            path = entry.task.seconds + max((self._entries[other].path_s for other in entry.dependents), default=0.0)
             if path > entry.path_s:
                 entry.path_s = path
                 if entry.state is State.READY:
-                    heapq.heappush(self._ready, (-path, entry.task.key))  # the older, lower entry is skipped later
-                waiting.extend(sorted(entry.missing))
+                    heapq.heappush(self._ready, (-path, key))  # the older, lower entry is skipped later
 
     def _settle(self, entry: _Entry) -> None:
         """Decide whether a job waits, is ready, or can never be built."""
@@ -196,8 +200,8 @@ class Schedule:
             chosen = self._place(entry, free)
             if chosen is None:
                 put_back.append(item)
-                if entry.passed >= PATIENCE or entry.attempt.alone:
-                    break  # room is made for it
+                if free and (entry.passed >= PATIENCE or entry.attempt.alone):
+                    del free[self._emptiest(free)]  # nothing more starts there until this job has room
                 continue
             for _, passed in put_back:
                 self._entries[passed].passed += 1
@@ -220,6 +224,9 @@ class Schedule:
             return None
         worker = max(sorted(candidates), key=lambda name: (free[name].memory_bytes, free[name].cpus))
         return Start(key=entry.task.key, worker=worker, attempt=entry.attempt, need=need)
+
+    def _emptiest(self, free: Mapping[str, Room]) -> str:
+        return min(sorted(free), key=lambda name: len(self._running.get(name, ())))
 
     def _begin(self, entry: _Entry, start: Start) -> None:
         entry.state, entry.start = State.RUNNING, start
@@ -298,21 +305,20 @@ class Schedule:
             entry.state = State.WAITING
 
 
-def _dependents_first(tasks: Sequence[Task]) -> list[Task]:
-    """New jobs so that each comes before all that it needs: then one pass settles all paths."""
-    by_key = {task.key: task for task in tasks}
-    above = dict.fromkeys(by_key, 0)
-    for task in tasks:
-        for other in task.needs & by_key.keys():
+def _top_down(needs: Mapping[str, AbstractSet[str]]) -> list[str]:
+    """The keys so that each comes before all that it needs."""
+    above = dict.fromkeys(needs, 0)
+    for others in needs.values():
+        for other in others:
             above[other] += 1
     waiting = [key for key, count in above.items() if count == 0]
-    order: list[Task] = []
+    order: list[str] = []
     while waiting:
-        task = by_key[waiting.pop()]
-        order.append(task)
-        for other in task.needs & by_key.keys():
+        key = waiting.pop()
+        order.append(key)
+        for other in needs[key]:
             above[other] -= 1
             if above[other] == 0:
                 waiting.append(other)
-    assert len(order) == len(tasks), "jobs that need each other are one job"
+    assert len(order) == len(needs), "jobs that need each other are one job"
     return order
