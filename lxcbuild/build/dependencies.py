@@ -121,6 +121,7 @@ def resolve(works: Sequence[Work]) -> RuntimeSet:
         read_sdist=lambda file: _read_sdist(first, file),
         distribution=str(first.request.target),
         allow_newer=first.request.newer_than_official,
+        preferred=first.facilities.pins,
     )
     try:
         return resolve_runtime_set([_root(work) for work in works], index=first.facilities.index, rules=rules)

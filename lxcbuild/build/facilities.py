@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lxcbuild.config.overrides import Overrides
@@ -35,3 +35,4 @@ class Facilities:
     contents_for: Callable[[Target], ContentsIndex]
     policy_for: Callable[[str | None], Policy]
     overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
+    pins: Mapping[str, str] = field(default_factory=dict)  # versions that a plan has chosen, by project

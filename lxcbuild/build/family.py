@@ -18,13 +18,12 @@ from lxcbuild.build.driver import Course
 from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.ready import Ready, find_ready, recorded_request
+from lxcbuild.build.ready import Ready, Records, find_ready, recorded_request
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.ledger.records import NewBuild
-from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import (
     Artifact,
     BuiltPackages,
@@ -44,22 +43,35 @@ from lxcbuild.pypi.runtimeset import Pinned, RuntimeSet
 class FamilyOutcome:
     """``asked`` has one outcome per wish, in their order; ``others`` those of what they needed, in the order of building.
 
-    ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found.
+    ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found. ``lacking`` is what
+    has to be built before, where only the wishes themselves may be built.
     """
 
     asked: tuple[Outcome, ...]
     others: tuple[Outcome, ...]
     errors: Mapping[str, LxcbuildError]
+    lacking: tuple[Lacking, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacking:
+    """A release that has to be built first; ``needs`` are the projects of the same set that it needs directly."""
+
+    name: str
+    version: str
+    needs: tuple[str, ...]
 
 
 def build_family(
-    wishes: Iterable[BuildRequest], *, facilities: Facilities, ledger: Ledger, policy: str
+    wishes: Iterable[BuildRequest], *, facilities: Facilities, ledger: Records, policy: str, only_asked: bool = False
 ) -> FamilyOutcome:
     """Build everything that was asked for, recorded in the ledger under the policy's name.
 
-    Never raises for what goes wrong with builds: that is in the outcomes. An interruption ends all of them and is raised again.
+    ``only_asked``: what else is needed must be there already, or the builds are cancelled and the outcome says what is lacking:
+    somebody else builds that, and asks again. Never raises for what goes wrong with builds: that is in the outcomes. An
+    interruption ends all of them and is raised again.
     """
-    family = _Family(facilities=facilities, ledger=ledger, policy=policy)
+    family = _Family(facilities=facilities, ledger=ledger, policy=policy, only_asked=only_asked)
     try:
         family.build(list(dict.fromkeys(wishes)))
     except BaseException:
@@ -94,8 +106,10 @@ class _Set:
 @dataclass(slots=True, kw_only=True)
 class _Family:
     facilities: Facilities
-    ledger: Ledger
+    ledger: Records
     policy: str
+    only_asked: bool = False
+    lacking: dict[str, Lacking] = field(default_factory=dict)
     asked: list[Course] = field(default_factory=list)
     others: list[Course] = field(default_factory=list)
     ready: list[Outcome] = field(default_factory=list)
@@ -179,6 +193,11 @@ class _Family:
         return _resolved([course], found[0]) if well else None
 
     def _build_set(self, one: _Set) -> None:
+        if self.only_asked and (lacking := self._lacking(one)):
+            self.lacking |= {item.name: item for item in lacking}
+            for course in one.roots.values():
+                course.cancel()
+            return
         if len(one.chosen.needs) > 1:
             one.closure = Closure(chosen=self._names(one), extras=one.chosen.extras)
         elif one.chosen.extras:
@@ -191,6 +210,11 @@ class _Family:
         for members in components(one.chosen.needs):
             alive = one.alive()
             self._build_component(one, [name for name in members if name in alive])
+
+    def _lacking(self, one: _Set) -> list[Lacking]:
+        needs, alive = one.chosen.needs, one.alive()
+        absent = [name for name in needs if name in alive - one.roots.keys() and self._find_ready(one, name) is None]
+        return [Lacking(name=n, version=one.version(n), needs=tuple(sorted(needs[n]))) for n in sorted(absent)]
 
     def _names(self, one: _Set) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
@@ -299,6 +323,7 @@ class _Family:
             asked=tuple(told[course.work.build_id] for course in self.asked),
             others=tuple(told[build_id] for build_id in self.order),
             errors={course.work.build_id: course.work.error for course in courses if course.work.error is not None},
+            lacking=tuple(self.lacking.values()),
         )
 
 

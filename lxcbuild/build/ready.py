@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from lxcbuild import __version__
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import UnknownBuildError
-from lxcbuild.ledger.records import BuildRecord
-from lxcbuild.ledger.store import Ledger
+from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Artifact, Outcome, Source, Status, Target
 
 #: How many earlier builds of a project are looked at.
 _LOOK_BACK = 20
+
+
+class Records(Protocol):
+    """What builds need of a ledger: :class:`~lxcbuild.ledger.store.Ledger`, or what a farm's worker has in its place."""
+
+    def begin(self, build: NewBuild) -> None:
+        """Record that a build runs."""
+
+    def learn(self, build_id: str, **facts: Any) -> None:
+        """Record what became known on the way."""
+
+    def find(self, part: str) -> BuildRecord:
+        """The build of that id; raises UnknownBuildError."""
+
+    def recent(
+        self,
+        *,
+        limit: int | None = 20,
+        target: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        failure_class: str | None = None,
+        details: bool = False,
+    ) -> Sequence[BuildRecord]:
+        """The newest builds that match, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +90,7 @@ def recorded_request(
 
 
 def find_ready(
-    ledger: Ledger,
+    ledger: Records,
     dirs: StateDirs,
     *,
     name: str,
@@ -97,7 +122,7 @@ def find_ready(
     return None
 
 
-def dependencies_of(ready: Ready, ledger: Ledger, dirs: StateDirs) -> tuple[Ready, ...] | None:
+def dependencies_of(ready: Ready, ledger: Records, dirs: StateDirs) -> tuple[Ready, ...] | None:
     """The builds that an earlier build needs; None when one of them is gone, or nobody recorded them."""
     recorded = ready.record.request.get("dependencies")
     if not isinstance(recorded, Mapping):

@@ -75,7 +75,7 @@ class _Entry:
 
 
 class Schedule:
-    """The state of a run. Jobs come with ``add``, start with ``start``, and end with ``built``, ``failed``, ``lost`` or ``cancel``."""
+    """The state of a run. Jobs come with ``add``, start with ``start``; ``built``, ``failed``, ``lost`` and ``cancel`` end them."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._entries: dict[str, _Entry] = {}

@@ -77,6 +77,7 @@ class RuntimeRules:
     ``markers`` are PEP 508's variables there. ``shipped`` asks the distribution. ``read_sdist`` gives the ``Requires-Dist`` of a
     source archive (in a sandbox, so not this room's business), or None when that cannot be known without building it; it raises
     :class:`DependencyError`. ``allow_newer``: whether a release may take the place of a package that the distribution ships.
+    ``preferred`` are versions of projects that are tried before newer ones, because others have chosen them already.
     """
 
     markers: Mapping[str, str]
@@ -84,6 +85,7 @@ class RuntimeRules:
     read_sdist: Callable[[IndexFile], tuple[str, ...] | None]
     distribution: str  # for people
     allow_newer: bool = True
+    preferred: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def python_version(self) -> Version:
@@ -254,7 +256,8 @@ class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
             yield _Candidate(name=name, version=shipped.version, extras=extras)
         if shipped is not None and not self.rules.allow_newer:
             return
-        for release in self._usable(name, specifier):
+        liked = self.rules.preferred.get(name)
+        for release in sorted(self._usable(name, specifier), key=lambda item: str(item.version) != liked):
             sdist = best_sdist(release, self.rules.python_version)
             if sdist is not None and (shipped is None or release.version != shipped.version):
                 yield _Candidate(
