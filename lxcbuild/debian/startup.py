@@ -74,6 +74,8 @@ def check_member(member: Member) -> Iterator[tuple[str, str]]:
     place, _, last = name.rpartition("/")
     if place in ("usr/bin", "usr/games") and last in _COMMANDS.split():
         yield "command", "is the name of a command of the system"
+    if member.kind == "dir":
+        return  # dpkg leaves a directory that is there as it is
     parts = name.split("/")
     if parts[:2] == ["usr", "share"] and len(parts) > 3 and parts[2] in _SHARED.split() and not _is_listed_share(name):
         yield "layout", f"lies in a directory that the system acts on: /usr/share/{parts[2]}"

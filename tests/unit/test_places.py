@@ -73,8 +73,21 @@ def test_what_is_there_already_stays(tmp_path: Path) -> None:
     ],
 )
 def test_configuration_of_ones_own_is_accepted(tmp_path: Path, name: str) -> None:
-    package = debs.deb(tree=[*debs.TREE, Entry(f"./{name}", b"{}")], scripts={"conffiles": f"/{name}\n"})
+    above = [Entry(f"./{parent}", kind=b"5", mode=0o755) for parent in reversed(Path(name).parents[:-1])]
+    package = debs.deb(tree=[*debs.TREE, *above, Entry(f"./{name}", b"{}")], scripts={"conffiles": f"/{name}\n"})
     assert judged(tmp_path, package).accepted, judged(tmp_path, package).summary()
+
+
+def test_completions_come_with_their_directories(tmp_path: Path) -> None:
+    above = [
+        Entry(f"./usr/share/{name}", kind=b"5", mode=0o755)
+        for name in ("bash-completion", "bash-completion/completions", "zsh", "zsh/site-functions")
+    ]
+    files = [
+        Entry("./usr/share/bash-completion/completions/demo", b""),
+        Entry("./usr/share/zsh/site-functions/_demo", b""),
+    ]
+    assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *above, *files])).accepted
 
 
 @pytest.mark.parametrize(
