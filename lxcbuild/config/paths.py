@@ -8,6 +8,9 @@ from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "LXCBUILD_STATE_DIR"
 
+#: The one place that all state directories of a machine share: who builds here at the moment, see slots.py.
+MACHINE_SLOTS = Path("/run/lock/lxcbuild")
+
 
 @dataclass(frozen=True, slots=True)
 class StateDirs:
@@ -52,6 +55,11 @@ class StateDirs:
     def artifacts(self) -> Path:
         """Sealed results, one directory per build."""
         return self.lib / "artifacts"
+
+    @property
+    def bulk(self) -> Path:
+        """Bulk runs, one directory each: plan, journal, results that are not yet recorded."""
+        return self.lib / "bulk"
 
     @property
     def failed(self) -> Path:

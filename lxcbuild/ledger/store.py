@@ -11,8 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,8 @@ import sqlalchemy as sa
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import DiskFullError, LedgerError, UnknownBuildError
-from lxcbuild.ledger import database, rows, schema
+from lxcbuild.ledger import costs, database, rows, schema
+from lxcbuild.ledger.costs import Cost
 from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_part, now
 from lxcbuild.model import FailureClass, Outcome, PhaseRecord, Status
 
@@ -112,14 +114,47 @@ class Ledger:
                 .values(**rows.from_outcome(outcome), ended_at=now(), owner=None)
             )
             self._expect_one(found.rowcount, build_id)
-            for table, new in (
-                (schema.phase, [rows.from_phase(build_id, i, p) for i, p in enumerate(outcome.phases)]),
-                (schema.artifact, [rows.from_artifact(build_id, a) for a in outcome.artifacts]),
-                (schema.note, [rows.from_note(build_id, i, t) for i, t in enumerate(outcome.notes)]),
-            ):
-                connection.execute(sa.delete(table).where(table.c.build_id == build_id))
-                if new:
-                    connection.execute(sa.insert(table), new)
+            self._add_children(connection, outcome)
+
+    def record(self, build: NewBuild, outcome: Outcome, facts: Mapping[str, Any]) -> bool:
+        """Record a build that has begun, was learned about and has ended elsewhere, in one step; False when it is recorded already."""
+        assert build.build_id == outcome.build_id, (build.build_id, outcome.build_id)
+        row = {
+            **rows.from_new(build),
+            **rows.clean(facts),
+            **rows.from_outcome(outcome),
+            "ended_at": now(),
+            "owner": None,
+        }
+        if outcome.phases:
+            last = outcome.phases[-1]
+            began = datetime.fromisoformat(last.started_at)
+            row["ended_at"] = (began + timedelta(seconds=last.usage.wall_s)).isoformat(timespec="microseconds")
+        with self._writing() as connection:
+            found = connection.scalar(sa.select(schema.build.c.status).where(schema.build.c.id == build.build_id))
+            if found not in (None, RUNNING):
+                return False
+            connection.execute(sa.delete(schema.build).where(schema.build.c.id == build.build_id))
+            connection.execute(sa.insert(schema.build), [row])
+            self._add_children(connection, outcome)
+        return True
+
+    @staticmethod
+    def _add_children(connection: sa.Connection, outcome: Outcome) -> None:
+        build_id = outcome.build_id
+        for table, new in (
+            (schema.phase, [rows.from_phase(build_id, i, p) for i, p in enumerate(outcome.phases)]),
+            (schema.artifact, [rows.from_artifact(build_id, a) for a in outcome.artifacts]),
+            (schema.note, [rows.from_note(build_id, i, t) for i, t in enumerate(outcome.notes)]),
+        ):
+            connection.execute(sa.delete(table).where(table.c.build_id == build_id))
+            if new:
+                connection.execute(sa.insert(table), new)
+
+    def costs(self, names: Iterable[str]) -> dict[tuple[str, str], Cost]:
+        """What earlier builds that ended well took, by project and target; see :mod:`lxcbuild.ledger.costs`."""
+        with self._reading() as connection:
+            return costs.read(connection, names)
 
     def settle(self) -> Sequence[str]:
         """Turn running builds whose owner died into cancelled ones; gives their ids. See the rule at the top."""
