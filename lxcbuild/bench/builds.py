@@ -19,6 +19,7 @@ from lxcbuild.bench import bare
 from lxcbuild.bench.clean_rooms import ROOMS, Ready
 from lxcbuild.bench.samples import ratios
 from lxcbuild.bench.start import Budget
+from lxcbuild.build.layering import nearest_stack
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian import sources
@@ -233,7 +234,7 @@ class _Bases:
         self._images = ImageStore(dirs, monitor)
         stack.callback(self._images.close)
         self._image = self._images.ensure(target)
-        self._layers = LayerStore(dirs, stack.enter_context(LxcBackend(dirs)), monitor)
+        self._layers = LayerStore(dirs, stack.enter_context(LxcBackend(dirs)), monitor, choose=nearest_stack)
         stack.callback(self._layers.close)
         self._known: dict[Path, tuple[Path, ...]] = {}
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 
 from lxcbuild.build.facilities import Facilities
+from lxcbuild.build.layering import nearest_stack
 from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
@@ -52,7 +53,7 @@ def workshop(
         def policy_for(package: str | None) -> Policy:
             return load_policy(policy, package=package)
 
-        layers = LayerStore(dirs, backend, monitor)
+        layers = LayerStore(dirs, backend, monitor, choose=nearest_stack)
         stack.callback(layers.close)
         yield Facilities(
             dirs=dirs,

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lxcbuild.config import locks
@@ -87,10 +88,7 @@ class HotStore:
         found = self.find(digest)
         if found is not None:
             return found
-        waiting = Note(text=f"waiting for another process that loads {what}")
-        with locks.exclusive(
-            self._dirs.locks / f"load-{digest[:16]}.lock", on_wait=lambda: self._monitor.emit(waiting)
-        ):
+        with self.loading(digest, what):
             found = self.find(digest)
             if found is not None:
                 return found
@@ -111,6 +109,13 @@ class HotStore:
                 shutil.rmtree(fresh, ignore_errors=True)
                 raise
             return place / digest[:16], storage
+
+    def loading(self, digest: str, what: str = "a layer") -> AbstractContextManager[None]:
+        """While this is held, no other process loads (or removes) the tree of that digest."""
+        waiting = Note(text=f"waiting for another process that loads {what}")
+        return locks.exclusive(
+            self._dirs.locks / f"load-{digest[:16]}.lock", on_wait=lambda: self._monitor.emit(waiting)
+        )
 
     def _choose(self, size_bytes: int, what: str) -> Storage:
         refusal = tmpfs_maps.refusal(self._dirs)

@@ -2,6 +2,7 @@
 
 A layer's key says everything that its content depends on, so a known key is never installed again: in memory it costs
 nothing, on disk one unpacking. Which packages a set of requirements means is remembered too, so that apt does not run either.
+A set that has no layer starts from a known one that is a subset of it; :mod:`lxcbuild.plan.layers` says from which.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lxcbuild.config import locks
@@ -26,6 +27,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS, install
+from lxcbuild.images.shelf import Shelf, Stack, package_id, write
 from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Backend
 
@@ -71,13 +73,25 @@ def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class LayerStore:
-    """The layers of one state directory. Layers that it handed out stay in place until it is closed or the process ends."""
+#: Chooses the stack that a new set of packages starts from: the set with sizes in bytes, and all stacks of subsets and others on
+#: its ground by the key of their topmost layer. None: from the ground.
+Chooser = Callable[[Mapping[str, int], Mapping[str, Stack]], str | None]
 
-    def __init__(self, dirs: StateDirs, backend: Backend, monitor: Monitor | None = None) -> None:
+
+class LayerStore:
+    """The layers of one state directory. Layers that it handed out stay in place until it is closed or the process ends.
+
+    ``choose`` picks what a new set starts from; without it every set is installed on its ground.
+    """
+
+    def __init__(
+        self, dirs: StateDirs, backend: Backend, monitor: Monitor | None = None, *, choose: Chooser | None = None
+    ) -> None:
         self._dirs = dirs
         self._backend = backend
         self._monitor = monitor or NullMonitor()
+        self._choose = choose
+        self.shelf = Shelf(dirs.images / "layers")
         self.hot = HotStore(dirs, self._monitor)
 
     def provide(self, image: Image, archive: AptArchive, *groups: Sequence[str]) -> Layer:
@@ -136,7 +150,7 @@ class LayerStore:
         if memo.is_file():
             return ResolvedSet(packages=tuple(ResolvedPackage(**p) for p in json.loads(memo.read_text())))
         resolved = archive.resolve(wanted, status=parent.status)
-        _write(memo, json.dumps([asdict(package) for package in resolved.packages]))
+        write(memo, json.dumps([asdict(package) for package in resolved.packages]))
         return resolved
 
     @property
@@ -148,26 +162,37 @@ class LayerStore:
     def extend(
         self, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet, *, hit_so_far: bool = True
     ) -> Layer:
-        """One layer on top of ``parent``; the parent itself when nothing is missing in it."""
+        """The packages on top of ``parent``, in one layer or several; the parent itself when nothing is missing in it.
+
+        Its key names the configuration, all packages on that parent, by whatever steps it was reached.
+        """
         started = time.monotonic()
         if not resolved.packages:
             return parent
+        while True:
+            try:
+                layer = self._extended(image, parent, archive, resolved)
+            except _EvictedError:
+                continue  # between finding and loading it; it is made again
+            return replace(layer, hit=layer.hit and hit_so_far, seconds=time.monotonic() - started)
+
+    def _extended(self, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> Layer:
         key = layer_key(parent.key, resolved, architecture=image.target.architecture)
-        hit = True
-        if not self._record_path(key).is_file():
+        way, hit = self.shelf.way(key), True
+        if way is None:
             with self._making(key):
-                if not self._record_path(key).is_file():
-                    self._make(key, image, parent, archive, resolved)
-                    hit = False
-        path = self._load(key)
-        record = json.loads(self._record_path(key).read_text())
-        return Layer(
-            key=key,
-            lowers=(path, *parent.lowers),
-            packages=tuple(InstalledPackage(**package) for package in record["packages"]),
-            hit=hit and hit_so_far,
-            seconds=time.monotonic() - started,
-        )
+                way = self.shelf.way(key)
+                if way is None:
+                    way, hit = self._make(key, image, parent, archive, resolved), False
+        if hit:
+            for step in way:
+                self.shelf.used(step)
+        lowers = tuple(self._load(step) for step in reversed(way))
+        record = self.shelf.document(way[-1])
+        if record is None:
+            raise _EvictedError(way[-1])
+        packages = tuple(InstalledPackage(**package) for package in record["packages"])
+        return Layer(key=key, lowers=(*lowers, *parent.lowers), packages=packages, hit=hit, seconds=0.0)
 
     def _making(self, key: str) -> AbstractContextManager[None]:
         waiting = Note(text="waiting for another process that installs the same packages")
@@ -175,10 +200,34 @@ class LayerStore:
             self._dirs.locks / f"make-layer-{key[:16]}.lock", on_wait=lambda: self._monitor.emit(waiting)
         )
 
-    def _make(self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> None:
+    def _make(
+        self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet
+    ) -> tuple[str, ...]:
+        """Install what is missing, on the parent or on a stack that has a part of it; the keys of all layers, the lowest first."""
+        stacks = self.shelf.stacks(parent.key) if self._choose is not None else {}
+        wanted = {package_id(asdict(package)): package.size_bytes for package in resolved.packages}
+        start = self._choose(wanted, stacks) if self._choose is not None else None
+        if start is None:
+            self._install(key, image, parent, archive, resolved)
+            return (key,)
+        below = stacks[start]
+        for step in below.way:
+            self.shelf.used(step)
+        lowers = tuple(self._load(step) for step in reversed(below.way))
+        ground = replace(parent, key=start, lowers=(*lowers, *parent.lowers))
+        rest = tuple(each for each in resolved.packages if package_id(asdict(each)) not in below.packages)
+        step = layer_key(start, ResolvedSet(packages=rest), architecture=image.target.architecture)
+        with self._making(step):
+            if not self.shelf.known(step):
+                self._install(step, image, ground, archive, ResolvedSet(packages=rest))
+        self.shelf.keep_way(key, (*below.way, step))
+        return (*below.way, step)
+
+    def _install(self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> None:
         started = time.monotonic()
         debs = archive.fetch(resolved)
-        self._monitor.emit(Note(text=f"installing {len(debs)} packages for {image.target}, once"))
+        above = f" on top of {len(parent.lowers) - 1} layers" if len(parent.lowers) > 1 else ""
+        self._monitor.emit(Note(text=f"installing {len(debs)} packages for {image.target}{above}, once"))
         workdir = self._dirs.images / "layers" / f"new-{key[:16]}"
         if workdir.exists():
             shutil.rmtree(workdir)  # we hold the lock, so its maker is dead
@@ -239,8 +288,8 @@ class LayerStore:
             "archive_bytes": (workdir / "layer.tar.zst").stat().st_size,
             **record,
         }
-        (workdir / "layer.tar.zst").rename(self._archive_path(key))
-        _write(self._record_path(key), json.dumps(complete, indent=1) + "\n")
+        (workdir / "layer.tar.zst").rename(self.shelf.archive_path(key))
+        write(self.shelf.record_path(key), json.dumps(complete, indent=1) + "\n")
 
     def provide_tree(
         self,
@@ -255,11 +304,14 @@ class LayerStore:
 
         ``fill`` gets the empty tree and a directory for what it needs meanwhile; ``parent`` is the key below it.
         """
-        if self._record_path(key).is_file():
+        if self.shelf.known(key):
+            self.shelf.used(key)
             return self._load(key), True
         with self._making(key):
-            if self._record_path(key).is_file():
+            if self.shelf.known(key):
+                self.shelf.used(key)
                 return self._load(key), True
+            started = time.monotonic()
             workdir = self._dirs.images / "layers" / f"new-{key[:16]}"
             if workdir.exists():
                 shutil.rmtree(workdir)  # we hold the lock, so its maker is dead
@@ -267,7 +319,8 @@ class LayerStore:
 
             def make(tree: Path) -> None:
                 fill(tree, workdir)
-                self._store(tree, key, parent=parent, workdir=workdir, record=record)
+                made = {"made_in_s": round(time.monotonic() - started, 3), **record}
+                self._store(tree, key, parent=parent, workdir=workdir, record=made)
 
             try:
                 path, _ = self.hot.place(key, size_bytes=size_bytes, what="a layer", fill=make)
@@ -279,10 +332,16 @@ class LayerStore:
         found = self.hot.find(key)
         if found is not None:
             return found[0]
-        size = json.loads(self._record_path(key).read_text())["unpacked_bytes"]
-        path, _ = self.hot.place(
-            key, size_bytes=size, what="a layer", fill=lambda tree: pack.unpack(self._archive_path(key), tree)
-        )
+        record = self.shelf.document(key)
+        if record is None:
+            raise _EvictedError(key)
+
+        def fill(tree: Path) -> None:  # under the lock that remove() takes
+            if not self.shelf.known(key):
+                raise _EvictedError(key)
+            pack.unpack(self.shelf.archive_path(key), tree)
+
+        path, _ = self.hot.place(key, size_bytes=record["unpacked_bytes"], what="a layer", fill=fill)
         return path
 
     def records(self, layer: Layer) -> tuple[LayerRecord, ...]:
@@ -297,18 +356,12 @@ class LayerStore:
                 )
         return tuple(found)
 
-    def _record_path(self, key: str) -> Path:
-        return self._dirs.images / "layers" / f"{key[:16]}.json"
-
-    def _archive_path(self, key: str) -> Path:
-        return self._dirs.images / "layers" / f"{key[:16]}.tar.zst"
-
     # -- housekeeping -----------------------------------------------------------------------------------------
 
     def remove(self, key: str) -> bool:
         """Forget one layer; False when its tree stays for now because builds use it."""
-        self._record_path(key).unlink(missing_ok=True)
-        self._archive_path(key).unlink(missing_ok=True)
+        with self.hot.loading(key):
+            self.shelf.forget(key)
         return self.hot.drop(key)
 
     def stale(self) -> list[Path]:
@@ -322,12 +375,13 @@ class LayerStore:
 
     def orphans(self, image_digests: Collection[str]) -> list[str]:
         """Keys of layers that stand on none of these images: nobody can ask for them any more."""
-        parents: dict[str, str] = {}
-        for path in sorted((self._dirs.images / "layers").glob("*.json")):
-            record = json.loads(path.read_text())
+        parents = self.shelf.grounds()
+        keys = []
+        for record in self.shelf.documents():
             parents[record["key"]] = record["parent"]
+            keys.append(record["key"])
         found = []
-        for key in parents:
+        for key in keys:
             ground = key
             while ground in parents:
                 ground = parents[ground]
@@ -340,19 +394,9 @@ class LayerStore:
         self.hot.close()
 
 
+class _EvictedError(Exception):
+    """A layer was removed by another process after it had been found."""
+
+
 def _timed(layer: Layer, started: float) -> Layer:
-    return Layer(
-        key=layer.key,
-        lowers=layer.lowers,
-        packages=layer.packages,
-        hit=layer.hit,
-        seconds=time.monotonic() - started,
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    """A complete file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.rename(path)
+    return replace(layer, seconds=time.monotonic() - started)

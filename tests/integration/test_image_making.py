@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcbuild.build.layering import nearest_stack
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.errors import DependencyError, ImageMissingError
@@ -24,7 +25,7 @@ from lxcbuild.images.store import ImageStore
 from lxcbuild.linux import syscalls
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.model import Target
-from lxcbuild.sandbox.base import InstanceSpec, Step
+from lxcbuild.sandbox.base import InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -289,6 +290,74 @@ def test_the_toolchain_is_a_layer_of_its_own(
     # What the toolchain has already needs no third layer.
     assert store.provide(bookworm, archive, toolchain, ["python3-setuptools (>= 40)"]).key == below.key
     store.close()
+
+
+@pytest.fixture
+def others_away(state: StateDirs, backend: LxcBackend) -> Iterator[None]:
+    """Layers that a test makes are removed after it: another one must not start from them."""
+    store = LayerStore(state, backend)
+    seen = set(store.shelf.layers())
+    yield
+    for key in set(store.shelf.layers()) - seen:
+        store.remove(key)
+
+
+@pytest.mark.usefixtures("others_away")
+def test_a_set_starts_from_the_nearest_known_subset_and_is_the_same_by_either_way(
+    state: StateDirs, images: ImageStore, bookworm: Image, backend: LxcBackend
+) -> None:
+    archive = images.archive(bookworm)
+    some, wanted = (
+        ["python3-lockfile", "python3-docopt"],
+        ["python3-sortedcontainers", "python3-lockfile", "python3-docopt"],
+    )
+    plain = LayerStore(state, backend)
+    direct = plain.provide(bookworm, archive, wanted)
+    trees = inside(backend, direct.lowers)
+    plain.remove(direct.key)
+    plain.close()
+
+    ears = Ears()
+    store = LayerStore(state, backend, ears, choose=nearest_stack)
+    below = store.provide(bookworm, archive, some)
+    stepped = store.provide(bookworm, archive, wanted)
+    assert (stepped.hit, stepped.key) == (False, direct.key)
+    assert stepped.lowers[1:] == below.lowers
+    assert "installing 1 packages for debian/bookworm on top of 1 layers, once" in ears.notes
+    assert stepped.packages == direct.packages
+    assert inside(backend, stepped.lowers) == trees
+
+    others = set(store.orphans({bookworm.digest}))  # of other images, and of failed runs
+    assert not others & {below.key, *store.shelf.grounds().values()}
+    known = store.provide(bookworm, archive, list(reversed(wanted)))
+    assert (known.hit, known.lowers) == (True, stepped.lowers)
+    assert store.shelf.layers()[below.key].hits == 2  # once to stand on, once in a known stack
+
+    # What stands on a layer that was removed is made again, from what is left.
+    store.close()
+    store.remove(below.key)
+    assert len(set(store.orphans({bookworm.digest})) - others) == 1
+    again = store.provide(bookworm, archive, wanted)
+    assert (again.hit, len(again.lowers), again.key) == (False, 2, direct.key)
+    store.close()
+
+
+#: Where the order of installations may show: logs, caches with times, and what is automatic or asked for.
+_ORDERED = "! -path './var/lib/apt/*' ! -path './var/log/*' ! -path './var/cache/debconf/*' ! -path './var/lib/dpkg/*'"
+
+
+def inside(backend: LxcBackend, lowers: tuple[Path, ...]) -> bytes:
+    """Names, modes and contents of all files that a build on these lowers sees, and the packages as dpkg lists them."""
+    script = (
+        f"cd / && find . -xdev -type f {_ORDERED} ! -path './proc/*' -print0 | sort -z | xargs -0 sha256sum;"
+        " find . -xdev ! -path './proc/*' ! -path './var/lib/dpkg/*' -printf '%p %m %U %G %l\\n' | sort; dpkg-query -W"
+    )
+    heard: list[bytes] = []
+    spec = InstanceSpec(instance_id=f"t-look-{os.getpid()}", lowers=lowers, policy=policy())
+    with backend.create(spec) as instance:
+        instance.start()
+        assert instance.run(Step(argv=("/bin/sh", "-c", script), user=User.ROOT), heard.append).ok, heard[-5:]
+    return b"".join(heard)
 
 
 def policy():  # type: ignore[no-untyped-def]
