@@ -142,18 +142,27 @@ def _build(
             _materialise(item, store, dirs)
     records = JobRecords({item.record.build_id: item.record for item in job.provided})
     teller = _Teller(job.key, listener)
-    with workshop(dirs, teller, policy=job.policy) as facilities:
-        own = replace(facilities, pins=job.pins, policy_for=_policies(facilities.policy_for, job))
-        made = build_family(job.requests, facilities=own, ledger=records, policy=job.policy, only_asked=True)
-        _check_images(job, own)
+    try:
+        with workshop(dirs, teller, policy=job.policy) as facilities:
+            own = replace(facilities, pins=job.pins, policy_for=_policies(facilities.policy_for, job))
+            _check_images(job, own)
+            made = build_family(job.requests, facilities=own, ledger=records, policy=job.policy, only_asked=True)
+    except BaseException:
+        _forget_logs(records, dirs)
+        raise
     result = JobResult(key=job.key, run=job.run, attempt=job.attempt, worker="")
     if made.lacking:
-        for build_id in records.begun:
-            (dirs.logs / f"{build_id}.log").unlink(missing_ok=True)
+        _forget_logs(records, dirs)
         return replace(
             result, wanted=tuple(Wanted(name=i.name, version=i.version, needs=i.needs) for i in made.lacking)
         )
     return replace(result, reports=tuple(_reports(made, records, store, dirs=dirs, shares_state=shares_state)))
+
+
+def _forget_logs(records: JobRecords, dirs: StateDirs) -> None:
+    """Nobody will record these builds."""
+    for build_id in records.begun:
+        (dirs.logs / f"{build_id}.log").unlink(missing_ok=True)
 
 
 def _check_images(job: Job, facilities: Facilities) -> None:

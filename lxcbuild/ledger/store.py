@@ -117,7 +117,7 @@ class Ledger:
             self._add_children(connection, outcome)
 
     def record(self, build: NewBuild, outcome: Outcome, facts: Mapping[str, Any]) -> bool:
-        """Record a build that has begun, was learned about and has ended elsewhere, in one step; False when it is recorded already."""
+        """Record a build that began and ended elsewhere, in one step; False when it is recorded already."""
         assert build.build_id == outcome.build_id, (build.build_id, outcome.build_id)
         row = {
             **rows.from_new(build),

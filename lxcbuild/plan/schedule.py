@@ -120,8 +120,11 @@ class Schedule:
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
-    def add(self, tasks: Iterable[Task]) -> None:
-        """More jobs; what they need must be known, or among them. A cycle among them is a bug of the caller."""
+    def add(self, tasks: Iterable[Task]) -> list[str]:
+        """More jobs; what they need must be known, or among them. A cycle among them is a bug of the caller.
+
+        Gives the keys of those that can never be built, because what they need has failed already.
+        """
         new = [task for task in tasks if task.key not in self._entries]
         for task in new:
             self._entries[task.key] = _Entry(task=task)
@@ -130,17 +133,19 @@ class Schedule:
             for other in task.needs:
                 self._link(task.key, other)
         self._raise_paths([task.key for task in new])
-        for task in new:
-            self._settle(self._entries[task.key])
+        return [key for task in new for key in self._settle(self._entries[task.key])]
 
-    def hold(self, key: str, needs: Iterable[str]) -> None:
-        """A running job turned out to need others as well: it waits for them and then runs again, as the same attempt."""
+    def hold(self, key: str, needs: Iterable[str]) -> list[str]:
+        """A running job turned out to need others as well: it waits for them and then runs again, as the same attempt.
+
+        Gives the keys of jobs that can never be built, as :meth:`add` does.
+        """
         entry = self._entries[key]
         self._stop_running(entry)
         for other in needs:
             self._link(key, other)
         self._raise_paths(sorted(entry.missing))
-        self._settle(entry)
+        return self._settle(entry)
 
     def _link(self, key: str, other: str) -> None:
         below = self._entries[other]
@@ -164,18 +169,22 @@ class Schedule:
                 if entry.state is State.READY:
                     heapq.heappush(self._ready, (-path, key))  # the older, lower entry is skipped later
 
-    def _settle(self, entry: _Entry) -> None:
-        """Decide whether a job waits, is ready, or can never be built."""
+    def _settle(self, entry: _Entry) -> list[str]:
+        """Decide whether a job waits, is ready, or can never be built; gives the keys of those that cannot."""
+        if entry.state.ended:
+            return []
         failed = next((key for key in sorted(entry.missing) if self._entries[key].state.ended), None)
         if failed is not None:
             below = self._entries[failed]
             self._end(entry, State.PRUNED if below.state is not State.CANCELLED else State.CANCELLED)
             entry.culprit = below.culprit or failed
-        elif entry.missing:
+            return [entry.task.key, *self._prune(entry)]
+        if entry.missing:
             entry.state = State.WAITING
         else:
             entry.state = State.READY
             heapq.heappush(self._ready, (-entry.path_s, entry.task.key))
+        return []
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
@@ -279,8 +288,8 @@ class Schedule:
             above = self._entries[waiting.pop()]
             if above.state.ended:
                 continue
-            self._end(above, State.PRUNED)
-            above.culprit = entry.task.key
+            self._end(above, State.PRUNED if entry.state is not State.CANCELLED else State.CANCELLED)
+            above.culprit = entry.culprit or entry.task.key
             pruned.append(above.task.key)
             waiting.extend(sorted(above.dependents))
         return sorted(pruned)
