@@ -257,6 +257,12 @@ class FarmError(LxcbuildError):
     reference, exit_code = "farm-failed", 50
 
 
+class RepositoryError(LxcbuildError):
+    """A package repository cannot be made, read or changed, or what it holds is not what it signed."""
+
+    reference, exit_code = "repository", 51
+
+
 class CancelledError(LxcbuildError):
     """The user pressed Ctrl-C, or the caller was asked to stop."""
 

@@ -45,6 +45,7 @@ VERBS = {
     "log": Verb("lxcbuild.cli.log:log", "Show the log of a build.", quiet=True),
     "explain": Verb("lxcbuild.cli.explain:explain", "Explain why a build failed and what helps.", quiet=True),
     "capsule": Verb("lxcbuild.cli.capsule:capsule", "Save, show and open failed builds as files."),
+    "repo": Verb("lxcbuild.cli.repo:repo", "Make and keep signed APT repositories of what was built."),
     "rootfs": Verb("lxcbuild.cli.rootfs:rootfs", "List, make, refresh, show and remove base images."),
     "policy": Verb("lxcbuild.cli.policy:policy", "List, show and check isolation policies."),
     "archive": Verb("lxcbuild.cli.archive:archive", "Ask what a suite's archive ships."),

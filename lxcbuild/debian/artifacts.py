@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import lzma
+import os
 import re
 import tempfile
 import zlib
@@ -22,7 +23,7 @@ from typing import IO
 from lxcbuild import process
 from lxcbuild.debian.stanza import ArtifactError, checksums, parse_stanza
 
-__all__ = ["ArtifactError", "Deb", "Member", "checksums", "parse_stanza", "read_deb"]
+__all__ = ["ArtifactError", "Deb", "Member", "checksums", "parse_stanza", "read_control", "read_deb"]
 
 MAX_CONTROL_BYTES = 4 * 1024 * 1024
 MAX_DATA_BYTES = 8 * 1024**3
@@ -72,23 +73,46 @@ class Deb:
 
 def read_deb(path: Path, *, max_data_bytes: int = MAX_DATA_BYTES) -> Deb:
     """Read a .deb within the bounds. Raises :class:`ArtifactError` for anything that dpkg-deb would not have written."""
+    with _reading(path) as file:
+        parts = _parts(file)
+        control_files = _control_files(file, parts[1])
+        members = tuple(_data_members(file, parts[2], max_data_bytes))
+    control = _control_stanza(control_files)
+    return Deb(path=path, control=control, control_files=control_files, members=members)
+
+
+def read_control(path: Path) -> dict[str, str]:
+    """The control stanza of a .deb alone; the file tree is not looked at. Raises :class:`ArtifactError`."""
+    with _reading(path) as file:
+        return _control_stanza(_control_files(file, _parts(file)[1]))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
-            parts = list(itertools.islice(_ar_members(file, path.stat().st_size), 4))
-            names = [name for name, _offset, _size in parts]
-            if len(names) != 3 or names[0] != "debian-binary":
-                raise ArtifactError("it does not consist of debian-binary, control.tar and data.tar")
-            file.seek(parts[0][1])
-            if parts[0][2] != 4 or file.read(4) != b"2.0\n":
-                raise ArtifactError("its format is not 2.0")
-            control_files = _control_files(file, parts[1])
-            members = tuple(_data_members(file, parts[2], max_data_bytes))
+            yield file
     except (zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise ArtifactError(f"it cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _parts(file: IO[bytes]) -> list[tuple[str, int, int]]:
+    """Name, offset and size of the three members of a .deb of format 2.0."""
+    parts = list(itertools.islice(_ar_members(file, os.fstat(file.fileno()).st_size), 4))
+    names = [name for name, _offset, _size in parts]
+    if len(names) != 3 or names[0] != "debian-binary":
+        raise ArtifactError("it does not consist of debian-binary, control.tar and data.tar")
+    file.seek(parts[0][1])
+    if parts[0][2] != 4 or file.read(4) != b"2.0\n":
+        raise ArtifactError("its format is not 2.0")
+    return parts
+
+
+def _control_stanza(control_files: dict[str, bytes]) -> dict[str, str]:
+    """Takes the control file out of ``control_files``."""
     if "control" not in control_files:
         raise ArtifactError("it has no control file")
-    control = parse_stanza(control_files.pop("control"), what="the control file")
-    return Deb(path=path, control=control, control_files=control_files, members=members)
+    return parse_stanza(control_files.pop("control"), what="the control file")
 
 
 def _ar_members(file: IO[bytes], size_bytes: int) -> Iterator[tuple[str, int, int]]:

@@ -109,6 +109,11 @@ def read_dsc(data: bytes, *, what: str) -> Dsc:
     return Dsc(source=source, version=version, files=files)
 
 
+def dsc_fields(data: bytes, *, what: str) -> dict[str, str]:
+    """All fields of a .dsc that :func:`read_dsc` took."""
+    return parse_stanza(_without_signature(data, what=what), what=what)
+
+
 def _without_signature(data: bytes, *, what: str) -> bytes:
     """The text of a clear-signed message (RFC 4880, 7); nothing may stand before or after it, or two readers see two texts."""
     lines = data.replace(b"\r\n", b"\n").strip(b"\n").split(b"\n")
