@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def save(ui: Ui, /, *, build_id: str | None, output: Path | None, slim: bool, as
         ui.emit_json({"capsule": str(path), "bytes": path.stat().st_size, "slim": slim})
     else:
         ui.line(str(path))
+        ui.hint(f"on any machine with lxcbuild: lxcbuild capsule open {shlex.quote(str(path))}")
 
 
 def save_state(ui: Ui, build_id: str, output: Path | None, *, slim: bool) -> Path:
@@ -73,6 +75,7 @@ def save_capsules(ui: Ui, outcomes: Sequence[Outcome], given: str, *, slim: bool
         several = output is not None and len(failed) > 1 and not output.is_dir()
         path = save_state(ui, outcome.build_id, output.parent if several and output else output, slim=slim)
         ui.say(f"{name}: the failed state is saved in {path}")
+        ui.hint(f"on any machine with lxcbuild: lxcbuild capsule open {shlex.quote(str(path))}")
 
 
 @capsule.command()
@@ -82,13 +85,14 @@ def save_capsules(ui: Ui, outcomes: Sequence[Outcome], given: str, *, slim: bool
 def show(ui: Ui, /, *, file: Path, as_json: bool) -> None:
     """Say what a capsule holds, without unpacking anything."""
     from lxcbuild.build import capsule as capsules
+    from lxcbuild.cli.explain import decisive
     from lxcbuild.cli.failed import state_document
 
     require_root("read a capsule into a place that is root's alone")
     with capsules.read(ui.dirs, file, documents_only=True) as found:
         state = found.state
         log = found.place / "log"
-        tail = log.read_bytes()[-4096:].decode(errors="replace").splitlines()[-10:] if log.is_file() else []
+        lines = decisive(log, state.failure)
         if as_json:
             document = {**state_document(state), "slim": found.slim, "made_with": found.made_with}
             ui.emit_json({**document, "members": dict(found.members), "record": dict(found.record)})
@@ -96,11 +100,12 @@ def show(ui: Ui, /, *, file: Path, as_json: bool) -> None:
     ui.line(f"{state.name} {state.version} for {state.target}, build {state.build_id}, kept at {state.kept_at}")
     failure = state.failure
     ui.line(f"{failure.failure_class.value} in {failure.phase.value}: {failure.brief}")
-    for line in tail:
+    for line in lines:
         ui.line(f"    {line}")
-    ui.line(f"command: {' '.join(state.command.argv)[:300]}")
-    ui.line(f"holds:   {', '.join(f'{name} ({bytes_text(size)})' for name, size in found.members.items())}")
-    ui.hint(f"lxcbuild capsule open {file}")
+    ui.line(f"command: {shlex.join(state.command.argv)[:300]}")
+    for number, (name, size) in enumerate(found.members.items()):
+        ui.line(f"{'holds:' if number == 0 else '':8} {name} ({bytes_text(size)})")
+    ui.hint(f"lxcbuild capsule open {shlex.quote(str(file))}")
 
 
 @capsule.command("open")
@@ -121,9 +126,11 @@ def open_file(ui: Ui, /, *, file: Path, policy: str, again: bool, as_json: bool,
 
     failed.need_terminal(command, again=again)
     ceiling = load_policy(policy)
+    ui.say(f"unpacking {file.name}")
     with (
-        failed.tools(ui) as (backend, hot),
+        failed.tools(ui) as tools,
         capsules.read(ui.dirs, file) as found,
-        capsules.opened(ui.dirs, found, backend=backend, hot=hot, ceiling=ceiling) as opened,
+        capsules.opened(ui.dirs, found, backend=tools.backend, hot=tools.hot, ceiling=ceiling) as opened,
     ):
+        tools.stop_showing()
         return failed.use(ui, opened, command, again=again, as_json=as_json)

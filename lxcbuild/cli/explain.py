@@ -132,23 +132,23 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
     if failure is None:
         ui.line("nothing failed")
         for note in record.notes[:_LINES]:
-            ui.line(f"note:    {note}")
+            ui.line(f"note:     {note}")
         return
     text = EXPLANATIONS[failure.failure_class]
     ui.line(f"{failure.failure_class.value} in {failure.phase.value}: {failure.brief}")
     for line in lines:
         ui.line(f"    {line}")
-    ui.line(f"meaning: {text.meaning}")
-    ui.line(f"retry:   {text.retry}")
+    ui.line(f"meaning:  {text.meaning}")
+    ui.line(f"retry:    {text.retry}")
     if failure.failure_class in _LIMITS:
         ui.line(f"measured: {_measured(record)}")
     fixes = [failure.resolution or text.fix]
     if failure.resolution and failure.failure_class not in _LIMITS:  # where the one says all that the other does
         fixes.append(text.fix)
-    for label, fix in zip(("fix:    ", "or:     "), fixes, strict=False):
+    for label, fix in zip(("fix:     ", "or:      "), fixes, strict=False):
         ui.line(f"{label} {fix}")
     for note in record.notes[:_LINES]:
-        ui.line(f"note:    {note}")
+        ui.line(f"note:     {note}")
     ui.hint(f"lxcbuild log {record.build_id}")
     if _state_is_kept(ui, record):
         ui.hint(f"look around where it failed: lxcbuild shell --failed {record.build_id}")

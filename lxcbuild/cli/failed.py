@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lxcbuild.cli.options import require_root
@@ -20,8 +21,17 @@ if TYPE_CHECKING:
 _SHELL = "exec $(command -v bash || command -v sh) -i"
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What opening a state needs. ``stop_showing`` ends the display of progress, which would draw over a shell."""
+
+    backend: Backend
+    hot: HotStore
+    stop_showing: Callable[[], None]
+
+
 @contextlib.contextmanager
-def tools(ui: Ui) -> Iterator[tuple[Backend, HotStore]]:
+def tools(ui: Ui) -> Iterator[Tools]:
     """A backend and the place of unpacked images; given back at the end of the block."""
     from lxcbuild.images.hot import HotStore
     from lxcbuild.sandbox.lxc import LxcBackend
@@ -30,10 +40,10 @@ def tools(ui: Ui) -> Iterator[tuple[Backend, HotStore]]:
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(LxcBackend(ui.dirs))
         backend.prestart()
-        monitor = stack.enter_context(ui.monitor())
-        hot = HotStore(ui.dirs, monitor)
+        shown = stack.enter_context(contextlib.ExitStack())
+        hot = HotStore(ui.dirs, shown.enter_context(ui.monitor()))
         stack.callback(hot.close)
-        yield backend, hot
+        yield Tools(backend, hot, shown.close)
 
 
 def need_terminal(command: Sequence[str], *, again: bool) -> None:

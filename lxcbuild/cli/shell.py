@@ -72,7 +72,8 @@ def _failed(ui: Ui, given: str, command: Sequence[str], *, again: bool, as_json:
 
     failed.need_terminal(command, again=again)
     build_id = failed.newest_or(ui, given)
-    with failed.tools(ui) as (backend, hot), reopened(ui.dirs, backend, hot, build_id) as opened:
+    with failed.tools(ui) as tools, reopened(ui.dirs, tools.backend, tools.hot, build_id) as opened:
+        tools.stop_showing()
         return failed.use(ui, opened, command, again=again, as_json=as_json)
 
 

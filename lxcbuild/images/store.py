@@ -44,6 +44,7 @@ class ImageStore:
     def __init__(self, dirs: StateDirs, monitor: Monitor | None = None) -> None:
         self._dirs = dirs
         self._monitor = monitor or NullMonitor()
+        self._told: set[str] = set()
         self.hot = HotStore(dirs, self._monitor)
 
     def get(self, target: Target) -> Image:
@@ -191,22 +192,21 @@ class ImageStore:
             )
             return made
 
+    def _tell(self, text: str, *, warning: bool = False) -> None:
+        """Once is enough: phases ask for the same image again and again."""
+        if text not in self._told:
+            self._told.add(text)
+            self._monitor.emit(Note(text=text, warning=warning))
+
     def _load(self, target: Target, recipe: Recipe, record: ImageRecord) -> Image:
         expired = self._expired(recipe, record)
         if expired:
             days = int(record.age_s // DAY_S)
-            self._monitor.emit(
-                Note(
-                    text=f"the image {target} is {days} days old; to renew it: lxcbuild rootfs refresh {target}",
-                    warning=True,
-                )
+            self._tell(
+                f"the image {target} is {days} days old; to renew it: lxcbuild rootfs refresh {target}", warning=True
             )
         elif record.recipe_hash != making.recipe_hash(recipe):
-            self._monitor.emit(
-                Note(
-                    text=f"the recipe of {target} has changed since its image was made: lxcbuild rootfs refresh {target}"
-                )
-            )
+            self._tell(f"the recipe of {target} has changed since its image was made: lxcbuild rootfs refresh {target}")
         path, storage = self.hot.place(
             record.digest,
             size_bytes=record.unpacked_bytes,

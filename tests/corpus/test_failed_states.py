@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,41 @@ def test_the_state_opens_here_and_on_another_machine(
     assert (elsewhere.returncode, "the capsule is slim" in elsewhere.stderr) == (19, True)
     assert command("capsule", "open", slim, "--", "pwd").stdout == b"/build/python-waits-on-stdin-1.0\n"
     assert other_machine(place, "gc", "--hot").returncode == 0
+
+
+def test_nothing_draws_over_the_shell_of_a_failed_state(failed: Any, state: StateDirs) -> None:
+    """On a terminal progress is drawn again and again; a prompt in the same line would vanish."""
+    own = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent)]
+    main_fd, side_fd = os.openpty()
+    shell = [*own, "shell", "--failed", failed["id"]]
+    with subprocess.Popen(shell, stdin=side_fd, stdout=side_fd, stderr=side_fd) as child:
+        os.close(side_fd)
+        try:
+            seen = read_until(main_fd, b"$ ")
+            os.write(main_fd, b"sleep 1; exit 5\n")
+            seen += read_until(main_fd, None)
+            assert child.wait(60) == 5
+        finally:
+            child.terminate()
+            os.close(main_fd)
+    said = seen[seen.index(b"to repeat it:") :]
+    assert b"\x1b[2K" not in said, said
+
+
+def read_until(fd: int, wanted: bytes | None) -> bytes:
+    """What comes until it contains ``wanted``, or to its end; fails when that takes too long."""
+    seen, deadline = b"", time.monotonic() + 60
+    while wanted is None or wanted not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([fd], [], [], 0.5)[0]:
+            try:
+                chunk = os.read(fd, 65536)
+            except OSError:  # EIO: nobody has the other side any more
+                break
+            if not chunk:
+                break
+            seen += chunk
+    return seen
 
 
 def test_an_override_mends_it_and_a_build_that_succeeds_keeps_nothing(
