@@ -21,7 +21,7 @@ from lxcbuild.debian import upstreamtests, verification
 from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
-from lxcbuild.debian.upstreamtests import TestsRun
+from lxcbuild.debian.upstreamtests import TestsRun, Verdict, usage_error
 from lxcbuild.errors import DependencyError, LxcbuildError
 from lxcbuild.images.layers import Layer
 from lxcbuild.model import FailureClass, Phase
@@ -48,35 +48,59 @@ def run(work: Work) -> None:
         return
     learned: dict[str, None] = {}
     for number in range(_ROUNDS):
-        result, missing = _run(work, _layer(work, found.requires, tuple(learned)), number=number)
+        result, tail = _run(work, _layer(work, found.requires, tuple(learned)), number=number)
+        said = tail + "\n".join(("", *result.unloadable)).encode()
+        missing = upstreamtests.missing_modules(said, own=work.inspection.modules)
         fresh = [] if result.ok else [name for name in _packages_of(work, missing) if name not in learned]
         if not fresh or number == _ROUNDS - 1:
             break
         work.note(f"tests: they import what no list of theirs names: {', '.join(fresh)}")
         learned.update(dict.fromkeys(fresh))
         work.finish_sandbox()
-    work.checks["tests"] = {"found": not result.none, **asdict(result)}
-    if result.none:
-        work.note("tests: pytest found none in the source archive")
-        return
-    work.note(f"tests: {result}")
-    if not result.ok:
-        raise fail(
-            FailureClass.TESTS_FAILED,
-            Phase.VERIFY,
-            _brief(result),
-            details="\n".join(result.failing[:20]) or None,
-            resolution="the log has pytest's report; without --tests the package is built",
-        )
+    _judge(work, result, tail)
     work.finish_sandbox()  # not before: a failure's state is kept
 
 
-def _brief(result: TestsRun) -> str:
-    if result.foreign:
-        return f"the tests did not run on the installed package: {result.foreign[0]}"
+def _judge(work: Work, result: TestsRun, tail: bytes) -> None:
+    work.checks["tests"] = {"found": not result.none, "verdict": result.verdict.value, **asdict(result)}
+    if result.none:
+        work.note("tests: pytest found none in the source archive", warning=True)
+        return
+    work.note(f"tests: {result}")
+    if result.ok:
+        if not result.passed and work.override.tests is None:
+            work.note("tests: none of them ran, all were skipped", warning=True)
+        return
+    brief, resolution = _reason(result, tail)
+    raise fail(
+        FailureClass.TESTS_FAILED,
+        Phase.VERIFY,
+        brief,
+        details="\n".join((*result.unloadable[:10], *result.failing[:20])) or None,
+        resolution=f"{resolution}; without --tests the package is built",
+    )
+
+
+_BY_HAND = "an override names another command (tests: ..., see reference/overrides.md)"
+
+
+def _reason(result: TestsRun, tail: bytes) -> tuple[str, str]:
+    """Whether the package is to blame, and what helps."""
+    if result.verdict is Verdict.FOREIGN:
+        return f"the tests did not run on the installed package: {result.foreign[0]}", _BY_HAND
+    if result.verdict is Verdict.NOT_LOADED:
+        brief = (
+            f"no test failed, but {result.unloadable_count} of their modules cannot be loaded: {result.unloadable[0]}"
+        )
+        return brief, f"what tests import is for the project to name; {_BY_HAND}"
+    if result.verdict is Verdict.USAGE:
+        said = usage_error(tail) or "the log says more"
+        return f"no test was run: pytest does not take the project's options or configuration: {said}", _BY_HAND
+    if result.verdict is Verdict.CRASHED:
+        return f"pytest itself broke off (exit status {result.status}) after: {result}", "the log says where"
     if not result.failed and not result.errors:
-        return f"pytest could not run the tests (exit status {result.status})"
-    return f"the project's own tests fail: {result}"
+        return f"the command of the tests failed (exit status {result.status})", "the log says why"
+    return f"the project's own tests fail: {result}", "the log has pytest's report"
 
 
 def _binds(work: Work) -> tuple[Bind, ...]:
@@ -121,7 +145,7 @@ def _layer(work: Work, requires: Sequence[str], learned: Sequence[str]) -> Layer
     )
     relations = tuple(str(relation) for relation in needed.relations)
     own = {*(deb.package for deb in _debs(work)), *(deb.package for deb in _companions(work))}
-    asked = _satisfiable(work, [r for r in (*relations, *learned) if r.split(" ")[0] not in own])
+    asked = _satisfiable(work, [r for r in (*relations, *learned, *upstreamtests.COMMON) if r.split(" ")[0] not in own])
     below = work.facilities.layers.provide(work.image, archive, _declared(work), asked)
     roots = [item.requirement for item in needed.unmapped]
     return _with_wheels(work, below, roots) if roots else below
@@ -201,8 +225,8 @@ def _declared(work: Work) -> tuple[str, ...]:
     return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
 
 
-def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, tuple[str, ...]]:
-    """What came out, and the modules that the log says are not there."""
+def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, bytes]:
+    """What came out, and the end of what was printed."""
     assert work.source is not None
     assert work.inspection is not None
     debs = [item for item in work.sealed if item.name.endswith(".deb")]
@@ -222,4 +246,4 @@ def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, tuple[str,
     result = upstreamtests.parse_run(result_bytes(files, upstreamtests.RESULT))
     if isinstance(result, StepFailure):
         raise_failure(work, result)
-    return result, upstreamtests.missing_modules(tail, own=work.inspection.modules)
+    return result, tail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.conversion import RESERVED_MODULES
-from lxcbuild.debian.documents import DocumentError
+from lxcbuild.debian.documents import DocumentError, clean
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
@@ -21,6 +22,8 @@ FOUND, RESULT = "tests-found.json", "tests.json"
 EXTRAS = ("test", "tests", "testing")
 LAST_EXTRA = "dev"
 _INSTALLED = re.compile(r"/usr/lib/python3(?:\.\d+)?/dist-packages/.+")
+#: Programs and tables of a usual system, which tests start or read and no Python requirement can name.
+COMMON = ("less", "netbase", "procps", "tzdata")
 #: What projects list beside their test requirements, and no test imports.
 _NOT_FOR_TESTS = frozenset(
     {
@@ -41,6 +44,22 @@ class TestsFound:
     found: bool
 
 
+class Verdict(enum.StrEnum):
+    """What a run of tests says."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NONE = "none"  # nothing to run
+    FOREIGN = "not-the-package"  # something else than the installed package was imported
+    NOT_LOADED = "not-loaded"  # no test failed, but test modules cannot be imported
+    USAGE = "usage-error"  # pytest does not take the project's options or configuration
+    CRASHED = "crashed"  # pytest itself ended by an error or a signal
+
+
+#: Exit statuses of pytest (its reference, "Exit codes"); of a process that a signal ended.
+_NO_TESTS, _SIGNALS = 5, 128
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestsRun:
     """What pytest counted. The package's own code ran beside the counting, so this says nothing of a package that lies."""
@@ -54,16 +73,35 @@ class TestsRun:
     skipped: int
     failing: tuple[str, ...]
     foreign: tuple[str, ...]  # modules that were not imported from the installed package
+    unloadable: tuple[str, ...] = ()  # test modules that could not be imported, and why; they are errors, too
+    unloadable_count: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether tests failed, or could not be run at all: pytest's exit status, and what it counted."""
+        if self.status == _NO_TESTS:
+            return Verdict.NONE
+        if self.foreign:
+            return Verdict.FOREIGN
+        if self.status == 0:
+            return Verdict.PASSED
+        if self.failed or self.errors > self.unloadable_count:
+            return Verdict.FAILED
+        if self.unloadable_count:
+            return Verdict.NOT_LOADED
+        return {3: Verdict.CRASHED, 4: Verdict.USAGE}.get(
+            self.status, Verdict.CRASHED if self.status > _SIGNALS else Verdict.FAILED
+        )
 
     @property
     def none(self) -> bool:
         """Whether there was nothing to run."""
-        return self.status == 5
+        return self.verdict is Verdict.NONE
 
     @property
     def ok(self) -> bool:
         """Whether tests ran on the installed package, and none failed."""
-        return self.status == 0 and not self.foreign
+        return self.verdict is Verdict.PASSED
 
     def __str__(self) -> str:
         return f"{self.passed} passed, {self.failed} failed, {self.errors} errors, {self.skipped} skipped"
@@ -119,12 +157,21 @@ def parse_run(data: bytes) -> TestsRun | StepFailure:
             errors=errors,
             skipped=skipped,
             failing=reader.texts("failing", count=50),
+            unloadable=reader.texts("unloadable", count=50),
+            unloadable_count=reader.number("unloadable_count", limit=10**9),
             foreign=tuple(
                 f"{name} from {path}" for name, path in origins.items() if path and not _INSTALLED.fullmatch(path)
             ),
         )
     except DocumentError as error:
         return documents.broken(error, failure_class=FailureClass.TESTS_FAILED)
+
+
+def usage_error(tail: bytes) -> str:
+    """What pytest says of options or a configuration that it does not take; empty where it says nothing."""
+    text = clean(tail[-16 * 1024 :].decode("utf-8", "replace"))
+    found = re.findall(r"(?m)^(?:ERROR: )?(?:[\w./-]{1,100}: )?(?:error|ERROR): (\S.{0,300})$", text)
+    return str(found[-1]) if found else ""
 
 
 def missing_modules(tail: bytes, *, own: Sequence[str]) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def test_test_requirements_are_those_of_tests(
 def result(**changes: Any) -> bytes:
     made = {
         "schema": 1, "status": 0, "tests": 5, "failures": 0, "errors": 0, "skipped": 1, "failing": [],
+        "unloadable": [], "unloadable_count": 0,
         "origins": {"demo": "/usr/lib/python3/dist-packages/demo.py"},
     }  # fmt: skip
     return json.dumps({**made, **changes}).encode()
@@ -86,6 +87,32 @@ def test_tests_count_only_where_the_installed_package_was_imported() -> None:
     assert not run_of(result(origins={"demo": "/build/tests-of-project/demo.py"})).ok
     assert not run_of(result(status=1, failures=2)).ok
     assert run_of(result(status=5)).none
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"status": 1, "failures": 1}, "failed"),
+        ({"status": 1, "errors": 2, "unloadable": ["tests.a: x"], "unloadable_count": 1}, "failed"),
+        ({"status": 1, "errors": 1, "unloadable": ["tests.a: x"], "unloadable_count": 1}, "not-loaded"),
+        ({"status": 2, "errors": 1, "unloadable": ["tests.a: x"], "unloadable_count": 1}, "not-loaded"),
+        ({"status": 3}, "crashed"),
+        ({"status": 4, "tests": 0, "skipped": 0}, "usage-error"),
+        ({"status": 5, "tests": 0, "skipped": 0}, "none"),
+        ({"status": 139}, "crashed"),
+        ({"status": 1}, "failed"),
+    ],
+)
+def test_tests_that_could_not_run_are_told_from_tests_that_fail(changes: dict[str, Any], verdict: str) -> None:
+    found = run_of(result(**changes))
+    assert (found.verdict, found.ok) == (verdict, False)
+
+
+def test_what_pytest_says_of_its_options_is_read_from_the_log() -> None:
+    tail = b"ERROR: usage: __main__.py [options]\n__main__.py: error: unrecognized arguments: --cov\n  inifile: /x\n"
+    assert upstreamtests.usage_error(tail) == "unrecognized arguments: --cov"
+    assert upstreamtests.usage_error(b"ERROR: /build/tox.ini:3: no value\n") == "/build/tox.ini:3: no value"
+    assert upstreamtests.usage_error(b"nothing of the kind") == ""
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", result(tests=-1), result(origins={"x": 1}), result(failing="x")])

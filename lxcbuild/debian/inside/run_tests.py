@@ -118,13 +118,28 @@ def _origin(name: str, environment: dict[str, str]) -> str:
 def _counts() -> dict[str, Any]:
     total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     failing: list[str] = []
+    unloadable: list[str] = []
     if _JUNIT.is_file():
         for suite in ElementTree.parse(_JUNIT).getroot().iter("testsuite"):  # noqa: S314
             for key in total:
                 total[key] += int(suite.get(key, "0"))
-            failing += [
-                f"{case.get('classname', '')}::{case.get('name', '')}"
-                for case in suite.iter("testcase")
-                if case.find("failure") is not None or case.find("error") is not None
-            ]
-    return {**total, "failing": clip_all(failing, count=50, limit=300)}
+            for case in suite.iter("testcase"):
+                name = f"{case.get('classname', '')}::{case.get('name', '')}"
+                error = case.find("error")
+                if error is not None and error.get("message", "").startswith("collection failure"):
+                    unloadable.append(f"{name.strip(':')}: {_last_error(error.text or '')}")
+                elif error is not None or case.find("failure") is not None:
+                    failing.append(name)
+    return {
+        **total,
+        "failing": clip_all(failing, count=50, limit=300),
+        "unloadable": clip_all(unloadable, count=50, limit=400),
+        "unloadable_count": len(unloadable),
+    }
+
+
+def _last_error(text: str) -> str:
+    """The exception of a traceback as pytest shows it: its last line that begins with E."""
+    found = re.findall(r"(?m)^E\s+(\S.*)$", text)
+    lines = text.strip().splitlines()
+    return str(found[-1]) if found else lines[-1] if lines else ""
