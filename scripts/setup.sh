@@ -15,6 +15,7 @@ STARTED_IN=$PWD
 PACKAGES=(
     lxc python3-lxc uidmap                        # containers
     mmdebstrap debian-archive-keyring gpgv zstd tar # base images
+    gpg gpg-agent                                 # signed repositories
     python3 python3-venv ca-certificates git      # lxcbuild itself
 )
 OPTIONAL_PACKAGES=(ubuntu-keyring) # for ubuntu/* targets; not in every archive

@@ -182,8 +182,8 @@ class Repository:
                         f"{'_'.join(key)} is in {code} with other bytes",
                         resolution="raise its revision, or say --replace",
                     )
-            incoming.settle(new.values())
             entries = aptindex.retained((now | new).values(), keep=self.settings.keep)
+            incoming.settle(entry for entry in entries if entry.key in new)
             return self._switch(code, entries, architecture=target.architecture, date_s=date_s)
 
     def remove(
