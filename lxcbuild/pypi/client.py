@@ -6,7 +6,7 @@ import math
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -49,6 +49,16 @@ def parse_requirement(text: str) -> Requirement:
         f"{text[:80]!r} {problem}",
         resolution="write a project's name, perhaps with a version, for example idna or 'idna==3.10'",
     )
+
+
+class Index(Protocol):
+    """What choosing versions needs of an index."""
+
+    def files(self, name: str) -> tuple[IndexFile, ...]:
+        """Everything that is listed of a project; raises :class:`UnknownProjectError`."""
+
+    def fetch(self, file: IndexFile, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:
+        """The path of a file's verified copy."""
 
 
 class IndexClient:

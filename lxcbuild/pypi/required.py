@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lxcbuild.errors import DependencyError, InputError
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.client import Index
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.selection import ReleaseFiles
 from lxcbuild.pypi.wheels import MAX_METADATA_BYTES, WheelMetadata, parse_metadata, read_wheel_metadata
@@ -15,7 +15,7 @@ _MAX_WHEEL_BYTES = 48 * 1024 * 1024
 
 
 def read_requirements(
-    index: IndexClient,
+    index: Index,
     release: ReleaseFiles,
     *,
     read_sdist: Callable[[IndexFile], tuple[str, ...] | None],
@@ -40,7 +40,7 @@ def read_requirements(
     return _inside(index, wheels[0], release) if wheels else None
 
 
-def _inside(index: IndexClient, wheel: IndexFile, release: ReleaseFiles) -> tuple[str, ...] | None:
+def _inside(index: Index, wheel: IndexFile, release: ReleaseFiles) -> tuple[str, ...] | None:
     """What a whole wheel says; None when it is too large to be fetched for that."""
     try:
         path = index.fetch(wheel, max_bytes=_MAX_WHEEL_BYTES)

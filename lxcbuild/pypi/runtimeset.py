@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lxcbuild.errors import BadNameError, BrokenSdistError, DependencyError, UnknownProjectError
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.client import Index
 from lxcbuild.pypi.identity import canonical
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.required import read_requirements
@@ -102,9 +102,26 @@ class RuntimeRules:
             return False
 
 
-def resolve_runtime_set(roots: Sequence[Root], *, index: IndexClient, rules: RuntimeRules) -> RuntimeSet:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out of an index, for choices that follow: releases by project, requirements by project and version."""
+
+    listed: dict[str, list[ReleaseFiles]] = field(default_factory=dict)
+    requires: dict[tuple[str, Version | None], tuple[str, ...]] = field(default_factory=dict)
+
+
+def resolve_runtime_set(
+    roots: Sequence[Root], *, index: Index, rules: RuntimeRules, known: Known | None = None
+) -> RuntimeSet:
     """Choose. Raises :class:`DependencyError`, whose brief and details are for people, and :class:`NetworkError`."""
-    provider = _Provider(index=index, rules=rules, roots={root.name: root for root in roots})
+    known = known or Known()
+    provider = _Provider(
+        index=index,
+        rules=rules,
+        roots={root.name: root for root in roots},
+        _listed=known.listed,
+        _requires=known.requires,
+    )
     wanted = [_Ask(requirement=Requirement(root.name)) for root in roots]
     try:
         result = resolvelib.Resolver(provider, resolvelib.BaseReporter()).resolve(wanted, max_rounds=_MAX_ROUNDS)
@@ -152,7 +169,7 @@ _Key = tuple[str, frozenset[str]]
 class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
     """A project with extras is a candidate of its own, which requires the very same version of the project without them."""
 
-    index: IndexClient
+    index: Index
     rules: RuntimeRules
     roots: Mapping[str, Root]
     _listed: dict[str, list[ReleaseFiles]] = field(default_factory=dict)

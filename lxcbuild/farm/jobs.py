@@ -1,0 +1,144 @@
+"""From a plan to jobs that workers understand, and from what the ledger has to what a job need not do again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from lxcbuild.build.machine import ConverterChoice
+from lxcbuild.build.ready import Ready, Records, find_ready, influences, sound
+from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
+from lxcbuild.config.overrides import Overrides
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.errors import UnknownBuildError
+from lxcbuild.farm.engine import Provided, StoredFile
+from lxcbuild.model import Target
+from lxcbuild.plan.capacity import Need, cpu_need, memory_need
+from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob
+from lxcbuild.plan.retries import Attempt
+from lxcbuild.plan.schedule import Task
+
+#: Of a request, what concerns one project and not the whole run.
+_OWN = ("hashes", "with_deps")
+
+
+def options_of(request: BuildRequest) -> dict[str, str | bool | None]:
+    """What a plan keeps of the options that all its builds have in common."""
+    return {
+        "converter": request.converter.value,
+        "maintainer": request.maintainer,
+        "strict_debian": request.strict_debian,
+        "newer_than_official": request.newer_than_official,
+        "lintian": request.lintian,
+        "tests": request.tests,
+    }
+
+
+def request_for(member: Member, job: PlannedJob, options: Mapping[str, str | bool | None]) -> BuildRequest:
+    """The request of one build. The plan has settled already that the suite does not ship it."""
+    return BuildRequest(
+        requirement=member.requirement,
+        target=Target.parse(job.target),
+        converter=ConverterChoice(str(options.get("converter") or "auto")),
+        force=True,
+        maintainer=str(options.get("maintainer") or DEFAULT_MAINTAINER),
+        strict_debian=bool(options.get("strict_debian")),
+        newer_than_official=options.get("newer_than_official") is not False,
+        lintian=bool(options.get("lintian")),
+        tests=bool(options.get("tests")),
+        needed_by="" if member.asked else "others of a plan",
+        hashes=(("sha256", member.sha256),) if member.sha256 else (),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """Where earlier builds are found."""
+
+    dirs: StateDirs
+    ledger: Records
+    overrides: Overrides
+
+    def find(self, plan: Plan, key: str) -> tuple[Ready, ...] | None:
+        """All builds of a job, if each of them was made before with the same inputs."""
+        job = plan.jobs[key]
+        found = []
+        for member in job.members:
+            request = request_for(member, job, plan.options)
+            if not member.sha256 or request.wants_checks:
+                return None
+            like = {name: value for name, value in influences(request).items() if name not in _OWN}
+            ready = find_ready(
+                self.ledger,
+                self.dirs,
+                name=member.name,
+                version=member.version,
+                target=request.target,
+                sha256=member.sha256,
+                like=like,
+                override=self.overrides.find(member.name, member.version, request.target).digest,
+            )
+            if ready is None:
+                return None
+            found.append(ready)
+        return tuple(found)
+
+    def load(self, build_ids: Iterable[str]) -> tuple[Ready, ...] | None:
+        """Recorded builds with their packages; None when one of them is gone."""
+        found = []
+        for build_id in build_ids:
+            try:
+                ready = sound(self.ledger.find(build_id), self.dirs)
+            except UnknownBuildError:
+                return None
+            if ready is None:
+                return None
+            found.append(ready)
+        return tuple(found)
+
+
+def provided(ready: Ready) -> Provided:
+    """An earlier build as jobs carry it: without what only people read."""
+    record = replace(
+        ready.record,
+        phases=(),
+        notes=(),
+        limits_in_force={},
+        log_path=None,
+        artifacts=ready.artifacts,
+    )
+    files = tuple(StoredFile(name=a.path.name, sha256=a.sha256, size_bytes=a.size_bytes) for a in ready.artifacts)
+    return Provided(record=record, files=files)
+
+
+def task_for(key: str, job: PlannedJob, *, limit_bytes: int) -> Task:
+    """A job as the schedule sees it; ``limit_bytes`` is what its policy allows."""
+    estimate = job.estimate
+
+    def need_of(attempt: Attempt) -> Need:
+        if attempt.is_raised:
+            memory = memory_need((), limit_bytes=limit_bytes, raised=max(attempt.memory, 1.0))
+        else:
+            memory = estimate.memory_bytes
+        return Need(memory_bytes=memory, cpus=estimate.cpus)
+
+    return Task(key=key, needs=frozenset(job.needs), seconds=max(estimate.seconds, 0.001), need_of=need_of)
+
+
+#: Until something was measured: what a small pure Python project takes.
+UNMEASURED_S = 20.0
+
+
+def estimate_for(costs: Iterable[tuple[float, float, int]], *, members: int, limit_bytes: int, cpus: float) -> Estimate:
+    """An estimate from (seconds, CPU seconds, peak bytes) of earlier builds of a job's members, as far as there are any."""
+    known = list(costs)
+    unknown = members - len(known)
+    seconds = sum(cost[0] for cost in known) + unknown * UNMEASURED_S
+    busy = cpu_need(sum(cost[1] for cost in known), sum(cost[0] for cost in known), cpus=cpus) if known else 1.0
+    peaks = [cost[2] for cost in known] if not unknown else []
+    return Estimate(
+        seconds=round(seconds, 2),
+        cpus=busy,
+        memory_bytes=memory_need(peaks, limit_bytes=limit_bytes),
+        measured=not unknown,
+    )

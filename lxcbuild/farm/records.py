@@ -1,0 +1,46 @@
+"""What the head writes down: builds that workers report, and ends that no build had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+from lxcbuild.build.request import new_build_id
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.farm.artifacts import ArtifactStore
+from lxcbuild.farm.engine import BuildReport
+from lxcbuild.ledger.records import NewBuild
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import Failure, Outcome, Status, Target
+
+
+def record_report(report: BuildReport, *, ledger: Ledger, dirs: StateDirs, store: ArtifactStore) -> None:
+    """Take a build's files from the store, if they are not here, and record it; the same report twice is recorded once."""
+    build_id = report.new.build_id
+    place, log = dirs.artifacts / build_id, dirs.logs / f"{build_id}.log"
+    if report.outcome.status is Status.BUILT and report.files and not place.is_dir():
+        half_done = place.with_name(f".{build_id}.{os.getpid()}")
+        try:
+            for file in report.files:
+                store.get(file, half_done)
+            half_done.rename(place)
+        finally:
+            shutil.rmtree(half_done, ignore_errors=True)
+    if report.log is not None and not log.exists():
+        store.get(replace(report.log, name=log.name), dirs.logs)
+    artifacts = tuple(replace(item, path=place / item.path.name) for item in report.outcome.artifacts)
+    outcome = replace(report.outcome, artifacts=artifacts, log_path=log if report.outcome.log_path else None)
+    new = replace(report.new, log_path=log if report.new.log_path else None)
+    ledger.record(new, outcome, dict(report.learned))
+
+
+def record_without_build(ledger: Ledger, policy: str, target: str, what: tuple[str, str], failure: Failure) -> None:
+    """A project of a run that ended before there was any build: refused by the plan, or pruned. ``what``: name and version."""
+    name, version = what
+    build_id, place = new_build_id(), Target.parse(target)
+    ledger.record(
+        NewBuild(build_id=build_id, name=name, target=place, policy=policy, version=version),
+        Outcome(build_id=build_id, name=name, version=version, target=place, status=Status.FAILED, failure=failure),
+        {},
+    )

@@ -1,0 +1,460 @@
+"""The head of a run: starts what is ready where there is room, records what comes back, and is the only one that writes the ledger.
+
+What a job's builds need is published, recorded and checked before the job starts. A build is first in the store or the state
+directory, then in the ledger, then in the journal: killed at any moment, a run that goes on finds every finished build.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lxcbuild.build.failures import failure_of
+from lxcbuild.build.ready import Ready
+from lxcbuild.config import locks
+from lxcbuild.config.overrides import Overrides
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.policies import load_policy
+from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
+from lxcbuild.farm import results
+from lxcbuild.farm.artifacts import ArtifactStore, walk_results
+from lxcbuild.farm.engine import BuildReport, Engine, Job, JobResult, Raised
+from lxcbuild.farm.jobs import Shelf, provided, request_for, task_for
+from lxcbuild.farm.journal import Journal
+from lxcbuild.farm.records import record_report, record_without_build
+from lxcbuild.farm.widen import widened
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import Failure, FailureClass, Phase, Status, Target
+from lxcbuild.plan.capacity import Room
+from lxcbuild.plan.dependencies import reachable
+from lxcbuild.plan.document import Plan, PlannedJob
+from lxcbuild.plan.schedule import Schedule, Start, State, Task
+
+#: Seconds between two looks at the room that there is, which others of the machine change.
+_LOOK_S = 0.5
+#: How often a job may turn out to need something more.
+_MAX_HOLDS = 20
+
+
+class Watcher(Protocol):
+    """Who is told how the run goes; from the head's thread. See :class:`~lxcbuild.farm.progress.Progress`."""
+
+    def known(self, key: str, seconds: float) -> None:
+        """A job belongs to the run."""
+
+    def started(self, start: Start, seconds: float) -> None:
+        """A job runs."""
+
+    def stopped(self, key: str) -> None:
+        """A job does not run any more, and has not ended."""
+
+    def built(self, key: str, *, reused: bool) -> None:
+        """A job has ended well."""
+
+    def failed(self, key: str, failure: Failure) -> None:
+        """A job has ended badly."""
+
+    def pruned(self, key: str) -> None:
+        """A job can never be built."""
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is done. ``limit``: at most so many jobs at once; None: as many as fit."""
+
+    run: str
+    store: str
+    policy: str = "default"
+    limit: int | None = None
+    keep_going: bool = True
+    rebuild: bool = False
+    check_images: bool = False  # on workers of other machines
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """How a run has ended, by job. ``interrupted``: jobs are left that were neither built nor tried to the end."""
+
+    states: Mapping[str, State]
+    failures: Mapping[str, Failure]
+    builds: Mapping[str, tuple[Ready, ...]]
+    reused: frozenset[str]
+    interrupted: bool
+    worker_cpu_s: float  # of the worker processes, without sandboxes
+    worker_jobs: int
+
+
+Publish = Callable[[str, Sequence[Ready]], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Head:
+    """One run of a plan. ``publish`` is called with each job's builds before anything that needs them starts."""
+
+    plan: Plan
+    settings: Settings
+    dirs: StateDirs
+    ledger: Ledger
+    engine: Engine
+    store: ArtifactStore
+    journal: Journal
+    overrides: Overrides
+    watcher: Watcher
+    publish: Publish | None = None
+    _schedule: Schedule = field(default_factory=Schedule)
+    _done: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
+    _failures: dict[str, Failure] = field(default_factory=dict)
+    _reused: set[str] = field(default_factory=set)
+    _holds: dict[str, int] = field(default_factory=dict)
+    _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
+    _draining: threading.Event = field(default_factory=threading.Event)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _worker_cpu_s: float = 0.0
+    _worker_jobs: int = 0
+
+    # -- from outside -----------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Start nothing more, and end when what runs has ended. May be called from a signal handler."""
+        self._draining.set()
+        self._came.put(None)
+
+    def stop(self) -> None:
+        """End what runs, too. May be called from a signal handler."""
+        self._draining.set()
+        self._stopping.set()
+        self._came.put(None)
+
+    def run(self) -> Tally:
+        """Carry out the plan to its end, or until it is drained or stopped."""
+        self._prepare()
+        stopped = False
+        while not self._schedule.done:
+            if self._stopping.is_set() and not stopped:
+                stopped = True
+                self.engine.stop()
+            if not self._draining.is_set():
+                self._start()
+            if self._schedule.done or (self._draining.is_set() and not self._schedule.running()):
+                break
+            self._take_one()
+        interrupted = not self._schedule.done
+        self._schedule.cancel()
+        return Tally(
+            states=self._schedule.states(),
+            failures=self._failures,
+            builds=self._done,
+            reused=frozenset(self._reused),
+            interrupted=interrupted,
+            worker_cpu_s=self._worker_cpu_s,
+            worker_jobs=self._worker_jobs,
+        )
+
+    # -- what is there already --------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._wait_for_old_workers()
+        for place, data in walk_results(self.store, self.settings.run):
+            self._record_all(results.parse(data, place=place))
+            self.store.remove(place)
+        ended: dict[str, Mapping[str, object]] = {}
+        for entry in self.journal.earlier:
+            if entry["event"] == "added":
+                jobs = {key: PlannedJob.model_validate(job) for key, job in entry["jobs"].items()}
+                self._widen_plan(jobs, entry["key"])
+            elif entry["event"] in ("built", "failed"):
+                ended[str(entry["key"])] = entry
+        self._pruned(self._schedule.add(self._task(key) for key in self.plan.jobs))
+        for key, job in self.plan.jobs.items():
+            self.watcher.known(key, job.estimate.seconds)
+        for item in self.plan.refused if not self.journal.earlier else ():
+            failure = Failure(failure_class=FailureClass(item.failure), phase=Phase.RESOLVE, brief=item.brief)
+            name = item.requirement.split("=")[0]
+            record_without_build(self.ledger, self.settings.policy, item.target, (name, ""), failure)
+        for key in self.plan.order():
+            if not self._schedule.state(key).ended:
+                self._recall(key, ended.get(key))
+
+    def _wait_for_old_workers(self) -> None:
+        """Those of a head that was killed end within moments; nothing may be built by two at once."""
+        alive = self.journal.path.parent / "workers"
+        with locks.exclusive(
+            alive, on_wait=lambda: self.watcher.note("waiting for the workers of a run that was killed")
+        ):
+            pass
+
+    def _recall(self, key: str, entry: Mapping[str, object] | None) -> None:
+        """Settle what need not be done (again)."""
+        shelf = Shelf(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
+        if entry is not None and entry["event"] == "failed":
+            failure = Failure(
+                failure_class=FailureClass(str(entry["class"])),
+                phase=Phase(str(entry["phase"])),
+                brief=str(entry["brief"]),
+            )
+            self._fail(key, failure, final=True, journal=False)
+            return
+        ready = None
+        if entry is not None:
+            builds = entry["builds"]
+            assert isinstance(builds, list)
+            ready = shelf.load(map(str, builds))
+        if ready is None and not (self.settings.rebuild and not self.journal.earlier):
+            ready = shelf.find(self.plan, key)
+        if ready is not None:
+            self._built(key, ready, reused=True, journal=entry is None)
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        while True:
+            workers = self.engine.workers()
+            rooms = {info.name: Room(memory_bytes=info.memory_bytes, cpus=info.cpus) for info in workers}
+            started = self._schedule.start(rooms, limit=self.settings.limit)
+            again = False
+            for start in started:
+                ready = self._members_done(start.key)
+                if ready is not None:  # as part of a cycle that was found on the way
+                    self._built(start.key, ready, reused=True, journal=True)
+                    again = True
+                    continue
+                self._submit(start)
+            if not again:
+                return
+
+    def _submit(self, start: Start) -> None:
+        planned = self.plan.jobs[start.key]
+        attempt = start.attempt
+        below = sorted(reachable(self.plan.needs(), [start.key]) - {start.key})
+        image = self.plan.targets[planned.target].image if planned.target in self.plan.targets else ""
+        job = Job(
+            key=start.key,
+            run=self.settings.run,
+            target=Target.parse(planned.target),
+            requests=tuple(request_for(member, planned, self.plan.options) for member in planned.members),
+            policy=planned.policy,
+            store=self.settings.store,
+            attempt=attempt.number,
+            raised=Raised(memory=attempt.memory, disk=attempt.disk, pids=attempt.pids),
+            pins=self.plan.pins(start.key),
+            provided=tuple(provided(ready) for key in below for ready in self._done.get(key, ())),
+            memory_bytes=start.need.memory_bytes,
+            cpus=start.need.cpus,
+            seconds=planned.estimate.seconds,
+            image_digest=image if self.settings.check_images else "",
+        )
+        self.watcher.started(start, planned.estimate.seconds)
+        future = self.engine.submit(job, worker=start.worker)
+        future.add_done_callback(lambda done: self._came.put((start, done)))
+
+    def _members_done(self, key: str) -> tuple[Ready, ...] | None:
+        """The builds of a job whose members were all built as part of other jobs of this run."""
+        job = self.plan.jobs[key]
+        by_release = {
+            (str(r.record.target), r.record.name, r.record.version): r for done in self._done.values() for r in done
+        }
+        found = [by_release.get((job.target, m.name, m.version)) for m in job.members]
+        return None if None in found else tuple(r for r in found if r is not None)
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def _take_one(self) -> None:
+        try:
+            came = self._came.get(timeout=_LOOK_S)
+        except queue.Empty:
+            return
+        if came is None:
+            return
+        start, future = came
+        try:
+            result = future.result()
+        except WorkerLostError as error:
+            self._lost(start.key, error)
+        except (CancelledError, FutureCancelledError):
+            self._schedule.put_back(start.key)
+            self.watcher.stopped(start.key)
+            self._draining.set()
+        except LxcbuildError as error:
+            self._fail(start.key, failure_of(error, Phase.RESOLVE))
+        else:
+            self._take(start, result)
+
+    def _take(self, start: Start, result: JobResult) -> None:
+        key = start.key
+        self._worker_cpu_s += result.cpu_s
+        self._worker_jobs += 1
+        if result.wanted:
+            self._hold(key, result)
+            return
+        built = self._record_all(result)
+        place = results.place_of(result.run, key, result.attempt)
+        if result.failure is not None:
+            self._fail(key, result.failure)
+        elif built is not None:
+            self._built(key, built, reused=False, journal=True)
+        else:
+            self._fail(key, _reason(result.reports), builds=[report.new.build_id for report in result.reports])
+        self.store.remove(place)
+
+    def _record_all(self, result: JobResult) -> tuple[Ready, ...] | None:
+        """Record what came back; the builds, if all of them ended well."""
+        for report in result.reports:
+            record_report(report, ledger=self.ledger, dirs=self.dirs, store=self.store)
+        if not result.reports or any(report.outcome.status is not Status.BUILT for report in result.reports):
+            return None
+        shelf = Shelf(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
+        return shelf.load(report.new.build_id for report in result.reports)
+
+    def _built(self, key: str, ready: tuple[Ready, ...], *, reused: bool, journal: bool) -> None:
+        if self.publish is not None:
+            self.publish(self.plan.jobs[key].target, ready)
+        self._done[key] = ready
+        if reused:
+            self._reused.add(key)
+        if journal:
+            self.journal.write("built", key=key, builds=[item.record.build_id for item in ready])
+        self._schedule.built(key)
+        self.watcher.built(key, reused=reused)
+
+    def _fail(
+        self, key: str, failure: Failure, *, final: bool = False, journal: bool = True, builds: Sequence[str] = ()
+    ) -> None:
+        attempt, pruned = self._schedule.failed(key, failure.failure_class, final=final)
+        if attempt is not None:
+            how = "alone on its machine" if attempt.alone else "with more room"
+            self.watcher.stopped(key)
+            self.watcher.note(f"{key}: {failure.failure_class}: {failure.brief}; it is tried once more, {how}")
+            return
+        self._failures[key] = failure
+        if journal:
+            self.journal.write(
+                "failed",
+                key=key,
+                **{"class": failure.failure_class.value},
+                phase=failure.phase.value,
+                brief=failure.brief[:1000],
+                builds=list(builds),
+            )
+        if journal and not builds:
+            job = self.plan.jobs[key]
+            for member in job.members:
+                what = (member.name, member.version)
+                record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
+        self.watcher.failed(key, failure)
+        self._pruned(pruned, journal=journal)
+        if not self.settings.keep_going and journal:
+            self._draining.set()
+
+    def _lost(self, key: str, error: WorkerLostError) -> None:
+        attempt, pruned = self._schedule.lost(key)
+        self.watcher.stopped(key)
+        if attempt is not None:
+            self.watcher.note(f"{error.brief}; it is tried again")
+            return
+        self._schedule_lost(key, error, pruned)
+
+    def _schedule_lost(self, key: str, error: WorkerLostError, pruned: Sequence[str]) -> None:
+        failure = Failure(
+            failure_class=FailureClass.SANDBOX_FAILED,
+            phase=Phase.RESOLVE,
+            brief=f"its workers died, one after another: {error.brief}",
+            resolution=error.resolution,
+        )
+        self._failures[key] = failure
+        self.journal.write(
+            "failed", key=key, **{"class": failure.failure_class.value}, phase="resolve", brief=failure.brief, builds=[]
+        )
+        job = self.plan.jobs[key]
+        for member in job.members:
+            record_without_build(self.ledger, self.settings.policy, job.target, (member.name, member.version), failure)
+        self.watcher.failed(key, failure)
+        self._pruned(pruned)
+
+    def _pruned(self, keys: Sequence[str], *, journal: bool = True) -> None:
+        for key in keys:
+            culprit = self._schedule.culprit(key)
+            self.watcher.pruned(key)
+            job, why = self.plan.jobs[key], self._failures.get(culprit)
+            said = f": {why.failure_class} in {why.phase}: {why.brief}" if why is not None else ""
+            failure = Failure(
+                failure_class=FailureClass.DEP_MISSING,
+                phase=Phase.RESOLVE,
+                brief=f"{culprit.rpartition('/')[2]} is needed and cannot be built{said}"[:1000],
+            )
+            self._failures[key] = failure
+            for member in job.members if journal else ():
+                what = (member.name, member.version)
+                record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
+
+    # -- plans grow -------------------------------------------------------------------------------------------------
+
+    def _hold(self, key: str, result: JobResult) -> None:
+        """The job turned out to need what the plan did not know of."""
+        self._holds[key] = self._holds.get(key, 0) + 1
+        made = widened(self.plan, key, result.wanted)
+        missing = [other for other in made.needs if self._state(other) is not State.BUILT]
+        if not missing or self._holds[key] > _MAX_HOLDS:
+            wanted = ", ".join(f"{item.name} {item.version}" for item in result.wanted)
+            self._fail(
+                key,
+                Failure(
+                    failure_class=FailureClass.DEP_MISSING,
+                    phase=Phase.INSPECT,
+                    brief=f"it needs {wanted}, and what the plan has of them does not do",
+                    resolution="make the plan again: lxcbuild plan",
+                ),
+                final=True,
+            )
+            return
+        names = ", ".join(sorted(f"{item.name} {item.version}" for item in result.wanted))
+        self.watcher.note(f"{key} also needs {names}")
+        jobs = {name: job.model_dump(mode="json") for name, job in made.jobs.items()}
+        self.journal.write(
+            "added", key=key, jobs={**jobs, key: self._with_needs(key, made.needs).model_dump(mode="json")}
+        )
+        self._widen_plan({**made.jobs, key: self._with_needs(key, made.needs)}, key)
+        pruned = self._schedule.add(self._task(name) for name in made.jobs)
+        for name, job in made.jobs.items():
+            self.watcher.known(name, job.estimate.seconds)
+        self.watcher.stopped(key)
+        self._pruned([*pruned, *self._schedule.hold(key, made.needs)])
+        for name in self.plan.order():
+            if name in made.jobs and not self._schedule.state(name).ended:
+                self._recall(name, None)
+
+    def _state(self, key: str) -> State | None:
+        return self._schedule.state(key) if key in self._schedule else None
+
+    def _with_needs(self, key: str, needs: Sequence[str]) -> PlannedJob:
+        job = self.plan.jobs[key]
+        return job.model_copy(update={"needs": tuple(sorted({*job.needs, *needs}))})
+
+    def _widen_plan(self, jobs: Mapping[str, PlannedJob], key: str) -> None:
+        assert key in jobs, key
+        self.plan = self.plan.model_copy(update={"jobs": {**self.plan.jobs, **jobs}})
+
+    def _task(self, key: str) -> Task:
+        job = self.plan.jobs[key]
+        limit = load_policy(job.policy, package=job.members[0].name).memory.max_bytes
+        return task_for(key, job, limit_bytes=limit)
+
+
+def _reason(reports: Sequence[BuildReport]) -> Failure:
+    """Why a job of several builds has failed: what is not the failure of another one of them."""
+    failures = [report.outcome.failure for report in reports if report.outcome.failure is not None]
+    own = [failure for failure in failures if failure.failure_class is not FailureClass.DEP_MISSING]
+    if not failures:
+        return Failure(
+            failure_class=FailureClass.SANDBOX_FAILED,
+            phase=Phase.COLLECT,
+            brief="the packages are not where the worker has left them, or are not what it has sealed",
+        )
+    return (own or failures)[0]
