@@ -81,6 +81,10 @@ class Schedule:
         self._entries: dict[str, _Entry] = {}
         self._ready: list[tuple[float, str]] = []
         self._running: dict[str, dict[str, Start]] = {}  # by worker and key
+        self._taken: dict[
+            str, Need
+        ] = {}  # by worker: the sum over what runs there, kept because it is asked for at every step
+        self._sealed: set[str] = set()  # workers on which something runs alone
         self._open = 0
         self.add(tasks)
 
@@ -194,11 +198,9 @@ class Schedule:
 
         A worker on which nothing runs takes a job of any size: otherwise one that is bigger than every machine would wait forever.
         """
-        free = {
-            name: room.without(start.need for start in self._running.get(name, {}).values())
-            for name, room in rooms.items()
-        }
-        left = (1 << 30 if limit is None else limit) - len(self.running())
+        free = {name: room.without([self._taken[name]] if name in self._taken else []) for name, room in rooms.items()}
+        left = (1 << 30 if limit is None else limit) - sum(map(len, self._running.values()))
+        refused = _Refused()
         started: list[Start] = []
         put_back: list[tuple[float, str]] = []
         while self._ready and left > 0 and len(put_back) < LOOK_AHEAD:
@@ -206,8 +208,10 @@ class Schedule:
             entry = self._entries[item[1]]
             if entry.state is not State.READY or -item[0] != entry.path_s:
                 continue  # an older entry of a job that has started, ended or moved up
-            chosen = self._place(entry, free)
+            need = entry.task.need_of(entry.attempt)
+            chosen = None if refused.covers(entry.attempt, need) else self._place(entry, need, free)
             if chosen is None:
+                refused.add(entry.attempt, need)
                 put_back.append(item)
                 if free and (entry.passed >= PATIENCE or entry.attempt.alone):
                     del free[self._emptiest(free)]  # nothing more starts there until this job has room
@@ -222,16 +226,17 @@ class Schedule:
             heapq.heappush(self._ready, item)
         return started
 
-    def _place(self, entry: _Entry, free: Mapping[str, Room]) -> Start | None:
+    def _place(self, entry: _Entry, need: Need, free: Mapping[str, Room]) -> Start | None:
         """The worker on which it fits with most memory left, an idle one where it must be alone; None when it has to wait."""
-        need = entry.task.need_of(entry.attempt)
         idle = [name for name in free if not self._running.get(name)]
-        sealed = {name for name, starts in self._running.items() if any(s.attempt.alone for s in starts.values())}
-        fitting = [name for name, room in free.items() if room.holds(need) and name not in sealed]
-        candidates = idle if entry.attempt.alone else fitting or idle
+        if entry.attempt.alone:
+            candidates = idle
+        else:
+            fitting = [name for name, room in free.items() if room.holds(need) and name not in self._sealed]
+            candidates = fitting or idle
         if not candidates:
             return None
-        worker = max(sorted(candidates), key=lambda name: (free[name].memory_bytes, free[name].cpus))
+        worker = min(candidates, key=lambda name: (-free[name].memory_bytes, -free[name].cpus, name))
         return Start(key=entry.task.key, worker=worker, attempt=entry.attempt, need=need)
 
     def _emptiest(self, free: Mapping[str, Room]) -> str:
@@ -240,6 +245,10 @@ class Schedule:
     def _begin(self, entry: _Entry, start: Start) -> None:
         entry.state, entry.start = State.RUNNING, start
         self._running.setdefault(start.worker, {})[entry.task.key] = start
+        taken = self._taken.get(start.worker, Need(memory_bytes=0, cpus=0.0))
+        self._taken[start.worker] = _sum(taken, start.need)
+        if start.attempt.alone:
+            self._sealed.add(start.worker)
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
@@ -307,11 +316,46 @@ class Schedule:
         entry.state = state
         self._open -= 1
 
+    def _leave(self, start: Start) -> None:
+        """Give back what a job had."""
+        beside = self._running[start.worker]
+        del beside[start.key]
+        if start.attempt.alone:
+            self._sealed.discard(start.worker)
+        if beside:
+            less = Need(memory_bytes=-start.need.memory_bytes, cpus=-start.need.cpus)
+            self._taken[start.worker] = _sum(self._taken[start.worker], less)
+        else:
+            del self._running[start.worker], self._taken[start.worker]  # with what rounding left in the sum
+
     def _stop_running(self, entry: _Entry) -> None:
         if entry.start is not None:
-            del self._running[entry.start.worker][entry.task.key]
+            self._leave(entry.start)
             entry.start = None
             entry.state = State.WAITING
+
+
+def _sum(one: Need, other: Need) -> Need:
+    return Need(memory_bytes=one.memory_bytes + other.memory_bytes, cpus=one.cpus + other.cpus)
+
+
+class _Refused:
+    """Needs that found no room in this step: what needs as much finds none either, because rooms only shrink within a step."""
+
+    def __init__(self) -> None:
+        self._least: dict[bool, list[Need]] = {False: [], True: []}
+
+    def covers(self, attempt: Attempt, need: Need) -> bool:
+        """Whether it is known that there is no room."""
+        if attempt.alone:
+            return bool(self._least[True])  # it needs an idle worker, whatever its size
+        known = self._least[False]
+        return any(need.memory_bytes >= each.memory_bytes and need.cpus >= each.cpus for each in known)
+
+    def add(self, attempt: Attempt, need: Need) -> None:
+        """There was no room for that."""
+        if not self.covers(attempt, need):
+            self._least[attempt.alone].append(need)
 
 
 def _top_down(needs: Mapping[str, AbstractSet[str]]) -> list[str]:

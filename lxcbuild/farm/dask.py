@@ -1,0 +1,473 @@
+"""The Dask side of a farm: an engine that runs jobs on the workers of a scheduler, and what the scheduler and the workers run.
+
+Dask carries small messages: a job there, its events and its result back, as pickles of at most :data:`MAX_MESSAGE_BYTES`. Packages,
+logs and layers go through the store. Dask decides nothing: the head says which worker gets a job, and when one is lost with its
+worker or with the scheduler, the head is told so and gives it to somebody else. A job may therefore run twice, which does no harm:
+a build is a function of its job, and the head takes one result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+import distributed
+
+from lxcbuild.errors import FarmError, InputError, WorkerLostError
+from lxcbuild.events import Monitor, Note
+from lxcbuild.farm.certificates import Certificates
+from lxcbuild.farm.engine import Engine, Job, JobEvent, JobResult, Listener, WorkerInfo
+from lxcbuild.farm.membership import Member
+from lxcbuild.log import Logger
+
+MAX_MESSAGE_BYTES = 512 * 1024
+#: Threads of a worker: they only wait, and the head decides how many jobs a worker gets.
+_THREADS = 256
+_CONNECT_S = 5.0
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmSettings:
+    """How patient an engine is. ``patience_s``: with a scheduler that is away, and with a farm in which nobody may work;
+    ``look_s``: between two looks at who is there; ``describe_s``: between two descriptions of one worker."""
+
+    patience_s: float = 300.0
+    look_s: float = 1.0
+    describe_s: float = 30.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """A worker as the engine knows it: its address and what it said when it was last asked; ``info`` is None when it is refused."""
+
+    address: str
+    info: WorkerInfo | None
+    asked_at: float
+
+
+class DaskEngine:
+    """Runs jobs on the workers of a scheduler that are like this head. A context manager.
+
+    Raises InputError for an address without TLS that is not of this machine, FarmError when there is no scheduler.
+    """
+
+    name = "dask"
+
+    def __init__(
+        self,
+        address: str,
+        head: Member,
+        *,
+        listener: Listener,
+        monitor: Monitor,
+        certificates: Certificates | None = None,
+        insecure: bool = False,
+        settings: FarmSettings | None = None,
+    ) -> None:
+        self._address = checked_address(address, certificates, insecure=insecure)
+        self._security = _security(certificates)
+        self._head, self._listener, self._monitor = head, listener, monitor
+        self._settings = settings or FarmSettings()
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}  # by the worker's name
+        self._sent: dict[Future[JobResult], tuple[str, Any]] = {}  # the worker's address, and Dask's own future
+        self._refusals: dict[str, str] = {}
+        self._nobody_since: float | None = time.monotonic()
+        self._closed = threading.Event()
+        self._failed: FarmError | None = None
+        self._client: Any = self._connect()
+        self._look_at_workers()
+        self._looking = threading.Thread(target=self._look, name="farm", daemon=True)
+        self._looking.start()
+
+    def __enter__(self) -> DaskEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what the head asks -----------------------------------------------------------------------------------------
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Who may work at this moment; raises FarmError when nobody could for too long, or the scheduler is gone for good."""
+        if self._failed is not None:
+            raise self._failed
+        if self._client.status != "running":
+            return ()
+        with self._lock:
+            return tuple(known.info for known in self._known.values() if known.info is not None)
+
+    def submit(self, job: Job, *, worker: str) -> Future[JobResult]:
+        """Run a job on that worker."""
+        data = pickle.dumps(job)
+        assert len(data) <= MAX_MESSAGE_BYTES, (
+            f"the job {job.key} takes {len(data)} bytes: something large went into it"
+        )
+        local: Future[JobResult] = Future()
+        with self._lock:
+            known = self._known.get(worker)
+        if known is None:
+            local.set_exception(_lost(worker, "it left"))
+            return local
+        # A key of its own: the scheduler may still know an earlier attempt.
+        key = f"lxcbuild-{job.run}-{job.key}-{job.attempt}-{id(local):x}-{time.monotonic_ns():x}"
+        try:
+            remote = self._client.submit(_perform, data, key=key, workers=[known.address], pure=False, retries=0)
+        except Exception as error:  # noqa: BLE001 - whatever a closed client raises, nobody has the job
+            local.set_exception(_lost(worker, f"{type(error).__name__}: {error}"))
+            return local
+        with self._lock:
+            self._sent[local] = known.address, remote
+        local.add_done_callback(self._forget)
+        remote.add_done_callback(functools.partial(self._ended, local, worker))
+        return local
+
+    def stop(self) -> None:
+        """End all running jobs now, here and on their workers."""
+        with self._lock:
+            left = {local: address for local, (address, _) in self._sent.items()}
+        for local in left:
+            local.cancel()
+        if left and self._client.status == "running":
+            with contextlib.suppress(
+                OSError, TimeoutError
+            ):  # a scheduler that is gone cannot be told; its workers stop anyhow
+                self._client.run(_stop_jobs, workers=sorted(set(left.values())), on_error="ignore")
+
+    def close(self) -> None:
+        """Leave the farm."""
+        if self._closed.is_set():
+            return
+        self.stop()
+        self._closed.set()
+        self._looking.join()
+        with contextlib.suppress(OSError, TimeoutError):
+            self._client.close(timeout=_CONNECT_S)
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def _ended(self, local: Future[JobResult], worker: str, remote: Any) -> None:
+        """Called by Dask, in a thread of its own, when it knows how a job ended."""
+        if local.done():
+            return
+        try:
+            _settle(local, result=pickle.loads(remote.result(timeout=60)))  # noqa: S301 - members trust each other
+        except (
+            distributed.scheduler.KilledWorker,
+            distributed.CancelledError,
+            asyncio.CancelledError,
+            OSError,
+            TimeoutError,
+        ) as error:
+            _settle(local, error=_lost(worker, f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - whatever the job raised is its end
+            _settle(local, error=error)
+
+    def _forget(self, local: Future[JobResult]) -> None:
+        with self._lock:
+            _, remote = self._sent.pop(local, ("", None))
+        if remote is not None and self._client.status == "running":
+            remote.release()
+
+    # -- who is there -----------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Any:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say is said by errors
+        try:
+            client = distributed.Client(
+                self._address, security=self._security, set_as_default=False, timeout=_CONNECT_S, name="lxcbuild"
+            )
+        except (OSError, TimeoutError) as error:
+            raise FarmError(
+                f"the scheduler {self._address} cannot be reached",
+                details=str(error),
+                resolution="start it: lxcbuild farm scheduler; then run this again with --resume",
+            ) from error
+        client.subscribe_topic(_TOPIC, self._hear)
+        return client
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """Called by Dask with what a worker tells of a job."""
+        told = pickle.loads(event[1])  # noqa: S301 - members trust each other
+        assert isinstance(told, JobEvent)
+        self._listener(told)
+
+    def _look(self) -> None:
+        while not self._closed.wait(self._settings.look_s):
+            try:
+                if self._client.status in ("closed", "failed"):
+                    self._client = self._connect()
+                    self._note(f"the scheduler {self._address} is back")
+                if self._client.status == "running":
+                    self._look_at_workers()
+            except (OSError, TimeoutError, FarmError) as error:
+                _log.debug("farm", why=str(error))
+            except Exception as error:  # noqa: BLE001 - the head would wait for ever
+                _log.exception("farm")
+                self._failed = FarmError(f"the engine failed: {type(error).__name__}: {error}")
+            if self._client.status != "running" and self._known:
+                self._note(f"the scheduler {self._address} is away: waiting for it", warning=True)
+                self._lose(lambda _: True, "the scheduler is away")
+            self._judge_patience()
+
+    def _look_at_workers(self) -> None:
+        """Take in those that came, forget those that left with the jobs that they had, ask each anew from time to time."""
+        there = {
+            about["name"]: address for address, about in self._client.scheduler_info(n_workers=-1)["workers"].items()
+        }
+        self._lose(lambda known: there.get(known[0]) != known[1].address, "it died or was cut off")
+        old = time.monotonic() - self._settings.describe_s
+        with self._lock:
+            fresh = {name for name, known in self._known.items() if known.asked_at > old}
+        asked = {address: name for name, address in there.items() if name not in fresh}
+        if not asked:
+            return
+        answers = self._client.run(_describe, workers=list(asked), on_error="return")
+        for address, answer in answers.items():
+            self._take_in(asked[address], address, answer)
+
+    def _take_in(self, name: str, address: str, answer: Any) -> None:
+        refusal, info = None, None
+        if isinstance(answer, bytes):
+            member, info = pickle.loads(answer)  # noqa: S301 - members trust each other
+            refusal = self._head.refusal(member)
+        else:
+            refusal = f"it cannot be asked who it is ({type(answer).__name__}: {str(answer)[:200]})"
+        if refusal is not None and self._refusals.get(name) != refusal:
+            self._refusals[name] = refusal
+            self._note(f"worker {name} is refused: {refusal}", warning=True)
+        with self._lock:
+            self._known[name] = _Known(
+                address, replace(info, name=name) if info is not None and refusal is None else None, time.monotonic()
+            )
+
+    def _lose(self, gone: Callable[[tuple[str, _Known]], bool], why: str) -> None:
+        """Forget workers, and end their jobs here."""
+        with self._lock:
+            names = {name: known.address for name, known in self._known.items() if gone((name, known))}
+            for name in names:
+                del self._known[name]
+            of_address = {address: name for name, address in names.items()}
+            lost = [(local, of_address[a]) for local, (a, _) in self._sent.items() if a in of_address]
+        for local, name in lost:
+            _settle(local, error=_lost(name, why))
+
+    def _judge_patience(self) -> None:
+        with self._lock:
+            anybody = any(known.info is not None for known in self._known.values())
+        now = time.monotonic()
+        if anybody or self._nobody_since is None:
+            self._nobody_since = None if anybody else now
+        elif now - self._nobody_since > self._settings.patience_s and self._failed is None:
+            self._failed = FarmError(
+                f"nobody at {self._address} could work for {self._settings.patience_s:.0f} s",
+                details="\n".join(f"worker {name}: {why}" for name, why in sorted(self._refusals.items())) or None,
+                resolution="see that lxcbuild farm scheduler and lxcbuild farm worker run; then run this again with --resume",
+            )
+
+    def _note(self, text: str, *, warning: bool = False) -> None:
+        self._monitor.emit(Note(text=text, warning=warning))
+
+
+def _settle(local: Future[JobResult], *, result: Any = None, error: BaseException | None = None) -> None:
+    """End a future, unless somebody else did."""
+    with contextlib.suppress(InvalidStateError):
+        if error is not None:
+            local.set_exception(error)
+        else:
+            local.set_result(result)
+
+
+def _lost(worker: str, why: str) -> WorkerLostError:
+    return WorkerLostError(f"worker {worker} was lost: {why}")
+
+
+# -- the worker's side -------------------------------------------------------------------------------------------------
+
+_TOPIC = "lxcbuild"
+_member: Member | None = None
+_own: Engine | None = None
+
+
+def _describe() -> bytes:
+    """Who this worker is, and what it offers now."""
+    assert _own is not None, "it was not started by lxcbuild farm worker"
+    infos = _own.workers()
+    assert len(infos) == 1, infos
+    return pickle.dumps((_member, infos[0]))
+
+
+def _perform(data: bytes) -> bytes:
+    """Do one job, in a thread of a worker's process."""
+    assert _own is not None, "it was not started by lxcbuild farm worker"
+    job = pickle.loads(data)  # noqa: S301 - members trust each other
+    result = _own.submit(job, worker=_own.workers()[0].name).result()
+    message = pickle.dumps(replace(result, worker=str(distributed.get_worker().name)))
+    assert len(message) <= MAX_MESSAGE_BYTES, f"the result of {job.key} takes {len(message)} bytes"
+    return message
+
+
+def _stop_jobs() -> None:
+    if _own is not None:
+        _own.stop()
+
+
+def run_worker(
+    address: str,
+    member: Member,
+    make_engine: Callable[[Listener], Engine],
+    *,
+    certificates: Certificates | None = None,
+    insecure: bool = False,
+    name: str,
+    host: str | None = None,
+    stop: threading.Event,
+) -> None:
+    """Work for a scheduler until ``stop``. When the scheduler is lost, drop what runs and look for it again, for ever.
+
+    ``make_engine`` makes what runs the jobs on this machine, once per connection; it has one worker.
+    """
+    settings = {
+        "name": name,
+        "host": host,
+        "nthreads": _THREADS,
+        "memory_limit": 0,  # builds have limits of their own
+        "security": _security(certificates),
+        "dashboard_address": "127.0.0.1:0",
+    }
+    checked = checked_address(address, certificates, insecure=insecure)
+    with _no_pages():
+        asyncio.run(_keep_working(checked, settings, member, make_engine, stop))
+
+
+async def _keep_working(
+    address: str,
+    settings: Mapping[str, Any],
+    member: Member,
+    make_engine: Callable[[Listener], Engine],
+    stop: threading.Event,
+) -> None:
+    global _own, _member
+    while not stop.is_set():
+        worker = distributed.Worker(address, **settings)
+        loop = asyncio.get_running_loop()
+
+        def tell(event: JobEvent, worker: Any = worker, loop: Any = loop) -> None:
+            message = pickle.dumps(replace(event, worker=str(worker.name)))
+            loop.call_soon_threadsafe(worker.log_event, _TOPIC, message)
+
+        _own, _member = make_engine(tell), member
+        try:
+            await _work(worker, stop)
+        finally:
+            engine, _own = _own, None
+            await asyncio.to_thread(engine.close)
+            await worker.close(nanny=False)
+
+
+async def _work(worker: Any, stop: threading.Event) -> None:
+    """Be a worker until the connection to the scheduler breaks; comes back after a moment when there is none."""
+    joining = asyncio.ensure_future(worker)
+    while not joining.done() and not stop.is_set():
+        await asyncio.wait([joining], timeout=0.2)
+    if not joining.done():
+        joining.cancel()
+        await asyncio.wait([joining])
+        return
+    if (error := joining.exception()) is not None:
+        if not isinstance(error, OSError | TimeoutError):
+            raise error
+        _log.warning("no scheduler", why=str(error))
+        await asyncio.sleep(1.0)
+        return
+    while worker.status == distributed.Status.running and not stop.is_set():
+        await asyncio.sleep(0.2)
+
+
+# -- the scheduler -----------------------------------------------------------------------------------------------------
+
+
+def run_scheduler(
+    *,
+    host: str,
+    port: int,
+    certificates: Certificates | None = None,
+    insecure: bool = False,
+    started: Callable[[str], None],
+    stop: threading.Event,
+) -> None:
+    """Be the scheduler of a farm until ``stop``; ``started`` is given its address."""
+    scheme = "tls" if certificates is not None else "tcp"
+    checked_address(f"{scheme}://{host}:{port}", certificates, insecure=insecure)
+
+    async def serve() -> None:
+        async with distributed.Scheduler(
+            host=host,
+            port=port,
+            protocol=scheme,
+            security=_security(certificates),
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+            allowed_failures=0,
+        ) as scheduler:
+            started(scheduler.address)
+            while not stop.is_set():
+                await asyncio.sleep(0.2)
+
+    with _no_pages():
+        asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def _no_pages() -> Iterator[None]:
+    """Nothing over HTTP, which knows no certificates."""
+    with dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}):
+        yield
+
+
+def checked_address(address: str, certificates: Certificates | None, *, insecure: bool) -> str:
+    """An address as Dask wants it, with its scheme; raises InputError for one that would be spoken to without TLS."""
+    text = address if "://" in address else f"{'tls' if certificates is not None else 'tcp'}://{address}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("tls", "tcp") or not parts.hostname:
+        raise InputError(f"{address[:200]!r} is no address of a scheduler", resolution="for example: tls://head:8786")
+    if parts.scheme == "tls" and certificates is None:
+        raise InputError(
+            f"{address} needs certificates",
+            resolution="say --certificates DIR; make them once: lxcbuild farm certificates DIR",
+        )
+    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+        raise InputError(
+            f"{address} would be spoken to without TLS: whoever reaches it could run anything on every worker",
+            resolution="make certificates (lxcbuild farm certificates DIR), copy them, and say --certificates DIR",
+        )
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _security(certificates: Certificates | None) -> Any:
+    if certificates is None:
+        return distributed.Security(require_encryption=False)
+    files = {"cert": str(certificates.certificate), "key": str(certificates.key)}
+    roles: Sequence[str] = ("client", "scheduler", "worker")
+    own = {f"tls_{role}_{part}": path for role in roles for part, path in files.items()}
+    return distributed.Security(require_encryption=True, tls_ca_file=str(certificates.authority), **own)
