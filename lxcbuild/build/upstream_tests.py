@@ -3,7 +3,7 @@ what its tests need, and the package itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -18,6 +18,7 @@ from lxcbuild.build.verify import hand_in
 from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import OFF
 from lxcbuild.debian import upstreamtests, verification
+from lxcbuild.debian.names import canonical_or_none
 from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
@@ -28,8 +29,10 @@ from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 
 #: How often tests may name what they import and nothing has told of.
-_ROUNDS = 3
+_ROUNDS = 4
 _MAX_LEARNED = 10
+#: Tests that say so were not the package's fault: the suite's tools may be too old for them.
+_NEWER_MAY_DO = (Verdict.NOT_LOADED, Verdict.USAGE)
 
 
 def run(work: Work) -> None:
@@ -46,19 +49,32 @@ def run(work: Work) -> None:
         work.checks["tests"] = {"found": False}
         work.note("tests: the source archive holds none")
         return
-    learned: dict[str, None] = {}
-    for number in range(_ROUNDS):
-        result, tail = _run(work, _layer(work, found.requires, tuple(learned)), number=number)
-        said = tail + "\n".join(("", *result.unloadable)).encode()
-        missing = upstreamtests.missing_modules(said, own=work.inspection.modules)
-        fresh = [] if result.ok else [name for name in _packages_of(work, missing) if name not in learned]
-        if not fresh or number == _ROUNDS - 1:
-            break
-        work.note(f"tests: they import what no list of theirs names: {', '.join(fresh)}")
-        learned.update(dict.fromkeys(fresh))
-        work.finish_sandbox()
+    result, tail = _until_complete(work, found.requires)
     _judge(work, result, tail)
     work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def _until_complete(work: Work, requires: Sequence[str]) -> tuple[TestsRun, bytes]:
+    """Run them, again with what their modules turn out to import, and at last with newer test tools than the suite's."""
+    assert work.inspection is not None
+    learned: dict[str, str | None] = {}
+    newest = False
+    for number in range(_ROUNDS):
+        layer = _layer(work, requires, learned, newest=newest)
+        result, tail = _run(work, layer, number=number)
+        said = tail + "\n".join(("", *result.unloadable)).encode()
+        missing = upstreamtests.missing_modules(said, own=work.inspection.modules)
+        fresh = {} if result.ok else {p: n for p, n in _packages_of(work, missing).items() if p not in learned}
+        if number == _ROUNDS - 1 or not (fresh or (not newest and result.verdict in _NEWER_MAY_DO)):
+            break
+        if fresh:
+            work.note(f"tests: they import what no list of theirs names: {', '.join(fresh)}")
+            learned.update(fresh)
+        else:
+            newest = True
+            work.note(f"tests: once more with the newest releases of what they need: {_reason(result, tail)[0]}")
+        work.finish_sandbox()
+    return result, tail
 
 
 def _judge(work: Work, result: TestsRun, tail: bytes) -> None:
@@ -121,48 +137,74 @@ def _find(work: Work) -> upstreamtests.TestsFound:
     return found
 
 
-def _packages_of(work: Work, modules: Sequence[str]) -> list[str]:
-    """The suite's packages of modules that tests could not import; never what is being tested."""
+def _packages_of(work: Work, modules: Sequence[str]) -> dict[str, str | None]:
+    """The suite's packages of modules that tests could not import, and their projects; never what is being tested."""
     contents = work.facilities.contents_for(work.request.target)
     own = {deb.package for deb in (*_debs(work), *_companions(work))}
-    found = []
-    for name in modules:
-        fitting = [item for item in contents.modules(name) if item.startswith("python3-") and item not in own]
-        found += fitting[:1]
-    return list(dict.fromkeys(found))[:_MAX_LEARNED]
+    found: dict[str, str | None] = {}
+    for name in modules[:_MAX_LEARNED]:
+        package = next((p for p in contents.modules(name) if p.startswith("python3-") and p not in own), None)
+        if package is not None:
+            # A name that only a log says is never asked of the index: the suite must say that it is that package.
+            shipped = contents.find_distribution(name) if canonical_or_none(name) else None
+            found[package] = shipped.name if shipped is not None and shipped.package == package else None
+    return found
 
 
-def _layer(work: Work, requires: Sequence[str], learned: Sequence[str]) -> Layer:
-    """What the package declares, what its tests need of the suite, and on top what only the index has. What neither has is told
-    and left out: tests that need it say so."""
+def _layer(work: Work, requires: Sequence[str], learned: Mapping[str, str | None], *, newest: bool) -> Layer:
+    """What the package declares, what its tests need of the suite, and on top what only the index has (``newest``: all of what
+    tests need). What neither has is told and left out: tests that need it say so."""
+    assert work.image is not None
+    own = {deb.package for deb in (*_debs(work), *_companions(work))}
+    relations, roots = _mapped(work, requires, own)
+    more = _satisfiable(work, [package for package in (*learned, *upstreamtests.COMMON) if package not in own])
+    archive = work.facilities.archive_for(work.request.target)
+    below = work.facilities.layers.provide(work.image, archive, _declared(work), (*relations, *more))
+    if newest:
+        roots = list(dict.fromkeys((*roots, *relations.values(), *filter(None, learned.values()))))
+    return _with_wheels(work, below, roots) if roots else below
+
+
+def _mapped(work: Work, requires: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Relations for what the suite has of the test requirements, with the requirement that each stands for; and the others."""
     assert work.image is not None
     assert work.inspection is not None
-    archive = work.facilities.archive_for(work.request.target)
     requires_dist = work.inspection.requires_dist or ()
     extras, besides = upstreamtests.wanted(work.name, requires_dist, requires)
-    needed = translate(
-        [*_for_tests(requires_dist), *besides], python=target_python(work), names=names(work), extras=extras
-    )
-    relations = tuple(str(relation) for relation in needed.relations)
-    own = {*(deb.package for deb in _debs(work)), *(deb.package for deb in _companions(work))}
-    asked = _satisfiable(work, [r for r in (*relations, *learned, *upstreamtests.COMMON) if r.split(" ")[0] not in own])
-    below = work.facilities.layers.provide(work.image, archive, _declared(work), asked)
-    roots = [item.requirement for item in needed.unmapped]
-    return _with_wheels(work, below, roots) if roots else below
+    relations: dict[str, str] = {}
+    roots: dict[str, None] = {}
+    for text in (*_of_extras(requires_dist), *besides):
+        found = translate([text], python=target_python(work), names=names(work), extras=extras)
+        if not found.relations and not found.unmapped:
+            continue  # not on this Python, or of another extra
+        plain = Requirement(text)
+        plain.marker = None
+        asked = [str(relation) for relation in found.relations if relation.package not in own]
+        if found.unmapped or not all(_can_be_had(work, relation) for relation in asked):
+            roots[str(plain)] = None
+        else:
+            relations |= dict.fromkeys(asked, str(plain))
+    return relations, list(roots)
+
+
+def _can_be_had(work: Work, relation: str) -> bool:
+    assert work.image is not None
+    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
+    try:
+        layers.resolve(work.image, layers.base(work.image), archive, (relation,))
+    except DependencyError:
+        return False
+    return True
 
 
 def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
     """Those that the suite can satisfy each for itself; the others are told of, and left out."""
-    assert work.image is not None
-    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
     found = []
     for relation in relations:
-        try:
-            layers.resolve(work.image, layers.base(work.image), archive, (relation,))
-        except DependencyError:
-            work.note(f"tests: left out {relation}: the suite cannot satisfy it", warning=True)
-        else:
+        if _can_be_had(work, relation):
             found.append(relation)
+        else:
+            work.note(f"tests: left out {relation}: the suite cannot satisfy it", warning=True)
     return tuple(found)
 
 
@@ -198,15 +240,15 @@ def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
         return below
 
 
-def _for_tests(requires_dist: Sequence[str]) -> list[str]:
-    """Without tools that no test imports."""
+def _of_extras(requires_dist: Sequence[str]) -> list[str]:
+    """Without tools that no test imports. What the project needs without extras, its package declares."""
     kept = []
     for text in requires_dist:
         try:
             name = Requirement(text).name
         except InvalidRequirement:
             continue
-        if "extra" not in text or upstreamtests.is_for_tests(name):
+        if "extra" in text and upstreamtests.is_for_tests(name):
             kept.append(text)
     return kept
 
