@@ -168,10 +168,10 @@ def test_publications_in_one_second_are_all_seen(repository: Repository, tmp_pat
 
 def test_equal_input_gives_equal_bytes(make: Callable[..., Repository], tmp_path: Path) -> None:
     files = [package(tmp_path / "built", f"python3-{letter}") for letter in "abc"]
-    trees = []
+    trees, at_s = [], int(time.time()) + 5
     for name, order in (("one", files), ("two", files[::-1])):
         repository = make(name)
-        repository.publish(BOOKWORM, order, date_s=int(time.time()) + 5)
+        repository.publish(BOOKWORM, order, date_s=at_s)
         place = repository.path
         found = {p.relative_to(place): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()}
         trees.append({path: data for path, data in found.items() if path.parts[0] in ("dists", "pool")})
