@@ -46,6 +46,8 @@ VERBS = {
     "explain": Verb("lxcbuild.cli.explain:explain", "Explain why a build failed and what helps.", quiet=True),
     "capsule": Verb("lxcbuild.cli.capsule:capsule", "Save, show and open failed builds as files."),
     "repo": Verb("lxcbuild.cli.repo:repo", "Make and keep signed APT repositories of what was built."),
+    "farm": Verb("lxcbuild.cli.farm:farm", "Build on many machines: certificates, scheduler, workers."),
+    "simulate": Verb("lxcbuild.cli.simulate:simulate", "Simulate the build of a whole index on labs of several sizes."),
     "rootfs": Verb("lxcbuild.cli.rootfs:rootfs", "List, make, refresh, show and remove base images."),
     "policy": Verb("lxcbuild.cli.policy:policy", "List, show and check isolation policies."),
     "archive": Verb("lxcbuild.cli.archive:archive", "Ask what a suite's archive ships."),

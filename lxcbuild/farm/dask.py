@@ -1,4 +1,4 @@
-"""The Dask side of a farm: an engine that runs jobs on the workers of a scheduler, and what the scheduler and the workers run.
+"""The head's side of Dask: an engine that runs jobs on the workers of a scheduler (:mod:`lxcbuild.farm.daskmembers`).
 
 Dask carries small messages: a job there, its events and its result back, as pickles of at most :data:`MAX_MESSAGE_BYTES`. Packages,
 logs and layers go through the store. Dask decides nothing: the head says which worker gets a job, and when one is lost with its
@@ -11,30 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-import dask
 import distributed
 
-from lxcbuild.errors import FarmError, InputError, WorkerLostError
+from lxcbuild.errors import FarmError, WorkerLostError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.farm.certificates import Certificates
-from lxcbuild.farm.engine import Engine, Job, JobEvent, JobResult, Listener, WorkerInfo
-from lxcbuild.farm.membership import Member
+from lxcbuild.farm.daskmembers import MAX_MESSAGE_BYTES, TOPIC, describe, perform, security, stop_jobs
+from lxcbuild.farm.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
+from lxcbuild.farm.membership import Member, checked_address
 from lxcbuild.log import Logger
 
-MAX_MESSAGE_BYTES = 512 * 1024
-#: Threads of a worker: they only wait, and the head decides how many jobs a worker gets.
-_THREADS = 256
 _CONNECT_S = 5.0
 _log = Logger()
 
@@ -78,7 +73,7 @@ class DaskEngine:
         settings: FarmSettings | None = None,
     ) -> None:
         self._address = checked_address(address, certificates, insecure=insecure)
-        self._security = _security(certificates)
+        self._security = security(certificates)
         self._head, self._listener, self._monitor = head, listener, monitor
         self._settings = settings or FarmSettings()
         self._lock = threading.Lock()
@@ -125,7 +120,7 @@ class DaskEngine:
         # A key of its own: the scheduler may still know an earlier attempt.
         key = f"lxcbuild-{job.run}-{job.key}-{job.attempt}-{id(local):x}-{time.monotonic_ns():x}"
         try:
-            remote = self._client.submit(_perform, data, key=key, workers=[known.address], pure=False, retries=0)
+            remote = self._client.submit(perform, data, key=key, workers=[known.address], pure=False, retries=0)
         except Exception as error:  # noqa: BLE001 - whatever a closed client raises, nobody has the job
             local.set_exception(_lost(worker, f"{type(error).__name__}: {error}"))
             return local
@@ -145,7 +140,7 @@ class DaskEngine:
             with contextlib.suppress(
                 OSError, TimeoutError
             ):  # a scheduler that is gone cannot be told; its workers stop anyhow
-                self._client.run(_stop_jobs, workers=sorted(set(left.values())), on_error="ignore")
+                self._client.run(stop_jobs, workers=sorted(set(left.values())), on_error="ignore")
 
     def close(self) -> None:
         """Leave the farm."""
@@ -196,7 +191,7 @@ class DaskEngine:
                 details=str(error),
                 resolution="start it: lxcbuild farm scheduler; then run this again with --resume",
             ) from error
-        client.subscribe_topic(_TOPIC, self._hear)
+        client.subscribe_topic(TOPIC, self._hear)
         return client
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -235,12 +230,12 @@ class DaskEngine:
         asked = {address: name for name, address in there.items() if name not in fresh}
         if not asked:
             return
-        answers = self._client.run(_describe, workers=list(asked), on_error="return")
+        answers = self._client.run(describe, workers=list(asked), on_error="return")
         for address, answer in answers.items():
             self._take_in(asked[address], address, answer)
 
     def _take_in(self, name: str, address: str, answer: Any) -> None:
-        refusal, info = None, None
+        info = None
         if isinstance(answer, bytes):
             member, info = pickle.loads(answer)  # noqa: S301 - members trust each other
             refusal = self._head.refusal(member)
@@ -249,10 +244,9 @@ class DaskEngine:
         if refusal is not None and self._refusals.get(name) != refusal:
             self._refusals[name] = refusal
             self._note(f"worker {name} is refused: {refusal}", warning=True)
+        offered = replace(info, name=name) if info is not None and refusal is None else None
         with self._lock:
-            self._known[name] = _Known(
-                address, replace(info, name=name) if info is not None and refusal is None else None, time.monotonic()
-            )
+            self._known[name] = _Known(address, offered, time.monotonic())
 
     def _lose(self, gone: Callable[[tuple[str, _Known]], bool], why: str) -> None:
         """Forget workers, and end their jobs here."""
@@ -293,181 +287,3 @@ def _settle(local: Future[JobResult], *, result: Any = None, error: BaseExceptio
 
 def _lost(worker: str, why: str) -> WorkerLostError:
     return WorkerLostError(f"worker {worker} was lost: {why}")
-
-
-# -- the worker's side -------------------------------------------------------------------------------------------------
-
-_TOPIC = "lxcbuild"
-_member: Member | None = None
-_own: Engine | None = None
-
-
-def _describe() -> bytes:
-    """Who this worker is, and what it offers now."""
-    assert _own is not None, "it was not started by lxcbuild farm worker"
-    infos = _own.workers()
-    assert len(infos) == 1, infos
-    return pickle.dumps((_member, infos[0]))
-
-
-def _perform(data: bytes) -> bytes:
-    """Do one job, in a thread of a worker's process."""
-    assert _own is not None, "it was not started by lxcbuild farm worker"
-    job = pickle.loads(data)  # noqa: S301 - members trust each other
-    result = _own.submit(job, worker=_own.workers()[0].name).result()
-    message = pickle.dumps(replace(result, worker=str(distributed.get_worker().name)))
-    assert len(message) <= MAX_MESSAGE_BYTES, f"the result of {job.key} takes {len(message)} bytes"
-    return message
-
-
-def _stop_jobs() -> None:
-    if _own is not None:
-        _own.stop()
-
-
-def run_worker(
-    address: str,
-    member: Member,
-    make_engine: Callable[[Listener], Engine],
-    *,
-    certificates: Certificates | None = None,
-    insecure: bool = False,
-    name: str,
-    host: str | None = None,
-    stop: threading.Event,
-) -> None:
-    """Work for a scheduler until ``stop``. When the scheduler is lost, drop what runs and look for it again, for ever.
-
-    ``make_engine`` makes what runs the jobs on this machine, once per connection; it has one worker.
-    """
-    settings = {
-        "name": name,
-        "host": host,
-        "nthreads": _THREADS,
-        "memory_limit": 0,  # builds have limits of their own
-        "security": _security(certificates),
-        "dashboard_address": "127.0.0.1:0",
-    }
-    checked = checked_address(address, certificates, insecure=insecure)
-    with _no_pages():
-        asyncio.run(_keep_working(checked, settings, member, make_engine, stop))
-
-
-async def _keep_working(
-    address: str,
-    settings: Mapping[str, Any],
-    member: Member,
-    make_engine: Callable[[Listener], Engine],
-    stop: threading.Event,
-) -> None:
-    global _own, _member
-    while not stop.is_set():
-        worker = distributed.Worker(address, **settings)
-        loop = asyncio.get_running_loop()
-
-        def tell(event: JobEvent, worker: Any = worker, loop: Any = loop) -> None:
-            message = pickle.dumps(replace(event, worker=str(worker.name)))
-            loop.call_soon_threadsafe(worker.log_event, _TOPIC, message)
-
-        _own, _member = make_engine(tell), member
-        try:
-            await _work(worker, stop)
-        finally:
-            engine, _own = _own, None
-            await asyncio.to_thread(engine.close)
-            await worker.close(nanny=False)
-
-
-async def _work(worker: Any, stop: threading.Event) -> None:
-    """Be a worker until the connection to the scheduler breaks; comes back after a moment when there is none."""
-    joining = asyncio.ensure_future(worker)
-    while not joining.done() and not stop.is_set():
-        await asyncio.wait([joining], timeout=0.2)
-    if not joining.done():
-        joining.cancel()
-        await asyncio.wait([joining])
-        return
-    if (error := joining.exception()) is not None:
-        if not isinstance(error, OSError | TimeoutError):
-            raise error
-        _log.warning("no scheduler", why=str(error))
-        await asyncio.sleep(1.0)
-        return
-    while worker.status == distributed.Status.running and not stop.is_set():
-        await asyncio.sleep(0.2)
-
-
-# -- the scheduler -----------------------------------------------------------------------------------------------------
-
-
-def run_scheduler(
-    *,
-    host: str,
-    port: int,
-    certificates: Certificates | None = None,
-    insecure: bool = False,
-    started: Callable[[str], None],
-    stop: threading.Event,
-) -> None:
-    """Be the scheduler of a farm until ``stop``; ``started`` is given its address."""
-    scheme = "tls" if certificates is not None else "tcp"
-    checked_address(f"{scheme}://{host}:{port}", certificates, insecure=insecure)
-
-    async def serve() -> None:
-        async with distributed.Scheduler(
-            host=host,
-            port=port,
-            protocol=scheme,
-            security=_security(certificates),
-            dashboard=False,
-            dashboard_address="127.0.0.1:0",
-            allowed_failures=0,
-        ) as scheduler:
-            started(scheduler.address)
-            while not stop.is_set():
-                await asyncio.sleep(0.2)
-
-    with _no_pages():
-        asyncio.run(serve())
-
-
-@contextlib.contextmanager
-def _no_pages() -> Iterator[None]:
-    """Nothing over HTTP, which knows no certificates."""
-    with dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}):
-        yield
-
-
-def checked_address(address: str, certificates: Certificates | None, *, insecure: bool) -> str:
-    """An address as Dask wants it, with its scheme; raises InputError for one that would be spoken to without TLS."""
-    text = address if "://" in address else f"{'tls' if certificates is not None else 'tcp'}://{address}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("tls", "tcp") or not parts.hostname:
-        raise InputError(f"{address[:200]!r} is no address of a scheduler", resolution="for example: tls://head:8786")
-    if parts.scheme == "tls" and certificates is None:
-        raise InputError(
-            f"{address} needs certificates",
-            resolution="say --certificates DIR; make them once: lxcbuild farm certificates DIR",
-        )
-    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
-        raise InputError(
-            f"{address} would be spoken to without TLS: whoever reaches it could run anything on every worker",
-            resolution="make certificates (lxcbuild farm certificates DIR), copy them, and say --certificates DIR",
-        )
-    return text
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _security(certificates: Certificates | None) -> Any:
-    if certificates is None:
-        return distributed.Security(require_encryption=False)
-    files = {"cert": str(certificates.certificate), "key": str(certificates.key)}
-    roles: Sequence[str] = ("client", "scheduler", "worker")
-    own = {f"tls_{role}_{part}": path for role in roles for part, path in files.items()}
-    return distributed.Security(require_encryption=True, tls_ca_file=str(certificates.authority), **own)

@@ -26,7 +26,8 @@ _MAX_THREADS = 1024
 
 
 class LocalEngine:
-    """See :class:`~lxcbuild.farm.engine.Engine`. One worker, which is this machine; jobs share the head's state directory.
+    """See :class:`~lxcbuild.farm.engine.Engine`. One worker, which is this machine. ``shares_state``: this is the head's
+    machine and state directory, so that files need not travel through the store.
 
     ``jobs`` is how many processors may be kept busy, if more than there are is wanted. ``courteous``: bulk builds, which leave room
     to others of this machine; see :mod:`lxcbuild.config.slots`.
@@ -40,12 +41,14 @@ class LocalEngine:
         listener: Listener | None = None,
         jobs: int | None = None,
         courteous: bool = True,
+        shares_state: bool = True,
         alive: Path | None = None,
         slots_directory: Path = MACHINE_SLOTS,
     ) -> None:
         self._dirs, self._workshop, self._listener = dirs, workshop, listener
         self._cpus = float(max(len(os.sched_getaffinity(0)), jobs or 0))
         self._courteous, self._alive, self._slots = courteous, alive, slots_directory
+        self._shares_state = shares_state
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="job")
         self._lock = threading.Lock()
         self._running: dict[Stop, Need] = {}
@@ -104,7 +107,7 @@ class LocalEngine:
                     job,
                     dirs=self._dirs,
                     workshop=self._workshop,
-                    shares_state=True,
+                    shares_state=self._shares_state,
                     stop=stop,
                     listener=self._tell,
                     alive=self._alive,

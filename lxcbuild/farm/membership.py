@@ -8,12 +8,16 @@ each target, because a worker may well have those of some targets only.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import lxcbuild
 from lxcbuild.config.data import configuration_directory, shipped_directory
+from lxcbuild.errors import InputError
+from lxcbuild.farm.certificates import Certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +58,29 @@ def _digest(files: Iterable[tuple[Path, str]]) -> str:
     for path, name in sorted(files, key=lambda pair: pair[1]):
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:8]
+
+
+def checked_address(address: str, certificates: Certificates | None, *, insecure: bool) -> str:
+    """An address as Dask wants it, with its scheme; raises InputError for one that would be spoken to without TLS."""
+    text = address if "://" in address else f"{'tls' if certificates is not None else 'tcp'}://{address}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("tls", "tcp") or not parts.hostname:
+        raise InputError(f"{address[:200]!r} is no address of a scheduler", resolution="for example: tls://head:8786")
+    if parts.scheme == "tls" and certificates is None:
+        raise InputError(
+            f"{address} needs certificates",
+            resolution="say --certificates DIR; make them once: lxcbuild farm certificates DIR",
+        )
+    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+        raise InputError(
+            f"{address} would be spoken to without TLS: whoever reaches it could run anything on every worker",
+            resolution="make certificates (lxcbuild farm certificates DIR), copy them, and say --certificates DIR",
+        )
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

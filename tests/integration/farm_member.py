@@ -16,7 +16,7 @@ from pathlib import Path
 from lxcbuild.errors import DiskFullError
 from lxcbuild.events import Note
 from lxcbuild.farm.certificates import Certificates
-from lxcbuild.farm.dask import run_scheduler, run_worker
+from lxcbuild.farm.daskmembers import run_scheduler, run_worker
 from lxcbuild.farm.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
 from lxcbuild.farm.membership import Member
 
@@ -26,7 +26,7 @@ HEAD = Member(code="1+test", configuration="none")
 class DoingEngine:
     """Sleeps, fails, or gives much, as the key of a job says (``sleep 3``); remembers in a file what it began."""
 
-    name = "doing"
+    name = "here"
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
