@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +125,30 @@ def test_a_compiled_package_is_the_same_on_another_number_of_cores_and_another_d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("project", ["idna", "rich"])
+def test_a_rebuilt_package_is_the_same_in_another_command_with_another_number_of_cores(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands, and nothing but the sources, layers and image in common."""
+    config = tmp_path / "config"
+    (config / "cgroups").mkdir(parents=True)
+    first = min(os.sched_getaffinity(0))
+    (config / "cgroups/one.yaml").write_text(f"description: One\ninherits: default\ncpu: {{cpuset: '{first}'}}\n")
+    monkeypatch.setenv("LXCBUILD_CONFIG_DIR", str(config))
+    found = []
+    for policy in ("default", "one"):
+        done, outcome = build("markupsafe", "--force", "--rebuild", "--policy", policy)
+        assert done.status == 0, done.stderr
+        (buildinfo,) = (item["path"] for item in outcome["artifacts"] if item["path"].endswith(".buildinfo"))
+        jobs = 1 if policy == "one" else len(os.sched_getaffinity(0))
+        assert f' parallel={jobs}"\n' in Path(buildinfo).read_text()
+        files = {Path(item["path"]).name: item["sha256"] for item in outcome["artifacts"]}
+        found.append({name: digest for name, digest in files.items() if name.endswith((".deb", ".dsc", ".xz", ".gz"))})
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["idna", "markupsafe"])
 def test_generated_packaging_has_no_errors_of_lintian(build: Any, project: str) -> None:
     done, outcome = build(project, "--force", "--rebuild", "--lintian", "--no-deps")
     assert done.status == 0, done.stderr
@@ -148,3 +172,23 @@ def test_own_tests_run_on_the_installed_package_and_decide(build: Any, tmp_path:
     assert (outcome["checks"]["tests"]["passed"], outcome["checks"]["tests"]["failed"]) == (1, 1)
     done, outcome = build(sdist(tmp_path, "tested", {}), "--tests")
     assert (done.status, outcome["checks"]["tests"]) == (0, {"found": False})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("files", "verdict", "says"),
+    [
+        ({"pytest.ini": "[pytest]\naddopts = -m 'a b'\n"}, "usage-error", "Wrong expression passed to '-m'"),
+        ({"tests/test_more.py": "import no_such_module_anywhere\n"}, "not-loaded", "no_such_module_anywhere"),
+        ({"tests/test_more.py": "import os\nos._exit(139)\n"}, "crashed", "139"),
+    ],
+)
+def test_tests_that_cannot_run_are_no_tests_that_fail(
+    build: Any, tmp_path: Path, files: dict[str, str], verdict: str, says: str
+) -> None:
+    well = "import tested\ndef test_value():\n    assert tested.VALUE == 1\n"
+    done, outcome = build(sdist(tmp_path, "tested", {"tests/test_it.py": well, **files}), "--tests")
+    assert done.status != 0
+    assert outcome["checks"]["tests"]["verdict"] == verdict
+    assert says in outcome["failure"]["brief"]
+    assert outcome["artifacts"] == []
