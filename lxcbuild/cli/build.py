@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,10 +124,20 @@ def _build(
     for target in {wish.target for wish in wishes}:
         load_recipe(target)
     by_hand = load_overrides(overrides)
-    with workshop(ui.dirs, watcher, policy=policy, overrides=by_hand) as facilities:
+    with _courtesy(policy), workshop(ui.dirs, watcher, policy=policy, overrides=by_hand) as facilities:
         meant = [wish for wish in wishes if _applies(wish, facilities)]
         made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
     return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
+
+
+def _courtesy(policy: str) -> AbstractContextManager[None]:
+    """Somebody waits for these builds: bulk ones of this machine make room for one of them at a time."""
+    from lxcbuild.config import slots
+    from lxcbuild.config.policies import load_policy
+    from lxcbuild.plan.capacity import memory_need
+
+    need = memory_need((), limit_bytes=load_policy(policy).memory.max_bytes)
+    return slots.hold(slots.Kind.INTERACTIVE, memory_bytes=need)
 
 
 def _applies(wish: BuildRequest, facilities: Facilities) -> bool:

@@ -39,6 +39,8 @@ class Verb:
 
 VERBS = {
     "build": Verb("lxcbuild.cli.build:build", "Build Debian packages from Python projects or source packages."),
+    "plan": Verb("lxcbuild.cli.plan:plan", "Plan many builds: versions, order, cost."),
+    "rebuild": Verb("lxcbuild.cli.rebuild:rebuild", "Carry out a plan of many builds."),
     "run": Verb("lxcbuild.cli.run:run", "Run any command in a fresh sandbox."),
     "shell": Verb("lxcbuild.cli.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
     "history": Verb("lxcbuild.cli.history:history", "List recorded builds.", quiet=True),

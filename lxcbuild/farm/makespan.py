@@ -41,8 +41,8 @@ def makespan(plan: Plan, rooms: dict[str, Room]) -> Makespan:
         for start in schedule.start(rooms):
             heapq.heappush(ends, (now + plan.jobs[start.key].estimate.seconds, start.key))
         at_once = max(at_once, len(ends))
-        now, key = heapq.heappop(ends)
-        schedule.built(key)
+        now, ended = heapq.heappop(ends)
+        schedule.built(ended)
     return Makespan(seconds=now, at_once=at_once, longest_s=max(paths.values(), default=0.0), chain=_chain(plan, paths))
 
 
@@ -53,8 +53,9 @@ def _chain(plan: Plan, paths: dict[str, float]) -> tuple[str, ...]:
         for other in job.needs:
             dependents.setdefault(other, []).append(key)
     found = []
-    key: str | None = max(sorted(paths), key=paths.__getitem__, default=None)
-    while key is not None:
+    nexts = sorted(paths)
+    while nexts:
+        key = max(nexts, key=paths.__getitem__)
         found.append(key.rpartition("/")[2])
-        key = max(sorted(dependents.get(key, ())), key=paths.__getitem__, default=None)
+        nexts = sorted(dependents.get(key, ()))
     return tuple(found)

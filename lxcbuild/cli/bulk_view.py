@@ -1,0 +1,159 @@
+"""What people see of a run: a live table on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lxcbuild.cli.render import Ui, safe
+from lxcbuild.cli.units import seconds_text
+from lxcbuild.farm.progress import Picture, Progress
+from lxcbuild.model import Failure
+from lxcbuild.plan.schedule import Start
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+#: Seconds between two plain lines while nothing ends.
+_EVERY_S = 30.0
+_MAX_ROWS = 40
+
+
+class View(Progress):
+    """Counts, and says what ends as it ends. ``quiet``: successes are in the totals only."""
+
+    def __init__(self, ui: Ui, *, quiet: bool) -> None:
+        super().__init__()
+        self._ui, self._quiet = ui, quiet
+        self._console: Console | None = None
+
+    def built(self, key: str, *, reused: bool) -> None:
+        """Say so."""
+        super().built(key, reused=reused)
+        if not reused and not self._quiet:
+            self._say(f"built   {key}", event="built", key=key)
+
+    def started(self, start: Start, seconds: float) -> None:
+        """Not worth a line: the picture shows it."""
+        super().started(start, seconds)
+
+    def failed(self, key: str, failure: Failure) -> None:
+        """Say so."""
+        super().failed(key, failure)
+        why = f"{failure.failure_class} in {failure.phase}: {failure.brief}"
+        self._say(f"failed  {key}  {why}", event="failed", key=key, failure=failure.failure_class.value)
+
+    def pruned(self, key: str) -> None:
+        """Say so."""
+        super().pruned(key)
+        self._say(f"pruned  {key}", event="pruned", key=key)
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._say(text, event="note")
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw, or print lines, for the length of the block."""
+        if self._ui.log_format == "json" or not sys.stderr.isatty() or self._ui.plain:
+            with self._lines():
+                yield
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True, highlight=False)
+        with Live(
+            console=self._console,
+            get_renderable=lambda: draw(self.picture()),
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+        ):
+            yield
+        self._console = None
+
+    @contextlib.contextmanager
+    def _lines(self) -> Iterator[None]:
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(_EVERY_S):
+                picture = self.picture()
+                self._say(summary(picture), event="progress", **numbers(picture))
+
+        thread = threading.Thread(target=tell, name="view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _say(self, text: str, **facts: object) -> None:
+        if self._ui.log_format == "json":
+            sys.stderr.write(json.dumps({**facts, "text": text}) + "\n")
+        elif self._console is not None:
+            from rich.text import Text
+
+            self._console.print(Text(safe(text)), soft_wrap=True)
+            return
+        else:
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {safe(text)}\n")
+        sys.stderr.flush()
+
+
+def numbers(picture: Picture) -> dict[str, object]:
+    """A picture as data."""
+    return {
+        "total": picture.total,
+        "built": picture.built,
+        "reused": picture.reused,
+        "failed": picture.failed,
+        "pruned": picture.pruned,
+        "running": [activity.key for activity in picture.running],
+        "elapsed_s": round(picture.elapsed_s, 1),
+        "left_s": None if picture.left_s is None else round(picture.left_s, 1),
+        "failures": dict(picture.failures),
+    }
+
+
+def summary(picture: Picture) -> str:
+    """The totals in one line."""
+    done = picture.built + picture.reused + picture.failed + picture.pruned
+    parts = [f"{done} of {picture.total} done", f"{picture.built} built"]
+    if picture.reused:
+        parts.append(f"{picture.reused} built before")
+    parts += [f"{picture.failed} failed", f"{picture.pruned} pruned", f"{len(picture.running)} running"]
+    parts.append(f"{picture.per_hour:.0f} an hour")
+    if picture.left_s is not None:
+        parts.append(f"about {seconds_text(picture.left_s)} left")
+    if picture.draining:
+        parts.append("draining: nothing more is started")
+    return ", ".join(parts)
+
+
+def draw(picture: Picture) -> RenderableType:
+    """The whole picture: who builds what, and the totals."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    now = time.monotonic()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("worker", "project", "phase", "time", "expected"):
+        table.add_column(column, justify="right" if column in ("time", "expected") else "left", no_wrap=True)
+    for activity in sorted(picture.running, key=lambda item: item.since)[:_MAX_ROWS]:
+        name = activity.key + (f" (attempt {activity.attempt})" if activity.attempt > 1 else "")
+        cells = (activity.worker, name, activity.phase, seconds_text(now - activity.since))
+        table.add_row(*(Text(safe(cell)) for cell in cells), Text(seconds_text(activity.expected_s), "dim"))
+    lines: list[RenderableType] = [table, Text(summary(picture), "bold")]
+    if picture.failures:
+        shown = ", ".join(f"{name} {count}" for name, count in list(picture.failures.items())[:8])
+        lines.append(Text(f"failures: {shown}", "red"))
+    return Group(*lines)
