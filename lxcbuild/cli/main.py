@@ -19,7 +19,7 @@ import click
 
 from lxcbuild import __version__
 from lxcbuild.cli.render import Ui
-from lxcbuild.config.paths import ENVIRONMENT_VARIABLE, StateDirs
+from lxcbuild.config.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
 from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
 
 EXIT_USAGE = 2
@@ -41,6 +41,7 @@ VERBS = {
     "build": Verb("lxcbuild.cli.build:build", "Build Debian packages from Python projects or source packages."),
     "plan": Verb("lxcbuild.cli.plan:plan", "Plan many builds: versions, order, cost."),
     "rebuild": Verb("lxcbuild.cli.rebuild:rebuild", "Carry out a plan of many builds."),
+    "watch": Verb("lxcbuild.cli.watch:watch", "Build new releases of projects as they appear."),
     "run": Verb("lxcbuild.cli.run:run", "Run any command in a fresh sandbox."),
     "shell": Verb("lxcbuild.cli.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
     "history": Verb("lxcbuild.cli.history:history", "List recorded builds.", quiet=True),
@@ -109,6 +110,7 @@ class LazyGroup(click.Group):
     type=click.Path(file_okay=False),
     help=f"One directory for everything lxcbuild keeps; also {ENVIRONMENT_VARIABLE}.  [default: the system's]",
 )
+@click.option("--ledger", metavar="URL", help=f"A PostgreSQL server that keeps the ledger; also {LEDGER_VARIABLE}.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -119,9 +121,9 @@ class LazyGroup(click.Group):
 @click.option("-v", "--verbose", count=True, help="Say more; twice: every program that is started.")
 @click.option("--no-color", is_flag=True, help="No colours and no moving lines; NO_COLOR does the same.")
 @click.pass_obj
-def cli(ui: Ui, *, state_dir: str | None, log_format: str, verbose: int, no_color: bool) -> None:
+def cli(ui: Ui, *, state_dir: str | None, ledger: str | None, log_format: str, verbose: int, no_color: bool) -> None:
     """Turn Python projects into Debian packages; every build runs as hostile code in a fresh container."""
-    ui.dirs = StateDirs.choose(state_dir)
+    ui.dirs = StateDirs.choose(state_dir, ledger=ledger)
     ui.log_format = log_format
     ui.verbosity = verbose
     ui.plain = ui.plain or no_color
