@@ -21,7 +21,7 @@ from pathlib import Path
 from lxcbuild.config import locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
-from lxcbuild.errors import NetworkError
+from lxcbuild.errors import ImageError, NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
@@ -271,7 +271,18 @@ class LayerStore:
             }
             self._store(tree, key, parent=parent.key, workdir=workdir, record=record)
 
-        self.hot.place(key, size_bytes=resolved.size_bytes * _UNPACKED_FACTOR, what="a layer", fill=fill)
+        self._place_new(key, size_bytes=resolved.size_bytes * _UNPACKED_FACTOR, fill=fill)
+
+    def _place_new(self, key: str, *, size_bytes: int, fill: Callable[[Path], None]) -> Path:
+        """Fill the tree of a layer that has no record yet; what lies there without one cannot be trusted to be whole."""
+        self.hot.drop(key)
+        path, _ = self.hot.place(key, size_bytes=size_bytes, what="a layer", fill=fill)
+        if not self.shelf.known(key):
+            raise ImageError(
+                f"the layer {key[:16]} is in use and its record is lost",
+                resolution="end the builds that use it, then: lxcbuild gc --hot",
+            )
+        return path
 
     def _store(self, tree: Path, key: str, *, parent: str, workdir: Path, record: Mapping[str, object]) -> None:
         """The cold form of a layer: its archive, then the record that makes it known."""
@@ -323,7 +334,7 @@ class LayerStore:
                 self._store(tree, key, parent=parent, workdir=workdir, record=made)
 
             try:
-                path, _ = self.hot.place(key, size_bytes=size_bytes, what="a layer", fill=make)
+                path = self._place_new(key, size_bytes=size_bytes, fill=make)
             finally:
                 shutil.rmtree(workdir, ignore_errors=True)
             return path, False
@@ -359,10 +370,12 @@ class LayerStore:
     # -- housekeeping -----------------------------------------------------------------------------------------
 
     def remove(self, key: str) -> bool:
-        """Forget one layer; False when its tree stays for now because builds use it."""
+        """Forget one layer; False when it stays for now because builds use it."""
         with self.hot.loading(key):
-            self.shelf.forget(key)
-        return self.hot.drop(key)
+            if not self.hot.drop(key):
+                return False
+            self.shelf.forget(key)  # only now: a tree always has its record
+        return True
 
     def stale(self) -> list[Path]:
         """What interrupted installations left and no live process owns."""
