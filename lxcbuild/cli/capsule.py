@@ -49,7 +49,7 @@ def save_state(ui: Ui, build_id: str, output: Path | None, *, slim: bool) -> Pat
 
     record: Mapping[str, object] = {"id": build_id}
     log = ui.dirs.logs / f"{build_id}.log"
-    if ui.dirs.ledger.exists():
+    if ui.dirs.has_ledger:
         from lxcbuild.ledger.store import Ledger
 
         with Ledger.open(ui.dirs) as ledger:

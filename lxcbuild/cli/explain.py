@@ -49,7 +49,7 @@ def explain(ui: Ui, /, *, build_id: str | None, as_json: bool) -> None:
 
 
 def _record(ui: Ui, build_id: str | None) -> BuildRecord:
-    if ui.dirs.ledger.exists():
+    if ui.dirs.has_ledger:
         from lxcbuild.ledger.store import Ledger
 
         with Ledger.open(ui.dirs) as ledger:

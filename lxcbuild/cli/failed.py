@@ -68,7 +68,7 @@ def newest_or(ui: Ui, given: str) -> str:
     found = [place.name for place in states if place.name.startswith(given) or place.name.endswith(f"-{given}")]
     if len(found) == 1:
         return found[0]
-    if ui.dirs.ledger.exists():
+    if ui.dirs.has_ledger:
         from lxcbuild.ledger.store import Ledger
 
         with Ledger.open(ui.dirs) as ledger:

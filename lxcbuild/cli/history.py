@@ -28,7 +28,7 @@ _COLUMNS = ("id", "started", "name", "version", "target", "status", "took", "rea
 def history(ui: Ui, /, *, as_json: bool, limit: int, target: Target | None, **filters: Any) -> None:
     """List recorded builds, newest first."""
     records: list[BuildRecord] = []
-    if ui.dirs.ledger.exists():
+    if ui.dirs.has_ledger:
         from lxcbuild.ledger.store import Ledger
 
         with Ledger.open(ui.dirs) as ledger:

@@ -51,7 +51,7 @@ def log(ui: Ui, /, *, build_id: str | None, raw: bool, as_json: bool) -> None:
 
 
 def _record(ui: Ui, build_id: str | None) -> BuildRecord:
-    if ui.dirs.ledger.exists():
+    if ui.dirs.has_ledger:
         from lxcbuild.ledger.store import Ledger
 
         with Ledger.open(ui.dirs) as ledger:

@@ -101,7 +101,7 @@ def add(
 def _build(ui: Ui, part: str) -> tuple[Target, list[Path]]:
     from lxcbuild.ledger.store import Ledger
 
-    if not ui.dirs.ledger.exists():
+    if not ui.dirs.has_ledger:
         raise InputError(f"{part[:80]!r} is no .deb, no .dsc and no build", resolution="see: lxcbuild history")
     with Ledger.open(ui.dirs) as ledger:
         record = ledger.find(part)

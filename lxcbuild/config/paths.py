@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "LXCBUILD_STATE_DIR"
+LEDGER_VARIABLE = "LXCBUILD_LEDGER"
 
 #: The one place that all state directories of a machine share: who builds here at the moment, see slots.py.
 MACHINE_SLOTS = Path("/run/lock/lxcbuild")
@@ -19,15 +20,25 @@ class StateDirs:
     lib: Path
     cache: Path
     run: Path
+    ledger_url: str | None = None  # of a server that keeps the ledger instead of the file
 
     @classmethod
-    def choose(cls, state_dir: Path | str | None = None) -> StateDirs:
-        """The one directory given, else ``LXCBUILD_STATE_DIR``, else the system's ``/var/lib``, ``/var/cache``, ``/run``."""
+    def choose(cls, state_dir: Path | str | None = None, *, ledger: str | None = None) -> StateDirs:
+        """The one directory given, else ``LXCBUILD_STATE_DIR``, else the system's ``/var/lib``, ``/var/cache``, ``/run``.
+
+        ``ledger``, else ``LXCBUILD_LEDGER``, is the URL of a database server.
+        """
+        url = ledger or os.environ.get(LEDGER_VARIABLE) or None
         chosen = state_dir or os.environ.get(ENVIRONMENT_VARIABLE)
         if not chosen:
-            return cls(Path("/var/lib/lxcbuild"), Path("/var/cache/lxcbuild"), Path("/run/lxcbuild"))
+            return cls(Path("/var/lib/lxcbuild"), Path("/var/cache/lxcbuild"), Path("/run/lxcbuild"), url)
         root = Path(chosen).absolute()
-        return cls(root / "lib", root / "cache", root / "run")
+        return cls(root / "lib", root / "cache", root / "run", url)
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether anything can have been recorded yet."""
+        return self.ledger_url is not None or self.ledger.exists()
 
     @property
     def tag(self) -> str:

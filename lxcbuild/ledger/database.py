@@ -1,4 +1,4 @@
-"""The connection below the ledger: SQLite set up for several processes, migrations on first use, errors in our words."""
+"""The connection below the ledger: SQLite set up for several processes, or PostgreSQL; migrations; errors in our words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,37 @@ from lxcbuild.errors import DiskFullError, LedgerError
 from lxcbuild.ledger.schema import HEAD
 
 _BUSY_S = 30
+_URL_HINT = "write --ledger postgresql://user@host/database"
 _WRITE = "lxcbuild_write"
+_MIGRATION_LOCK = 0x6C786362  # of PostgreSQL's advisory locks: "lxcb"
+
+
+def connect_url(url: str) -> sa.Engine:
+    """An engine for a PostgreSQL server by its URL (``postgresql://user@host/database``). Raises LedgerError."""
+    try:
+        parsed = sa.make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise LedgerError("the ledger's URL cannot be read", resolution=_URL_HINT) from None
+    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise LedgerError(f"a ledger cannot be kept in {parsed.drivername[:40]!r}", resolution=_URL_HINT)
+    try:
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": _BUSY_S, "application_name": "lxcbuild"},
+        )
+    except ModuleNotFoundError:
+        raise LedgerError(
+            "the PostgreSQL client library is not installed", resolution="pip install 'lxcbuild[postgresql]'"
+        ) from None
+
+
+def shown_url(url: str) -> str:
+    """The URL for messages: without its password."""
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except (exc.ArgumentError, ValueError):
+        return "(unreadable URL)"
 
 
 def connect(path: Path) -> sa.Engine:
@@ -47,65 +77,98 @@ def connect(path: Path) -> sa.Engine:
 
 
 @contextlib.contextmanager
-def writing(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
+def writing(engine: sa.Engine, path: Path | str) -> Iterator[sa.Connection]:
     """A transaction that writes: committed at the end of the block, rolled back on an error."""
     with errors_named(path), engine.execution_options(**{_WRITE: True}).begin() as connection:
         yield connection
 
 
 @contextlib.contextmanager
-def reading(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
+def reading(engine: sa.Engine, path: Path | str) -> Iterator[sa.Connection]:
     """A transaction that reads: one consistent picture."""
-    with errors_named(path), engine.begin() as connection:
+    chosen = engine.execution_options(isolation_level="REPEATABLE READ") if is_server(engine) else engine
+    with errors_named(path), chosen.begin() as connection:
         yield connection
 
 
-def migrate(engine: sa.Engine, path: Path, lock: Path) -> None:
+def is_server(engine: sa.Engine) -> bool:
+    """Whether it is PostgreSQL."""
+    return engine.dialect.name == "postgresql"
+
+
+def migrate(engine: sa.Engine, path: Path | str, lock: Path) -> None:
     """Bring the tables to :data:`HEAD`; at most one process does so, and the usual case imports no alembic."""
     if _revision(engine, path) == HEAD:
+        return
+    if is_server(engine):
+        # Held until the transaction ends; whoever comes second finds everything done.
+        with writing(engine, path) as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            _upgrade(connection, path)
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        found = _revision(engine, path)
-        if found == HEAD:
-            return
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-
-        config = Config()
-        config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if found is not None and found not in known:
-            raise LedgerError(
-                f"the ledger {path} was written by a newer lxcbuild (schema {found}, known here: {HEAD})",
-                resolution="update lxcbuild, or use another --state-dir",
-            )
         with writing(engine, path) as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, HEAD)
+            _upgrade(connection, path)
 
 
-def _revision(engine: sa.Engine, path: Path) -> str | None:
+def _upgrade(connection: sa.Connection, path: Path | str) -> None:
+    found = _revision_by(connection)
+    if found == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise LedgerError(
+            f"the ledger {path} was written by a newer lxcbuild (schema {found}, known here: {HEAD})",
+            resolution="update lxcbuild, or use another --state-dir or --ledger",
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
+
+
+def _revision(engine: sa.Engine, path: Path | str) -> str | None:
     """The schema's version as alembic recorded it; None in an empty database."""
     with reading(engine, path) as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        return found
+        return _revision_by(connection)
+
+
+def _revision_by(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 @contextlib.contextmanager
-def errors_named(path: Path) -> Iterator[None]:
+def errors_named(path: Path | str) -> Iterator[None]:
     """Turn the database's errors into ours, with what to do about each."""
     try:
         yield
     except exc.DBAPIError as error:
-        raise _named(error, path) from error
+        named = _named_by_server if getattr(error.orig, "sqlite_errorname", None) is None else _named
+        raise named(error, path) from error
 
 
-def _named(error: exc.DBAPIError, path: Path) -> LedgerError | DiskFullError:
+def _named_by_server(error: exc.DBAPIError, path: Path | str) -> LedgerError | DiskFullError:
+    """By SQLSTATE (PostgreSQL manual, appendix A); none where no server answered."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    said = f"{error.orig}".strip().splitlines()[:1]
+    brief = f"the ledger {path} failed: {said[0] if said else 'no reason was given'}"
+    if code == "53100":
+        return DiskFullError(brief, resolution="free some space where the database lies")
+    if not code or code.startswith(("08", "28", "3D", "57P")):
+        return LedgerError(brief, resolution="does this answer? psql with the same URL")
+    return LedgerError(brief, details=str(error))
+
+
+def _named(error: exc.DBAPIError, path: Path | str) -> LedgerError | DiskFullError:
     code = str(getattr(error.orig, "sqlite_errorname", ""))
     said = f"{error.orig}"
     if code == "SQLITE_FULL":

@@ -36,6 +36,7 @@ def from_new(build: NewBuild) -> dict[str, Any]:
     """The row of a build that begins."""
     return {
         "id": build.build_id,
+        "word": build.build_id.rpartition("-")[2],
         "name": clean(build.name)[:_MAX_NAME],
         "version": clean(build.version)[:_MAX_NAME],
         "target": str(build.target),

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 #: The revision that this code reads and writes; equal to alembic's head (a test says so), known without importing alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -48,12 +48,16 @@ build = Table(
     Column("lxcbuild_version", String(64), nullable=False),
     Column("request", JSON, nullable=False),
     Column("owner", String(32)),  # name of the lock that its process holds while it runs
+    Column("word", String(64), nullable=False, server_default=""),  # what stands after the id's last hyphen
     # Every question of `history` and of the report is "the newest N where X": one index answers each, whatever the size.
     Index("build_started_at", "started_at"),
     Index("build_name", "name", "started_at"),
     Index("build_target", "target", "started_at"),
     Index("build_status", "status", "started_at"),
     Index("build_failure_class", "failure_class", "started_at"),
+    Index("build_target_status", "target", "status", "started_at"),
+    Index("build_target_class", "target", "failure_class", "started_at"),
+    Index("build_word", "word"),
 )
 
 phase = Table(

@@ -1,16 +1,12 @@
 """The ledger's door: begin, phase, finish; find and recent.
 
-Who owns a running build: each :class:`Ledger` that begins builds holds an exclusive ``flock`` on a file of its own below
-``run/locks`` until it is closed or its process dies; the kernel gives the lock back on any death, and the file is gone
-after a boot. A ``running`` row whose owner's lock is free belongs to nobody any more: whoever opens the ledger next turns
-it into a failure of class ``cancelled``.
+A ``running`` row whose owner is dead (:mod:`lxcbuild.ledger.owners`) belongs to nobody any more: whoever opens the ledger next
+turns it into a failure of class ``cancelled``.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -22,10 +18,11 @@ import sqlalchemy as sa
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import DiskFullError, LedgerError, UnknownBuildError
-from lxcbuild.ledger import costs, database, rows, schema
+from lxcbuild.ledger import costs, database, questions, rows, schema
 from lxcbuild.ledger.costs import Cost
-from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_part, now
-from lxcbuild.model import FailureClass, Outcome, PhaseRecord, Status
+from lxcbuild.ledger.owners import FileOwners, Owners, ServerOwners
+from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, is_id_part, now
+from lxcbuild.model import Outcome, PhaseRecord
 
 _CHUNK = 500  # ids in one IN (...): below every database's limit
 
@@ -34,11 +31,14 @@ class Ledger:
     """One open ledger. Safe to use from several threads; several processes may have it open."""
 
     def __init__(self, dirs: StateDirs, engine: sa.Engine) -> None:
-        self._dirs = dirs
         self._engine = engine
-        self._path = dirs.ledger
-        self._owner: str | None = None
-        self._owner_fd = -1
+        self._owners: Owners
+        self._path: Path | str = dirs.ledger
+        if dirs.ledger_url is None:
+            self._owners = FileOwners(dirs.locks)
+        else:
+            self._owners = ServerOwners(engine)
+            self._path = database.shown_url(dirs.ledger_url)
 
     @classmethod
     def open(cls, dirs: StateDirs) -> Self:
@@ -46,14 +46,18 @@ class Ledger:
 
         Raises LedgerError, or DiskFullError.
         """
+        place = dirs.ledger if dirs.ledger_url is None else database.shown_url(dirs.ledger_url)
         with _os_errors(dirs.ledger):
-            if not dirs.ledger.exists():
-                dirs.lib.mkdir(parents=True, exist_ok=True)
-            engine = database.connect(dirs.ledger)
+            if dirs.ledger_url is not None:
+                engine = database.connect_url(dirs.ledger_url)
+            else:
+                if not dirs.ledger.exists():
+                    dirs.lib.mkdir(parents=True, exist_ok=True)
+                engine = database.connect(dirs.ledger)
             try:
-                database.migrate(engine, dirs.ledger, dirs.locks / "ledger-migration")
+                database.migrate(engine, place, dirs.locks / "ledger-migration")
                 ledger = cls(dirs, engine)
-                if os.access(dirs.ledger, os.W_OK):
+                if dirs.ledger_url is not None or os.access(dirs.ledger, os.W_OK):
                     ledger.settle()
             except BaseException:
                 engine.dispose()
@@ -62,11 +66,8 @@ class Ledger:
 
     def close(self) -> None:
         """Give the database and the ownership of running builds back. Idempotent."""
+        self._owners.close()
         self._engine.dispose()
-        if self._owner is not None:
-            (self._dirs.locks / self._owner).unlink(missing_ok=True)
-            os.close(self._owner_fd)
-            self._owner = None
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +81,8 @@ class Ledger:
 
     def begin(self, build: NewBuild) -> None:
         """Record that a build runs, owned by this process."""
-        owner = self._own()
+        with _os_errors(self._path), database.errors_named(self._path):
+            owner = self._owners.take()
         with self._writing() as connection:
             connection.execute(sa.insert(schema.build), [{**rows.from_new(build), "owner": owner}])
 
@@ -161,7 +163,8 @@ class Ledger:
         table = schema.build
         with self._reading() as connection:
             running = connection.execute(sa.select(table.c.id, table.c.owner).where(table.c.status == RUNNING)).all()
-        dead = {owner for owner in {row.owner for row in running} if not self._alive(owner)}
+        with database.errors_named(self._path):
+            dead = {owner for owner in {row.owner for row in running} if owner is None or not self._owners.alive(owner)}
         lost = [row.id for row in running if row.owner in dead]
         for build_id in lost:
             with self._writing() as connection:
@@ -170,7 +173,7 @@ class Ledger:
                 mine = (table.c.id == build_id) & (table.c.status == RUNNING)
                 connection.execute(sa.update(table).where(mine).values(**rows.orphaned(finished, now())))
         for owner in dead - {None}:
-            (self._dirs.locks / str(owner)).unlink(missing_ok=True)
+            self._owners.forget(str(owner))
         return lost
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -181,10 +184,8 @@ class Ledger:
         found: Sequence[sa.Row[Any]] = ()
         with self._reading() as connection:
             if is_id_part(part):
-                query = sa.select(table).order_by(table.c.started_at.desc()).limit(5)
-                # A range instead of LIKE uses the primary key's index; "~" sorts behind everything that an id holds.
-                found = connection.execute(query.where(table.c.id >= part, table.c.id < part + "~")).all()
-                found = found or connection.execute(query.where(table.c.id.like(f"%-{part}%"))).all()
+                found = connection.execute(self._beginning(table.c.id, part)).all()
+                found = found or connection.execute(self._beginning(table.c.word, part)).all()
                 found = [row for row in found if row.id == part] or found
             if len(found) == 1:
                 return self._detailed(connection, found)[0]
@@ -198,6 +199,12 @@ class Ledger:
             f"the ledger knows no build {part[:40]!r}", resolution="list the recorded ones: lxcbuild history"
         )
 
+    def _beginning(self, column: sa.ColumnElement[str], part: str) -> sa.Select[Any]:
+        """Some builds where that column begins so. A range uses an index; "~" sorts behind everything that an id holds."""
+        by_bytes = sa.collate(column, "C") if database.is_server(self._engine) else column
+        # No order: sorting everything that begins with "2" by time would read it all.
+        return sa.select(schema.build).where(by_bytes >= part, by_bytes < part + "~").order_by(by_bytes).limit(5)
+
     def recent(
         self,
         *,
@@ -207,22 +214,15 @@ class Ledger:
         name: str | None = None,
         failure_class: str | None = None,
         details: bool = False,
+        before: tuple[str, str] | None = None,
     ) -> list[BuildRecord]:
-        """The newest builds that match everything given, newest first; ``details`` adds phases, artefacts and notes."""
-        table = schema.build
-        query = sa.select(table).order_by(table.c.started_at.desc(), table.c.id).limit(limit)
-        if target is not None:
-            query = query.where(table.c.target == target)
-        if name is not None:
-            query = query.where(table.c.name == name)
-        if failure_class is not None:
-            query = query.where(table.c.failure_class == failure_class)
-        if status == CANCELLED:
-            query = query.where(table.c.failure_class == FailureClass.CANCELLED.value)
-        elif status is not None:
-            query = query.where(table.c.status == status)
-            if status == Status.FAILED.value:
-                query = query.where(table.c.failure_class != FailureClass.CANCELLED.value)
+        """The newest builds that match everything given, newest first; ``details`` adds phases, artefacts and notes.
+
+        ``before`` (beginning and id of the last one of a page) goes on from there.
+        """
+        query = questions.recent(
+            limit=limit, target=target, status=status, name=name, failure_class=failure_class, before=before
+        )
         with self._reading() as connection:
             found = connection.execute(query).all()
             return self._detailed(connection, found) if details else [rows.to_record(row) for row in found]
@@ -241,38 +241,6 @@ class Ledger:
         return [rows.to_record(row, **children[row.id]) for row in found]
 
     # -- inner --------------------------------------------------------------------------------------------------
-
-    def _own(self) -> str:
-        """Take this ledger's owner lock, once."""
-        if self._owner is None:
-            name = f"owner-{secrets.token_hex(8)}"
-            with _os_errors(self._path):
-                self._dirs.locks.mkdir(parents=True, exist_ok=True)
-                # Locked before it gets its name: nobody can mistake it for a dead process's.
-                place = self._dirs.locks / name
-                fresh = place.with_name(f"new-{name}")
-                fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                fresh.rename(place)
-            self._owner, self._owner_fd = name, fd
-        return self._owner
-
-    def _alive(self, owner: str | None) -> bool:
-        if owner is None:
-            return False
-        if owner == self._owner:
-            return True
-        try:
-            fd = os.open(self._dirs.locks / owner, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def _expect_one(self, count: int, build_id: str) -> None:
         if count != 1:
@@ -294,7 +262,7 @@ def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 @contextmanager
-def _os_errors(path: Path) -> Iterator[None]:
+def _os_errors(path: Path | str) -> Iterator[None]:
     """Turn refusals of the file system into ledger errors."""
     import errno
 

@@ -1,0 +1,131 @@
+"""Who owns a running build, so that what a dead process left behind is told from what still runs.
+
+On SQLite an owner is a locked file below ``run/locks``: the kernel gives the lock back on any death, and the file is gone after a
+boot. On PostgreSQL it is a session-level advisory lock, which the server gives back when the connection ends; so heads on different
+machines can judge each other (PostgreSQL manual, 13.3.5).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+
+class Owners(Protocol):
+    """The ownership of one open ledger."""
+
+    def take(self) -> str:
+        """The name of this ledger's own lock, taken once."""
+        ...
+
+    def alive(self, owner: str) -> bool:
+        """Whether somebody, perhaps this ledger, holds that lock."""
+        ...
+
+    def forget(self, owner: str) -> None:
+        """Remove what is left of a dead owner."""
+        ...
+
+    def close(self) -> None:
+        """Give the own lock back. Idempotent."""
+        ...
+
+
+class FileOwners:
+    """Locked files of this machine."""
+
+    def __init__(self, locks: Path) -> None:
+        self._locks = locks
+        self._name: str | None = None
+        self._fd = -1
+
+    def take(self) -> str:
+        """See :meth:`Owners.take`; raises OSError."""
+        if self._name is None:
+            name = f"owner-{secrets.token_hex(8)}"
+            self._locks.mkdir(parents=True, exist_ok=True)
+            # Locked before it gets its name: nobody can mistake it for a dead process's.
+            place = self._locks / name
+            fresh = place.with_name(f"new-{name}")
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            fresh.rename(place)
+            self._name, self._fd = name, fd
+        return self._name
+
+    def alive(self, owner: str) -> bool:
+        """See :meth:`Owners.alive`."""
+        if owner == self._name:
+            return True
+        try:
+            fd = os.open(self._locks / owner, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def forget(self, owner: str) -> None:
+        """See :meth:`Owners.forget`."""
+        (self._locks / owner).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """See :meth:`Owners.close`."""
+        if self._name is not None:
+            self.forget(self._name)
+            os.close(self._fd)
+            self._name = None
+
+
+class ServerOwners:
+    """Advisory locks of a PostgreSQL server; the own one is held by a connection that does nothing else."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._name: str | None = None
+        self._connection: sa.Connection | None = None
+
+    def take(self) -> str:
+        """See :meth:`Owners.take`."""
+        if self._name is None:
+            name = f"pg-{secrets.token_hex(8)}"
+            connection = self._engine.connect()
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_key(name))))
+            self._name, self._connection = name, connection
+        return self._name
+
+    def alive(self, owner: str) -> bool:
+        """See :meth:`Owners.alive`. Who gets the lock knows that nobody has it."""
+        if owner == self._name:
+            return True
+        if not owner.startswith("pg-"):
+            return False
+        with self._engine.connect() as connection:
+            got = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_key(owner))))
+            if got:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_key(owner))))
+            return not got
+
+    def forget(self, owner: str) -> None:
+        """The server has nothing left of it."""
+
+    def close(self) -> None:
+        """See :meth:`Owners.close`. The connection is closed, not given back to a pool: that is what frees the lock."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._name = self._connection = None
+
+
+def _key(name: str) -> sa.ColumnElement[int]:
+    """An advisory lock is a signed number of 64 bits."""
+    return sa.literal(int.from_bytes(bytes.fromhex(name.removeprefix("pg-")), "big", signed=True), sa.BigInteger())
