@@ -50,17 +50,21 @@ def fill(engine: sa.Engine) -> None:
     builds = (
         "INSERT INTO build (id, word, name, version, target, architecture, status, failure_class, failure_phase, failure_brief,"
         " retryable, started_at, ended_at, policy, limits_in_force, host, lxcbuild_version, request) "
-        + (numbers if kind == "sqlite" else numbers)
+        + numbers
         + f"SELECT {build_id}, {word}, 'project-' || (i % {PROJECTS}), '1.0', CASE WHEN i % 3 = 0 THEN 'debian/trixie' ELSE"
         " 'debian/bookworm' END, 'amd64', CASE WHEN i % 5 = 0 THEN 'failed' ELSE 'built' END, "
         f"{failed}, CASE WHEN i % 5 = 0 THEN 'compile' END, CASE WHEN i % 5 = 0 THEN 'it failed' END, "
         f"CASE WHEN i % 5 = 0 THEN {'false' if kind == 'postgresql' else '0'} END, {at} || '.000000+00\\:00', "
         f"{at} || '.500000+00\\:00', 'default', '{{}}', 'host', '0.1.0', '{{}}' FROM n"
     )
-    usage = "wall_s, cpu_s, peak_memory_bytes, read_bytes, written_bytes, peak_pids, throttled_s, oom_kills, pids_denied, peak_disk_bytes"
+    usage = (
+        "wall_s, cpu_s, peak_memory_bytes, read_bytes, written_bytes, peak_pids, throttled_s, oom_kills, pids_denied,"
+    )
+    usage += " peak_disk_bytes"
     phases = (
         f"INSERT INTO phase (build_id, position, name, started_at, {usage}) "
-        "SELECT id, p, CASE p WHEN 0 THEN 'fetch' WHEN 1 THEN 'compile' ELSE 'verify' END, started_at, 1, 1, 1000, 0, 0, 3, 0, 0, 0, 0 "
+        "SELECT id, p, CASE p WHEN 0 THEN 'fetch' WHEN 1 THEN 'compile' ELSE 'verify' END, started_at, "
+        "1, 1, 1000, 0, 0, 3, 0, 0, 0, 0 "
         "FROM build CROSS JOIN (SELECT 0 AS p UNION ALL SELECT 1 UNION ALL SELECT 2) AS positions"
     )
     with database.writing(engine, "scale") as connection:
@@ -140,7 +144,7 @@ def test_every_question_to_a_million_builds_takes_less_than_50_ms(
                 took.append(time.perf_counter() - begun_at)
             median_s = statistics.median(took)
             with capsys.disabled():
-                print(f"\n  {name:45} {median_s * 1000:7.2f} ms", end="")
+                print(f"\n  {name:45} {median_s * 1000:7.2f} ms", end="")  # noqa: T201 - what it measures
             if median_s > LIMIT_S:
                 slow.append((name, median_s))
     assert slow == []
@@ -155,7 +159,7 @@ def test_no_question_reads_a_table_from_end_to_end(large: StateDirs) -> None:
     def explain(
         connection: sa.Connection, cursor: object, text: str, values: object, context: object, many: bool
     ) -> None:
-        if text.startswith("SELECT build.") or text.startswith("SELECT phase."):
+        if text.startswith(("SELECT build.", "SELECT phase.")):
             prefix = "EXPLAIN QUERY PLAN " if url is None else "EXPLAIN "
             raw = connection.connection.cursor()
             raw.execute(prefix + text, values)
