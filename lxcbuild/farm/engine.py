@@ -114,7 +114,7 @@ class JobResult:
     wanted: tuple[Wanted, ...] = ()
     failure: Failure | None = None
     wall_s: float = 0.0
-    cpu_s: float = 0.0  # of the worker process itself and the programs that it waited for, without sandboxes
+    cpu_s: float = 0.0  # of the worker process itself, without programs and sandboxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

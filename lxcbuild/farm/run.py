@@ -88,7 +88,7 @@ class Tally:
     builds: Mapping[str, tuple[Ready, ...]]
     reused: frozenset[str]
     interrupted: bool
-    worker_cpu_s: float  # of the worker processes, without sandboxes
+    worker_cpu_s: float  # of the worker processes, without programs and sandboxes
     worker_jobs: int
 
 
@@ -114,6 +114,7 @@ class Head:
     _failures: dict[str, Failure] = field(default_factory=dict)
     _reused: set[str] = field(default_factory=set)
     _holds: dict[str, int] = field(default_factory=dict)
+    _given: dict[str, frozenset[str]] = field(default_factory=dict)  # what a running job has got of what it needs
     _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
     _draining: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -251,6 +252,7 @@ class Head:
             seconds=planned.estimate.seconds,
             image_digest=image if self.settings.check_images else "",
         )
+        self._given[start.key] = frozenset(key for key in below if key in self._done)
         self.watcher.started(start, planned.estimate.seconds)
         future = self.engine.submit(job, worker=start.worker)
         future.add_done_callback(lambda done: self._came.put((start, done)))
@@ -400,8 +402,7 @@ class Head:
         """The job turned out to need what the plan did not know of."""
         self._holds[key] = self._holds.get(key, 0) + 1
         made = widened(self.plan, key, result.wanted)
-        missing = [other for other in made.needs if self._state(other) is not State.BUILT]
-        if not missing or self._holds[key] > _MAX_HOLDS:
+        if self._given[key].issuperset(made.needs) or self._holds[key] > _MAX_HOLDS:
             wanted = ", ".join(f"{item.name} {item.version}" for item in result.wanted)
             self._fail(
                 key,
@@ -429,9 +430,6 @@ class Head:
         for name in self.plan.order():
             if name in made.jobs and not self._schedule.state(name).ended:
                 self._recall(name, None)
-
-    def _state(self, key: str) -> State | None:
-        return self._schedule.state(key) if key in self._schedule else None
 
     def _with_needs(self, key: str, needs: Sequence[str]) -> PlannedJob:
         job = self.plan.jobs[key]
