@@ -161,6 +161,7 @@ def _check(plan: Plan, name: str) -> None:
             raise InputError(
                 f"{name}: jobs.{key}: its members make it {job.key}", resolution="change the key or the members"
             )
+    for key, job in plan.jobs.items():
         for other in job.needs:
             if other not in plan.jobs:
                 near = get_close_matches(other, plan.jobs, n=1)
