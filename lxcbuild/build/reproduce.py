@@ -21,7 +21,6 @@ from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
 
-_SHOWN_LINES = 12
 _DIFFOSCOPE = (
     "diffoscope-minimal",
     "xz-utils",
@@ -51,8 +50,22 @@ def run(work: Work) -> None:
         work.note(f"reproducible: a second build gave the same {len(names)} files; varied: {', '.join(varied)}")
         return
     result["explanation"] = explained = _explain(work, files, differing)
-    head = "; ".join(line.strip() for line in explained.splitlines()[:_SHOWN_LINES] if line.strip())
-    work.note(f"not reproducible: {', '.join(differing)} differ: {head}"[:2000], warning=True)
+    cause = ""
+    only_time = result["only_time"] = clock and _is_same_at_this_time(work, first, names)
+    if only_time:
+        cause = ", but only where the time is another one (a build on another day writes it down)"
+    head = "; ".join(variation.telling_lines(explained))
+    work.note(f"not reproducible: {', '.join(differing)} differ{cause}: {head}"[:2000], warning=True)
+
+
+def _is_same_at_this_time(work: Work, first: Mapping[str, str], names: Sequence[str]) -> bool:
+    """Whether a third build, with the time of day and all else varied, is the same as the first."""
+    try:
+        files = _build(work, (), number=3)
+    except PhaseFailedError:
+        work.abandon_instance()
+        return False
+    return all(name in files and files[name].sha256 == first.get(name) for name in names)
 
 
 def _second_build(work: Work) -> tuple[Mapping[str, ExtractedFile] | None, bool, str]:

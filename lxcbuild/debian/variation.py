@@ -6,6 +6,7 @@ without privileges has them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -120,3 +121,18 @@ def explain_job(names: Sequence[str]) -> Job:
 def explain_binds() -> tuple[str, str]:
     """Where the two directories are shown."""
     return _FIRST, _SECOND
+
+
+#: In listings and headers of a difference nothing is said that its content does not say.
+_SAYS_LITTLE = re.compile(
+    r"[-+](?:[-dl][rwxsStT-]{9} .*|--.*|\+\+.*|\s*0x[0-9a-f]{8} .*|.*Build ID: .*|.*\bmtime\b.*|\s*)"
+)
+_SHOWN_LINES, _SHOWN_LENGTH = 8, 160
+
+
+def telling_lines(explained: str) -> list[str]:
+    """Of diffoscope's text the first lines that differ, without its drawing; its first lines where it has none."""
+    plain = [line.lstrip("\u2502\u251c\u2500\u2504\u2514 ") for line in explained.splitlines()]
+    found = [line for line in plain if line.startswith(("+", "-")) and not _SAYS_LITTLE.fullmatch(line)]
+    shown = found or [line for line in plain if line.strip()]
+    return [" ".join(line.split())[:_SHOWN_LENGTH] for line in shown[:_SHOWN_LINES]]

@@ -113,6 +113,23 @@ def test_what_a_build_sees_of_its_circumstances_is_found_out(build: Any, tmp_pat
         assert first, f"{fact} is the same in both builds"
         assert second, f"{fact} is the same in both builds"
     assert any(note.startswith("not reproducible:") for note in outcome["notes"])
+    assert found["only_time"] is False
+
+
+@pytest.mark.slow
+def test_a_build_that_writes_down_the_year_is_told_so(build: Any, tmp_path: Path) -> None:
+    year = "import time\nwith open('dated.py', 'w') as file:\n    file.write(f'YEAR = {time.gmtime().tm_year}\\n')\n"
+    done, outcome = build(
+        sdist(tmp_path, "dated", {"setup.py": year + SETUP.format(name="dated")}), "--check-reproducible"
+    )
+    assert (done.status, outcome["status"]) == (NotReproducibleError.exit_code, "built")
+    assert (outcome["checks"]["reproducible"]["verdict"], outcome["checks"]["reproducible"]["only_time"]) == (
+        "differs",
+        True,
+    )
+    (note,) = [note for note in outcome["notes"] if note.startswith("not reproducible:")]
+    assert "only where the time is another one" in note
+    assert "-YEAR = 20" in note
 
 
 @pytest.mark.slow

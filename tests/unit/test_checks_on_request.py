@@ -177,3 +177,17 @@ def test_the_digest_of_a_seccomp_profile_says_which_it_is() -> None:
     assert digest is not None
     assert len(digest) == 64
     assert digest == seccomp_digest("build")
+
+
+def test_what_differs_is_told_by_its_content() -> None:
+    explained = (
+        "--- /in/first/a.deb\n+++ /in/second/a.deb\n"
+        "\u251c\u2500\u2500 file list\n\u2502 @@ -1,3 +1,3 @@\n\u2502 --rw-r--r--   0  0  0  51016 data.tar.xz\n"
+        "\u2502 +-rw-r--r--   0  0  0  51000 data.tar.xz\n"
+        "\u2502 \u2502 \u2502 -    Build ID: 53\n\u2502 \u2502 \u2502 +    Build ID: 36\n"
+        "\u2502 \u2502 \u2502 -year = 2026\n\u2502 \u2502 \u2502 +year = 2027\n\u2502 \u2502  same = 1\n"
+    )
+    assert variation.telling_lines(explained) == ["-year = 2026", "+year = 2027"]
+    assert variation.telling_lines("a.dsc came out of only one of the two builds") == [
+        "a.dsc came out of only one of the two builds"
+    ]
