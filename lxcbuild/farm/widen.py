@@ -50,31 +50,27 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted]) -> Widened:
     graph = {other: set(job.needs) for other, job in plan.jobs.items()}
     for node, others in nodes.items():
         graph.setdefault(node, set()).update(others)
+    everything = {**{other: job.members for other, job in plan.jobs.items()}, **members}
+    cycles = [component for component in components(graph) if len(component) > 1]
+    merged = {component: _sorted_members(component, everything) for component in cycles}
+    replaced = {
+        node: job_key(asking.target, {member.name: member.version for member in its})
+        for component, its in merged.items()
+        for node in component
+    }
     jobs: dict[str, PlannedJob] = {}
-    replaced: dict[str, str] = {}
-    for component in components(graph):
-        if len(component) > 1:
-            made = _merged(plan, members, component, graph, asking)
-            jobs[made.key] = made
-            replaced.update(dict.fromkeys(component, made.key))
+    for component, its in merged.items():
+        needs = {replaced.get(other, other) for node in component for other in graph[node]}
+        jobs[replaced[component[0]]] = _job(asking, its, needs - {replaced[component[0]]})
     for other, its in members.items():
         if other not in replaced:
-            needs = {replaced.get(each, each) for each in graph[other]}
-            jobs[other] = _job(asking, its, needs - {other})
-    needs = {replaced.get(each, each) for each in nodes[key]} | ({replaced[key]} if key in replaced else set())
-    return Widened(jobs=jobs, needs=tuple(sorted(needs - {key})))
+            jobs[other] = _job(asking, its, {replaced.get(each, each) for each in graph[other]} - {other})
+    direct = {replaced.get(each, each) for each in nodes[key]} | ({replaced[key]} if key in replaced else set())
+    return Widened(jobs=jobs, needs=tuple(sorted(direct - {key})))
 
 
-def _merged(
-    plan: Plan,
-    new: Mapping[str, tuple[Member, ...]],
-    component: Sequence[str],
-    graph: Mapping[str, set[str]],
-    like: PlannedJob,
-) -> PlannedJob:
-    its = [member for key in component for member in (plan.jobs[key].members if key in plan.jobs else new[key])]
-    needs = {other for key in component for other in graph[key]} - set(component)
-    return _job(like, tuple(sorted(its, key=lambda member: member.name)), needs)
+def _sorted_members(component: Sequence[str], everything: Mapping[str, tuple[Member, ...]]) -> tuple[Member, ...]:
+    return tuple(sorted((member for node in component for member in everything[node]), key=lambda member: member.name))
 
 
 def _job(like: PlannedJob, members: tuple[Member, ...], needs: set[str]) -> PlannedJob:
