@@ -15,8 +15,8 @@ import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,9 @@ class DaskEngine:
         self._known: dict[str, _Known] = {}  # by the worker's name
         self._sent: dict[Future[JobResult], tuple[str, Any]] = {}  # the worker's address, and Dask's own future
         self._refusals: dict[str, str] = {}
+        self._scheduler_id, self._away = "", False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="farm")
+        self._describing: Future[None] | None = None
         self._nobody_since: float | None = time.monotonic()
         self._closed = threading.Event()
         self._failed: FarmError | None = None
@@ -149,6 +152,7 @@ class DaskEngine:
         self.stop()
         self._closed.set()
         self._looking.join()
+        self._thread.shutdown(wait=False, cancel_futures=True)
         with contextlib.suppress(OSError, TimeoutError):
             self._client.close(timeout=_CONNECT_S)
 
@@ -167,6 +171,8 @@ class DaskEngine:
             OSError,
             TimeoutError,
         ) as error:
+            with self._lock:
+                self._known.pop(worker, None)  # until it is seen again: the next job is not for it
             _settle(local, error=_lost(worker, f"{type(error).__name__}: {error}"))
         except Exception as error:  # noqa: BLE001 - whatever the job raised is its end
             _settle(local, error=error)
@@ -191,7 +197,6 @@ class DaskEngine:
                 details=str(error),
                 resolution="start it: lxcbuild farm scheduler; then run this again with --resume",
             ) from error
-        client.subscribe_topic(TOPIC, self._hear)
         return client
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -205,32 +210,45 @@ class DaskEngine:
             try:
                 if self._client.status in ("closed", "failed"):
                     self._client = self._connect()
-                    self._note(f"the scheduler {self._address} is back")
                 if self._client.status == "running":
                     self._look_at_workers()
+                    if self._away:
+                        self._away = False
+                        self._note(f"the scheduler {self._address} is back")
             except (OSError, TimeoutError, FarmError) as error:
                 _log.debug("farm", why=str(error))
             except Exception as error:  # noqa: BLE001 - the head would wait for ever
                 _log.exception("farm")
                 self._failed = FarmError(f"the engine failed: {type(error).__name__}: {error}")
-            if self._client.status != "running" and self._known:
+            if self._client.status != "running" and not self._away:
+                self._away = True
                 self._note(f"the scheduler {self._address} is away: waiting for it", warning=True)
                 self._lose(lambda _: True, "the scheduler is away")
             self._judge_patience()
 
     def _look_at_workers(self) -> None:
         """Take in those that came, forget those that left with the jobs that they had, ask each anew from time to time."""
-        there = {
-            about["name"]: address for address, about in self._client.scheduler_info(n_workers=-1)["workers"].items()
-        }
+        # Not scheduler_info(): another thread of the client may put an answer without workers in its place.
+        scheduler = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        if scheduler["id"] != self._scheduler_id:  # a new one, which knows nothing of who listens
+            self._client.subscribe_topic(TOPIC, self._hear)
+            self._scheduler_id = scheduler["id"]
+        there = {about["name"]: address for address, about in scheduler["workers"].items()}
         self._lose(lambda known: there.get(known[0]) != known[1].address, "it died or was cut off")
         old = time.monotonic() - self._settings.describe_s
         with self._lock:
             fresh = {name for name, known in self._known.items() if known.asked_at > old}
         asked = {address: name for name, address in there.items() if name not in fresh}
-        if not asked:
+        # One that was just cut off answers nothing for half a minute, and nobody else may wait for that.
+        if asked and (self._describing is None or self._describing.done()):
+            self._describing = self._thread.submit(self._describe, self._client, asked)
+
+    def _describe(self, client: Any, asked: Mapping[str, str]) -> None:
+        try:
+            answers = client.run(describe, workers=list(asked), on_error="return")
+        except (OSError, TimeoutError) as error:
+            _log.debug("farm", why=str(error))
             return
-        answers = self._client.run(describe, workers=list(asked), on_error="return")
         for address, answer in answers.items():
             self._take_in(asked[address], address, answer)
 

@@ -27,7 +27,7 @@ QUICK = {
 }
 
 
-def wait_for(what: Callable[[], object], *, seconds: float = 40.0) -> None:
+def wait_for(what: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Wait until something is true; a test that waits in vain fails here."""
     end = time.monotonic() + seconds
     while not what():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ def test_a_worker_with_other_code_is_refused_with_the_reason(farm: Farm) -> None
 
 def test_a_farm_in_which_nobody_may_work_says_why_and_ends(farm: Farm) -> None:
     farm.start_worker("old", code="0+other")
-    with farm.engine(patience_s=3.0) as engine:
+    with farm.engine() as engine:
+        wait_for(lambda: farm.told.texts)
+        engine._settings = replace(engine._settings, patience_s=0.5)
 
         def given_up() -> bool:
             try:
@@ -122,14 +125,15 @@ def test_a_scheduler_that_is_killed_and_started_again_gets_everybody_back(farm: 
         farm.start_scheduler()
         wait_for(lambda: names(engine) == {"one"})
         assert engine.submit(farm.job("sleep 0.1"), worker="one").result(timeout=20).worker == "one"
-        wait_for(lambda: len(farm.told.events) == 2)  # events are heard again, too
+        wait_for(lambda: "sleep 0.1" in {event.key for event in farm.told.events})  # events are heard again, too
         assert any("is away" in text for text in farm.told.texts)
 
 
 def test_a_scheduler_that_stays_away_ends_the_run_and_says_how_to_go_on(farm: Farm) -> None:
     farm.start_worker("one")
-    with farm.engine(patience_s=2.0) as engine:
+    with farm.engine() as engine:
         wait_for(lambda: names(engine))
+        engine._settings = replace(engine._settings, patience_s=0.5)
         farm.kill("scheduler")
 
         def given_up() -> bool:
