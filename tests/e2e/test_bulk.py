@@ -1,0 +1,178 @@
+"""Many builds through the real command: order, pruning, classes, nothing left, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Ended, LxcBuild, argv
+from synthetic import World, make_world
+
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.ledger.store import Ledger
+
+pytestmark = [pytest.mark.root]
+
+TARGET = "debian/bookworm"
+#: Design: CPU seconds of the orchestrator per build, the head's share and the worker process.
+MAX_CPU_S = 0.4
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lxcbuild: LxcBuild, made_image: Any) -> Iterator[None]:
+    made_image(TARGET)
+    yield
+    done = lxcbuild("doctor", "--leftovers")
+    assert done.status == 0, done.stdout + done.stderr
+
+
+def world(tmp_path: Path, count: int, *, failing: int, seed: int = 7) -> World:
+    """New names in each run, so that nothing is there already."""
+    salt = f"lxcbuild-syn-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    made = make_world(tmp_path / "index", count, seed=seed, failing=failing, salt=salt)
+    (tmp_path / "names.txt").write_text("\n".join(made.needs) + "\n")
+    return made
+
+
+def by_name(done: Ended) -> dict[str, dict[str, Any]]:
+    return {key.rpartition("/")[2].partition("==")[0]: job for key, job in done.document["jobs"].items()}
+
+
+def check(made: World, jobs: dict[str, dict[str, Any]], state: StateDirs) -> None:
+    """Every job ended as it must; nothing began before what it needs had ended."""
+    assert jobs.keys() == made.needs.keys()
+    for name, job in jobs.items():
+        expected = made.expected(name)
+        unsatisfiable = any(made.failing.get(other) == "dep-missing" for other in made.below(name))
+        if expected == "pruned" and unsatisfiable and job["state"] == "failed":
+            assert job["failure"] == "dep-missing"  # its own choice of versions has failed already
+            continue
+        assert job["state"] == expected, (name, job)
+        if expected == "failed":
+            assert job["failure"] == made.failing[name], (name, job)
+    with Ledger.open(state) as ledger:
+        records = {
+            name: ledger.find(job["builds"][0])
+            for name, job in jobs.items()
+            if job["builds"] and job["state"] == "built"
+        }
+        for name, record in records.items():
+            recorded = ledger.recent(name=name, target=TARGET, limit=None, status="built")
+            assert len(recorded) == 1, f"{name} was built {len(recorded)} times"
+            for other in made.needs[name]:
+                ended = records[other].ended_at
+                assert ended is not None
+                compiled = next(p.started_at for p in ledger.find(record.build_id).phases if p.phase == "compile")
+                assert compiled >= ended[: len(compiled)][:19], f"{name} was compiled before {other} had ended"
+
+
+@pytest.mark.timeout(900)
+def test_a_synthetic_archive_is_built_in_order_and_failures_prune_what_needs_them(
+    lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
+) -> None:
+    made = world(tmp_path, 8, failing=2)
+    done = lxcbuild("rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--json", env=made.environment)
+    assert done.status == 1, done.stderr
+    check(made, by_name(done), state)
+    again = lxcbuild(
+        "rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--resume", "--json", env=made.environment
+    )
+    assert again.document["totals"]["built"] == 0
+    assert by_name(again).keys() == made.needs.keys()
+    assert again.document["worker_jobs"] == 0, "what has ended in a run is neither built nor tried again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5 * 3600)
+def test_a_thousand_builds(lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path) -> None:
+    made = world(tmp_path, int(os.environ.get("LXCBUILD_TEST_BULK", "1000")), failing=40)
+    done = lxcbuild("rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--json", env=made.environment)
+    check(made, by_name(done), state)
+    assert done.document["worker_cpu_s"] / done.document["worker_jobs"] <= MAX_CPU_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_killed_three_times_goes_on_and_builds_nothing_twice(
+    lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
+) -> None:
+    made = world(tmp_path, 20, failing=4)
+    command = argv(state, "rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--resume")
+    draw = random.Random()
+    for _ in range(3):
+        with subprocess.Popen(command, env={**os.environ, **made.environment}, stderr=subprocess.DEVNULL) as head:
+            time.sleep(draw.uniform(8, 30))
+            head.send_signal(signal.SIGKILL)
+    done = lxcbuild(*command[5:], "--json", env=made.environment)
+    check(made, by_name(done), state)
+
+
+def test_ctrl_c_once_finishes_what_runs_and_resume_goes_on(
+    lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
+) -> None:
+    made = world(tmp_path, 3, failing=0)
+    arguments = ["rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "-j", "1", "--resume", "--json"]
+    with subprocess.Popen(
+        argv(state, "--log-format", "json", *arguments),
+        env={**os.environ, **made.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as head:
+        run = _wait_for_worker(head.pid)
+        head.send_signal(signal.SIGINT)
+        out, _ = head.communicate()
+    assert run
+    assert head.returncode == 130
+    states = sorted(job["state"] for job in json.loads(out)["jobs"].values())
+    assert states == ["built", "cancelled", "cancelled"], states
+    done = lxcbuild(*arguments, env=made.environment)
+    assert done.status == 0, done.stderr
+    assert (done.document["totals"]["reused"], done.document["totals"]["built"]) == (1, 2)
+
+
+def _wait_for_worker(head: int) -> bool:
+    """Until a build of the head has a sandbox, which its slot file says; whether that came to be."""
+    for _ in range(600):
+        for path in Path("/run/lock/lxcbuild").glob(f"bulk-{head}-*.slot"):
+            assert path.name
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from lxcbuild.config.paths import StateDirs\n"
+        "from lxcbuild.cli.bulk_workshop import bulk_workshop; from lxcbuild.farm.local import LocalEngine\n"
+        "engine = LocalEngine(StateDirs.choose(sys.argv[1]), bulk_workshop, slots_directory=Path(sys.argv[2]))\n"
+        "found = engine.workers(); print(found[0].cpus if found else 0.0); engine.close()"
+    )
+
+    def cpus() -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "state", tmp_path / "slots"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return float(done.stdout)
+
+    from lxcbuild.config import slots
+
+    free = cpus()
+    with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=1 << 20, directory=tmp_path / "slots"):
+        assert cpus() == free - 1
+        with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=1, cpus=free, directory=tmp_path / "slots"):
+            assert cpus() == 0
+    assert cpus() == free
