@@ -39,7 +39,9 @@ def read(connection: sa.Connection, names: Iterable[str]) -> dict[tuple[str, str
                 sa.func.max(phase.c.peak_memory_bytes),
             )
             .join(phase, phase.c.build_id == build.c.id)
-            .where(build.c.name.in_(wanted[start : start + _CHUNK]), build.c.status == Status.BUILT.value)
+            .where(build.c.name.in_(wanted[start : start + _CHUNK]))
+            # By name, not by status: nearly every build ended well (see questions.py).
+            .where(sa.literal("") + build.c.status == Status.BUILT.value)
             .group_by(build.c.name, build.c.target)
         )
         for name, target, count, wall_s, cpu_s, peak in connection.execute(query):

@@ -125,8 +125,8 @@ def questions(ledger: Ledger) -> dict[str, Callable[[], object]]:
         "built before?": lambda: ledger.recent(
             limit=20, target="debian/trixie", status="built", name="project-9", details=True
         ),
-        "report, a page of 200 builds": lambda: ledger.recent(limit=200, before=middle, details=True),
-        "report, a page of one suite": lambda: ledger.recent(limit=200, before=middle, target="debian/trixie"),
+        "report, a page of 100 builds": lambda: ledger.recent(limit=100, before=middle, details=True),
+        "report, a page of one suite": lambda: ledger.recent(limit=100, before=middle, target="debian/trixie"),
         "costs of 100 projects": lambda: ledger.costs(f"project-{number}" for number in range(100)),
     }
 

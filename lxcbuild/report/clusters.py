@@ -1,0 +1,26 @@
+"""Failures that are one failure: messages with what differs between builds (names, versions, numbers, paths) taken out."""
+
+from __future__ import annotations
+
+import re
+
+_MAX = 240
+_RULES = (
+    (re.compile(r"https?://\S+"), "<url>"),
+    (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
+    (re.compile(r"(?<![\w.])(?:\.{0,2}/)?(?:[\w.+~@-]+/){1,30}[\w.+~@-]+"), "<path>"),
+    (re.compile(r"\b[\w.+-]+_[\w.+~:-]+_\w+\.deb(?::\w+)?"), "<package>"),
+    (re.compile(r"'[^'\n]{1,200}'|`[^`\n]{1,200}`|\"[^\"\n]{1,200}\""), "<text>"),
+    (re.compile(r"\bv?\d+(?:\.\d+)+[\w.+~!-]*"), "<version>"),
+    (re.compile(r"\b\d+\b"), "<n>"),
+)
+
+
+def cluster(message: str, *, project: str) -> str:
+    """What a message is about, for any project: such as ``<project> <version> has no source archive, only <n> wheels``."""
+    text = " ".join(message[: 4 * _MAX].split())
+    if project:
+        text = re.sub(rf"(?<![\w-]){re.escape(project)}(?![\w-])", "<project>", text, flags=re.IGNORECASE)
+    for pattern, place in _RULES:
+        text = pattern.sub(place, text)
+    return text[:_MAX]
