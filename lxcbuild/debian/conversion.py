@@ -254,6 +254,11 @@ _PLAIN_INSTALL = {
 }
 
 
+#: Else meson-python builds in a directory with a random name, of which debug information and generated files tell: no two builds
+#: would be the same. Both its old and its new releases know the option by this name.
+_MESON_DIRECTORY = "--config-setting=builddir={home_dir}/meson"
+
+
 def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     """debian/rules. For stdeb these lines follow its own file, whose ``%`` and auto_build rules stand."""
     environment = {**build_environment(plan), "PYBUILD_SYSTEM": "pyproject"}
@@ -264,6 +269,8 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
         environment["PYBUILD_INTERPRETERS"] = "python3"
     if plan.plain_install and plan.converter is Converter.PYPROJECT:
         environment |= _PLAIN_INSTALL
+    if (inspection.build_backend or "").startswith("mesonpy") and plan.converter is Converter.PYPROJECT:
+        environment["PYBUILD_BUILD_ARGS"] = f"{environment.get('PYBUILD_BUILD_ARGS', '')} {_MESON_DIRECTORY}".strip()
     if plan.package.startswith("python3-"):
         environment["PYBUILD_NAME"] = plan.package.removeprefix("python3-")
     lines = ["#!/usr/bin/make -f"] if plan.converter is Converter.PYPROJECT else []

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
     assert done.status == 0, done.stdout + done.stderr
 
 
-def sdist(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+def sdist(folder: Path, name: str, files: Mapping[str, str], *, without: Collection[str] = ()) -> Path:
     members = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: A small project\n",
         "setup.py": SETUP.format(name=name),
@@ -53,7 +53,7 @@ def sdist(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     }
     path = folder / f"{name}-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        for member, text in members.items():
+        for member, text in ((m, t) for m, t in members.items() if m not in without):
             info = tarfile.TarInfo(f"{name}-1.0/{member}")
             info.size, info.mtime = len(text), 1_600_000_000
             tar.addfile(info, io.BytesIO(text.encode()))
@@ -161,6 +161,28 @@ def test_a_rebuilt_package_is_the_same_in_another_command_with_another_number_of
         files = {Path(item["path"]).name: item["sha256"] for item in outcome["artifacts"]}
         found.append({name: digest for name, digest in files.items() if name.endswith((".deb", ".dsc", ".xz", ".gz"))})
     assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_project_of_meson_is_the_same_again(build: Any, tmp_path: Path) -> None:
+    """By itself meson-python builds in a directory with a random name, which this project tells of."""
+    files = {
+        "pyproject.toml": "[build-system]\nrequires = ['meson-python']\nbuild-backend = 'mesonpy'\n"
+        "[project]\nname = 'mesondemo'\nversion = '1.0'\n",
+        "meson.build": "project('mesondemo', 'c', version: '1.0')\npython = import('python').find_installation(pure: false)\n"
+        "python.install_sources('mesondemo.py')\n"
+        "python.extension_module('_mesondemo', 'm.c', install: true, c_args: '-DPLACE=\"' + meson.project_build_root() + '\"')\n",
+        "m.c": '#include <Python.h>\nstatic struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_mesondemo", PLACE, -1, NULL};\n'
+        "PyMODINIT_FUNC PyInit__mesondemo(void) { return PyModule_Create(&module); }\n",
+    }
+    archive = sdist(tmp_path, "mesondemo", files, without=("setup.py",))
+    found = []
+    for _ in range(2):
+        done, outcome = build(archive, "--rebuild")
+        assert done.status == 0, done.stderr
+        found.append({item["sha256"] for item in outcome["artifacts"] if item["path"].endswith("_amd64.deb")})
+    assert len(found[0]) == 1
     assert found[0] == found[1]
 
 

@@ -139,6 +139,14 @@ def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
     assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
 
 
+def test_meson_builds_where_it_always_builds() -> None:
+    meson = inspection(build_backend="mesonpy")
+    option = "--config-setting=builddir={home_dir}/meson\n"
+    assert f"export PYBUILD_BUILD_ARGS = {option}" in debian_files(meson, plan())["rules"]
+    assert f"--outdir {{home_dir}} {option}" in debian_files(meson, plan(plain_install=True))["rules"]
+    assert "builddir" not in debian_files(inspection(), plan())["rules"]
+
+
 def test_overrides_are_written_in_both_forms_of_a_name() -> None:
     overrides = {"zope.interface": "python3-zope.interface (>= 5)", "tomli": ""}
     text = debian_files(inspection(), plan(overrides=overrides))["py3dist-overrides"]
