@@ -16,7 +16,7 @@ from lxcbuild.debian import compilation, conversion, sourcepackage, variation
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import DEBS, SOURCE, Job
 from lxcbuild.errors import LxcbuildError
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.policy import cpus_allotted
@@ -54,6 +54,8 @@ def run(work: Work) -> None:
     only_time = result["only_time"] = clock and _is_same_at_this_time(work, first, names)
     if only_time:
         cause = ", but only where the time is another one (a build on another day writes it down)"
+    elif f"{variation.HOME}/" in explained:
+        cause = " (the build writes its directory down, which is always the same outside this check)"
     head = "; ".join(variation.telling_lines(explained))
     work.note(f"not reproducible: {', '.join(differing)} differ{cause}: {head}"[:2000], warning=True)
 

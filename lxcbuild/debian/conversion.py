@@ -220,7 +220,8 @@ def _control(inspection: Inspection, plan: ConversionPlan) -> str:
             "Package": plan.package,
             "Architecture": "any" if plan.compiled else "all",
             "Depends": control.relations(("${python3:Depends}", "${misc:Depends}", *shared, *plan.depends)),
-            "Suggests": control.relations(plan.suggests),
+            # Extras name each other by the project's own name ("demo[all]").
+            "Suggests": control.relations(item for item in plan.suggests if item.split(" ")[0] != plan.package),
             "Conflicts": control.relations(plan.supersedes),
             "Replaces": control.relations(plan.supersedes),
             "Description": f"{description}\n{extended}",

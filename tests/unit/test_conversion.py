@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,11 @@ def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
     assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
 
 
+def test_a_package_does_not_suggest_itself() -> None:
+    text = debian_files(inspection(), plan(suggests=(plan().package, "python3-other (>= 1)")))["control"]
+    assert "Suggests: python3-other (>= 1)\n" in text
+
+
 def test_meson_builds_where_it_always_builds() -> None:
     meson = inspection(build_backend="mesonpy")
     option = "--config-setting=builddir={home_dir}/meson\n"
@@ -218,6 +224,8 @@ def test_a_zip_is_repacked_the_same_way_each_time(tmp_path: Path, monkeypatch: p
         assert isinstance(result, ConversionResult)
         packed.append((place / "demo_1.orig.tar.gz").read_bytes())
     assert packed[0] == packed[1]
+    with tarfile.open(tmp_path / "one/demo_1.orig.tar.gz") as tar:
+        assert {member.mtime for member in tar} == {plan().timestamp_s}
 
 
 def test_stdeb_without_a_setup_py_is_a_failed_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

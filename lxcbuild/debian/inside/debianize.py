@@ -104,7 +104,7 @@ def _orig_tarball(archive: Path, tree: Path, request: dict[str, Any], notes: lis
     def neutral(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = 0
         info.uname = info.gname = "root"
-        info.mtime = int(info.mtime)
+        info.mtime = request["timestamp"]  # directories have that of unpacking
         return info
 
     with (
