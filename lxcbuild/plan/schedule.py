@@ -69,6 +69,7 @@ class _Entry:
     dependents: set[str] = field(default_factory=set)
     state: State = State.WAITING
     attempt: Attempt = field(default_factory=Attempt)
+    need: Need | None = None  # of that attempt, once it was asked for
     start: Start | None = None
     passed: int = 0
     culprit: str = ""  # for PRUNED: what has failed
@@ -162,9 +163,10 @@ class Schedule:
         below = {key: self._entries[key].missing for key in keys}
         waiting = list(below)
         while waiting:
-            for other in below[waiting.pop()] - below.keys():
-                below[other] = self._entries[other].missing
-                waiting.append(other)
+            for other in below[waiting.pop()]:
+                if other not in below:
+                    below[other] = self._entries[other].missing
+                    waiting.append(other)
         for key in _top_down(below):
             entry = self._entries[key]
             path = entry.task.seconds + max((self._entries[other].path_s for other in entry.dependents), default=0.0)
@@ -208,10 +210,15 @@ class Schedule:
             entry = self._entries[item[1]]
             if entry.state is not State.READY or -item[0] != entry.path_s:
                 continue  # an older entry of a job that has started, ended or moved up
-            need = entry.task.need_of(entry.attempt)
-            chosen = None if refused.covers(entry.attempt, need) else self._place(entry, need, free)
+            if entry.need is None:
+                entry.need = entry.task.need_of(entry.attempt)
+            need = entry.need
+            chosen = None
+            if not refused.covers(entry.attempt, need):
+                chosen = self._place(entry, need, free)
+                if chosen is None:
+                    refused.add(entry.attempt, need)
             if chosen is None:
-                refused.add(entry.attempt, need)
                 put_back.append(item)
                 if free and (entry.passed >= PATIENCE or entry.attempt.alone):
                     del free[self._emptiest(free)]  # nothing more starts there until this job has room
@@ -286,7 +293,7 @@ class Schedule:
             self._end(entry, State.FAILED)
             return None, self._prune(entry)
         self._stop_running(entry)
-        entry.attempt, entry.passed = attempt, 0
+        entry.attempt, entry.need, entry.passed = attempt, None, 0
         self._settle(entry)
         return attempt, []
 
@@ -349,13 +356,14 @@ class _Refused:
         """Whether it is known that there is no room."""
         if attempt.alone:
             return bool(self._least[True])  # it needs an idle worker, whatever its size
-        known = self._least[False]
-        return any(need.memory_bytes >= each.memory_bytes and need.cpus >= each.cpus for each in known)
+        for each in self._least[False]:  # noqa: SIM110 - asked for at every look, and a generator costs as much again
+            if need.memory_bytes >= each.memory_bytes and need.cpus >= each.cpus:
+                return True
+        return False
 
     def add(self, attempt: Attempt, need: Need) -> None:
         """There was no room for that."""
-        if not self.covers(attempt, need):
-            self._least[attempt.alone].append(need)
+        self._least[attempt.alone].append(need)
 
 
 def _top_down(needs: Mapping[str, AbstractSet[str]]) -> list[str]:
