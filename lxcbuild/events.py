@@ -69,7 +69,14 @@ class BuildEnded:
     outcome: Outcome
 
 
-Event = BuildStarted | PhaseStarted | PhaseEnded | Output | Note | Progress | BuildEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPutAside:
+    """A build has stopped without an end of its own: it begins anew, under another id, when what it needs is there."""
+
+    build_id: str
+
+
+Event = BuildStarted | PhaseStarted | PhaseEnded | Output | Note | Progress | BuildEnded | BuildPutAside
 
 
 class Monitor(Protocol):

@@ -61,6 +61,7 @@ class _Build(click.Command):
     type=click.Path(path_type=Path, file_okay=False),
     help="A directory of hand-made overrides, besides packages/ of the configuration.",
 )
+@click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Build up to so many of them side by side.")
 @json_option
 @pass_ui
 def build(
@@ -73,6 +74,7 @@ def build(
     capsule: str | None,
     capsule_slim: bool,
     overrides: Path | None,
+    jobs: int,
     as_json: bool,
     **wanted: Any,
 ) -> int:
@@ -97,7 +99,13 @@ def build(
             if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=overrides))
             is not None
         }
-        built = _build([wish for wish in asked if wish not in found], ui, ledger, watcher, policy, overrides)
+        left = [wish for wish in asked if wish not in found]
+        if jobs > 1 and len(left) > 1:
+            from lxcbuild.cli.build_parallel import build_parallel
+
+            built = _Built(*build_parallel(left, ui, ledger, monitor, policy=policy, overrides=overrides, jobs=jobs))
+        else:
+            built = _build(left, ui, ledger, watcher, policy, overrides)
     outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
     if capsule is not None or capsule_slim:
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)

@@ -16,7 +16,17 @@ from rich.text import Text
 from lxcbuild.cli.monitors import LineTail, note_text, outcome_text, phase_text, progress_text
 from lxcbuild.cli.render import safe
 from lxcbuild.cli.units import seconds_text
-from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, PhaseStarted, Progress
+from lxcbuild.events import (
+    BuildEnded,
+    BuildPutAside,
+    BuildStarted,
+    Event,
+    Note,
+    Output,
+    PhaseEnded,
+    PhaseStarted,
+    Progress,
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -74,6 +84,9 @@ class Live:
         if isinstance(event, PhaseStarted):
             if (activity := self._running.get(event.build_id)) is not None:
                 activity.phase, activity.since, activity.last_line = event.phase.value, time.monotonic(), ""
+            return []
+        if isinstance(event, BuildPutAside):
+            self._running.pop(event.build_id, None)
             return []
         if isinstance(event, Progress):
             self._progress[event.task] = event

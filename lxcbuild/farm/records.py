@@ -29,6 +29,9 @@ def record_report(report: BuildReport, *, ledger: Ledger, dirs: StateDirs, store
             shutil.rmtree(half_done, ignore_errors=True)
     if report.log is not None and not log.exists():
         store.get(replace(report.log, name=log.name), dirs.logs)
+    if not report.files and report.log is None:  # made in this very state directory
+        ledger.record(report.new, report.outcome, dict(report.learned))
+        return
     artifacts = tuple(replace(item, path=place / item.path.name) for item in report.outcome.artifacts)
     outcome = replace(report.outcome, artifacts=artifacts, log_path=log if report.outcome.log_path else None)
     new = replace(report.new, log_path=log if report.new.log_path else None)

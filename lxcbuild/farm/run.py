@@ -16,6 +16,7 @@ from typing import Protocol
 
 from lxcbuild.build.failures import failure_of
 from lxcbuild.build.ready import Ready
+from lxcbuild.build.request import BuildRequest
 from lxcbuild.config import locks
 from lxcbuild.config.overrides import Overrides
 from lxcbuild.config.paths import StateDirs
@@ -29,7 +30,7 @@ from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.records import record_report, record_without_build
 from lxcbuild.farm.widen import widened
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Failure, FailureClass, Phase, Status, Target
+from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import reachable
 from lxcbuild.plan.document import Plan, PlannedJob
@@ -90,6 +91,7 @@ class Tally:
     interrupted: bool
     worker_cpu_s: float  # of the worker processes, without programs and sandboxes
     worker_jobs: int
+    outcomes: Mapping[str, tuple[Outcome, ...]]  # of the builds of each job's last attempt, where it came to builds
 
 
 Publish = Callable[[str, Sequence[Ready]], None]
@@ -109,6 +111,9 @@ class Head:
     overrides: Overrides
     watcher: Watcher
     publish: Publish | None = None
+    requests: Mapping[str, tuple[BuildRequest, ...]] = field(
+        default_factory=dict
+    )  # in place of those that the plan makes
     _schedule: Schedule = field(default_factory=Schedule)
     _done: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
     _failures: dict[str, Failure] = field(default_factory=dict)
@@ -120,6 +125,7 @@ class Head:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _worker_cpu_s: float = 0.0
     _worker_jobs: int = 0
+    _outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -157,6 +163,7 @@ class Head:
             interrupted=interrupted,
             worker_cpu_s=self._worker_cpu_s,
             worker_jobs=self._worker_jobs,
+            outcomes=self._outcomes,
         )
 
     # -- what is there already --------------------------------------------------------------------------------------
@@ -208,7 +215,7 @@ class Head:
             builds = entry["builds"]
             assert isinstance(builds, list)
             ready = shelf.load(map(str, builds))
-        if ready is None and not (self.settings.rebuild and not self.journal.earlier):
+        if ready is None and key not in self.requests and not (self.settings.rebuild and not self.journal.earlier):
             ready = shelf.find(self.plan, key)
         if ready is not None:
             self._built(key, ready, reused=True, journal=entry is None)
@@ -240,7 +247,8 @@ class Head:
             key=start.key,
             run=self.settings.run,
             target=Target.parse(planned.target),
-            requests=tuple(request_for(member, planned, self.plan.options) for member in planned.members),
+            requests=self.requests.get(start.key)
+            or tuple(request_for(member, planned, self.plan.options) for member in planned.members),
             policy=planned.policy,
             store=self.settings.store,
             attempt=attempt.number,
@@ -297,6 +305,7 @@ class Head:
             self._hold(key, result)
             return
         built = self._record_all(result)
+        self._outcomes[key] = tuple(report.outcome for report in result.reports)
         place = results.place_of(result.run, key, result.attempt)
         if result.failure is not None:
             self._fail(key, result.failure)
@@ -310,10 +319,10 @@ class Head:
         """Record what came back; the builds, if all of them ended well."""
         for report in result.reports:
             record_report(report, ledger=self.ledger, dirs=self.dirs, store=self.store)
-        if not result.reports or any(report.outcome.status is not Status.BUILT for report in result.reports):
+        if not result.reports or any(report.outcome.status is Status.FAILED for report in result.reports):
             return None
         shelf = Shelf(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
-        return shelf.load(report.new.build_id for report in result.reports)
+        return shelf.load(r.new.build_id for r in result.reports if r.outcome.status is Status.BUILT)
 
     def _built(self, key: str, ready: tuple[Ready, ...], *, reused: bool, journal: bool) -> None:
         if self.publish is not None:

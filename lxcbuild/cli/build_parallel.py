@@ -1,0 +1,191 @@
+"""``lxcbuild build -j N``: several wishes side by side, as jobs of the local engine; what several of them need is built once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from lxcbuild.build.collect import hand_over
+from lxcbuild.build.ready import Ready, dependencies_of
+from lxcbuild.build.request import BuildRequest
+from lxcbuild.cli.bulk_workshop import bulk_workshop
+from lxcbuild.config.overrides import load_overrides
+from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.policies import load_policy
+from lxcbuild.config.recipes import load_recipe
+from lxcbuild.debian.relations import TargetPython
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.events import BuildEnded, BuildPutAside, Monitor, Note
+from lxcbuild.farm.artifacts import DirectoryStore
+from lxcbuild.farm.engine import JobEvent
+from lxcbuild.farm.jobs import estimate_for, options_of
+from lxcbuild.farm.journal import Journal
+from lxcbuild.farm.local import LocalEngine
+from lxcbuild.farm.progress import Progress
+from lxcbuild.farm.run import Head, Settings, Tally
+from lxcbuild.images.store import ImageStore
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import BuiltPackages, Failure, FailureClass, Outcome, Phase, Status
+from lxcbuild.plan.document import Member, Plan, PlannedJob
+from lxcbuild.pypi.client import IndexClient, parse_requirement
+
+_Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, LxcbuildError]]
+
+
+def build_parallel(
+    wishes: Sequence[BuildRequest],
+    ui: _HasDirs,
+    ledger: Ledger,
+    monitor: Monitor,
+    *,
+    policy: str,
+    overrides: Path | None,
+    jobs: int,
+) -> _Result:
+    """Outcomes by wish, those of what they needed, and no errors: those are in the outcomes. Interruptions are raised."""
+    for target in {wish.target for wish in wishes}:
+        load_recipe(target)
+    keys = _keys(wishes, ui.dirs, monitor)
+    limit = load_policy(policy).memory.max_bytes
+    planned = {
+        key: PlannedJob(
+            target=str(wish.target),
+            members=(member,),
+            policy=policy,
+            estimate=estimate_for((), members=1, limit_bytes=limit, cpus=1.0),
+        )
+        for key, (wish, member) in keys.items()
+    }
+    ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,
+        Journal(Path(scratch), resume=False) as journal,
+    ):
+        engine = LocalEngine(
+            ui.dirs, bulk_workshop, listener=_Listener(monitor).hear, jobs=jobs, courteous=False, alive=None
+        )
+        head = Head(
+            plan=Plan(options=options_of(wishes[0]), jobs=planned),
+            settings=Settings(run=Path(scratch).name, store=scratch, policy=policy, limit=jobs),
+            dirs=ui.dirs,
+            ledger=ledger,
+            engine=engine,
+            store=DirectoryStore(Path(scratch)),
+            journal=journal,
+            overrides=load_overrides(overrides),
+            watcher=_Watcher(monitor),
+            requests={key: (wish,) for key, (wish, _) in keys.items()},
+        )
+        try:
+            tally = head.run()
+        finally:
+            engine.close()
+    if tally.interrupted:
+        raise KeyboardInterrupt
+    return _result(keys, tally, ledger, ui.dirs)
+
+
+class _HasDirs(Protocol):
+    """Anything with state directories."""
+
+    dirs: StateDirs
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Events of workers for those who watch; builds that wait for what they need have not failed."""
+
+    monitor: Monitor
+
+    def hear(self, told: JobEvent) -> None:
+        event = told.event
+        if isinstance(event, BuildEnded):
+            failure = event.outcome.failure
+            if failure is not None and failure.failure_class is FailureClass.CANCELLED:
+                self.monitor.emit(BuildPutAside(build_id=event.outcome.build_id))
+                return
+        self.monitor.emit(event)
+
+
+class _Watcher(Progress):
+    """Counts for nobody; passes notes on."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__()
+        self._monitor = monitor
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._monitor.emit(Note(text=text))
+
+
+def _keys(wishes: Sequence[BuildRequest], dirs: StateDirs, monitor: Monitor) -> dict[str, tuple[BuildRequest, Member]]:
+    """Each wish with the release that it means, so that others who need the same one wait for it."""
+    found: dict[str, tuple[BuildRequest, Member]] = {}
+    images = ImageStore(dirs, monitor)
+    try:
+        with IndexClient(dirs, monitor=monitor) as index:
+            for position, wish in enumerate(wishes):
+                name, version = f"{wish.project_name} {position}", ""
+                if wish.path is None:
+                    requirement = parse_requirement(wish.requirement)
+                    python = images.get(wish.target).python_version
+                    if not TargetPython(python, wish.target.architecture).applies(requirement):
+                        monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
+                        continue
+                    try:
+                        release = index.resolve(requirement, python_version=python)
+                        name, version = release.name, release.version
+                    except LxcbuildError:
+                        version = ""  # the build itself says what is wrong
+                member = Member(name=name[:200], version=version, requirement=wish.requirement[:4000])
+                job = PlannedJob(target=str(wish.target), members=(member,))
+                key = job.key
+                if key in found:  # the same release, asked for in two ways
+                    member = member.model_copy(update={"name": f"{name} {position}"[:200]})
+                    key = PlannedJob(target=str(wish.target), members=(member,)).key
+                found[key] = (wish, member)
+    finally:
+        images.close()
+    return found
+
+
+def _result(keys: Mapping[str, tuple[BuildRequest, Member]], tally: Tally, ledger: Ledger, dirs: StateDirs) -> _Result:
+    asked: dict[BuildRequest, Outcome] = {}
+    others: list[Outcome] = []
+    for key, builds in tally.builds.items():
+        if key not in keys:
+            others += [ready.outcome() if key in tally.reused else ready.record.outcome() for ready in builds]
+    for key, (wish, member) in keys.items():
+        outcomes = tally.outcomes.get(key)
+        if not outcomes:
+            failure = tally.failures.get(key) or Failure(
+                failure_class=FailureClass.CANCELLED, phase=Phase.RESOLVE, brief="it was given up"
+            )
+            name, version = wish.project_name, member.version
+            asked[wish] = Outcome(
+                build_id=f"none-{member.name}",
+                name=name,
+                version=version,
+                target=wish.target,
+                status=Status.FAILED,
+                failure=failure,
+            )
+            continue
+        asked[wish] = _with_needs(outcomes[0], tally.builds.get(key, ()), wish, ledger, dirs)
+    return asked, others, {}
+
+
+def _with_needs(
+    outcome: Outcome, builds: Sequence[Ready], wish: BuildRequest, ledger: Ledger, dirs: StateDirs
+) -> Outcome:
+    """The outcome with what has to be installed with it, handed over to where the user wants the packages."""
+    needed = [item.outcome() for ready in builds for item in dependencies_of(ready, ledger, dirs) or ()]
+    if wish.output is not None:
+        for item in needed:
+            hand_over(dirs.artifacts / item.build_id, wish.output)
+    made = (BuiltPackages(build_id=o.build_id, name=o.name, version=o.version, artifacts=o.artifacts) for o in needed)
+    return replace(outcome, dependencies=tuple(made))
