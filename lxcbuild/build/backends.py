@@ -25,7 +25,7 @@ from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import DependencyError
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.images.wheels import LAYOUT_VERSION
 from lxcbuild.pypi.buildset import Chosen, TargetEnvironment, resolve_build_set
 from lxcbuild.pypi.identity import split_sdist_name

@@ -16,7 +16,7 @@ from lxcbuild.debian.documents import clean
 from lxcbuild.debian.sourcepackage import MAX_DSC_BYTES, Dsc, SourcePackage
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import BrokenSdistError, InputError
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass, Phase, Source, SourceKind
 from lxcbuild.pypi.cache import translate_os_error
 from lxcbuild.pypi.local import copy_into_cache, from_path

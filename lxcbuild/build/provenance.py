@@ -16,7 +16,7 @@ from pathlib import Path
 from lxcbuild import __version__
 from lxcbuild.build.work import Work
 from lxcbuild.config.seccomp_profiles import load_seccomp
-from lxcbuild.images.layers import LayerRecord
+from lxcbuild.images.layer import LayerRecord
 from lxcbuild.images.wheels import describe
 from lxcbuild.sandbox.base import ExtractedFile
 

@@ -19,7 +19,7 @@ from lxcbuild.config.overrides import changed
 from lxcbuild.debian.buildrelations import BuildRelations, build_relations, without_upper_bounds
 from lxcbuild.debian.relations import Unmapped
 from lxcbuild.errors import DependencyError
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.images.wheels import describe
 from lxcbuild.model import Converter, FailureClass, Phase
 from lxcbuild.pypi.buildset import Chosen

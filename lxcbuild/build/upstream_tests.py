@@ -24,7 +24,7 @@ from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
 from lxcbuild.debian.upstreamtests import TestsRun, Verdict, usage_error
 from lxcbuild.errors import DependencyError, LxcbuildError
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 

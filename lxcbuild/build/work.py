@@ -21,7 +21,7 @@ from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import Monitor, Note, Output
 from lxcbuild.images.crates import CrateFile
 from lxcbuild.images.image import Image
-from lxcbuild.images.layers import Layer
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release

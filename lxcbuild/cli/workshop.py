@@ -12,9 +12,11 @@ from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import Recipe, load_recipe
+from lxcbuild.config.sharing import load_sharing
 from lxcbuild.debian.apt import AptArchive
 from lxcbuild.debian.contents import ContentsIndex
 from lxcbuild.events import Monitor
+from lxcbuild.images.layer import Share
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
@@ -53,7 +55,8 @@ def workshop(
         def policy_for(package: str | None) -> Policy:
             return load_policy(policy, package=package)
 
-        layers = LayerStore(dirs, backend, monitor, choose=nearest_stack)
+        layers = LayerStore(dirs, backend, monitor, choose=nearest_stack, share=_share(dirs, monitor))
+        stack.callback(_keep_within_budget, layers)
         stack.callback(layers.close)
         yield Facilities(
             dirs=dirs,
@@ -69,3 +72,25 @@ def workshop(
             policy_for=policy_for,
             overrides=load_overrides() if overrides is None else overrides,
         )
+
+
+def _share(dirs: StateDirs, monitor: Monitor) -> Share | None:
+    """The store of ``layers.yaml``, where there is one."""
+    settings = load_sharing()
+    if settings is None:
+        return None
+    from lxcbuild.farm.artifacts import open_store
+    from lxcbuild.farm.layershare import LayerShare
+
+    store = open_store(settings.store)
+    return LayerShare(dirs=dirs, store=store, trusted=settings.trusted, push=settings.push, monitor=monitor)
+
+
+def _keep_within_budget(layers: LayerStore) -> None:
+    """After builds that made layers: what saves least goes, so that the store does not grow for ever."""
+    if layers.made:
+        from lxcbuild.cli.keeping import layer_budgets
+        from lxcbuild.images.eviction import evict
+
+        cold, hot = layer_budgets()
+        evict(layers, cold_bytes=cold, hot_bytes=hot)

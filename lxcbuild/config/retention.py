@@ -25,12 +25,22 @@ class FailedStates(BaseModel):
     age_s: Seconds = Field(default=7 * 86400.0, alias="age")
 
 
+class Layers(BaseModel):
+    """Dependency layers: compressed ones on disk, and unpacked ones in memory. What saves least per byte goes first."""
+
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
+
+    max_bytes: Bytes = Field(default=20 * 1024**3, alias="max")
+    hot_bytes: Bytes | None = Field(default=None, alias="hot")  # None: a quarter of the machine's memory
+
+
 class Retention(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
     failed_states: FailedStates = Field(default_factory=FailedStates)
+    layers: Layers = Field(default_factory=Layers)
 
 
 def load_retention() -> Retention:

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lxcbuild.config import locks
@@ -26,8 +26,9 @@ from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
-from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS, install
-from lxcbuild.images.shelf import Shelf, Stack, package_id, write
+from lxcbuild.images.install import install
+from lxcbuild.images.layer import Chooser, Layer, LayerRecord, Share, layer_key
+from lxcbuild.images.shelf import Shelf, package_id, write
 from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Backend
 
@@ -38,61 +39,30 @@ _NOT_INSTALLED = ("in", "out", "build", "dev", "proc", "sys", "run", "tmp")
 _UNPACKED_FACTOR = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """Lower directories with the packages that were asked for: owned by root, never changed.
-
-    ``lowers`` has the topmost layer first and the image last; ``packages`` is all that is installed, image included.
-    """
-
-    key: str
-    lowers: tuple[Path, ...]
-    packages: tuple[InstalledPackage, ...]
-    hit: bool  # nothing was installed for this request
-    seconds: float  # what this request took
-
-    @property
-    def status(self) -> Path:
-        """The dpkg status file that holds for the whole stack."""
-        return next(found for lower in self.lowers if (found := lower / STATUS_FILE).is_file())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRecord:
-    """What a layer's record says of its content: SHA-256 of its archive, and the packages that were installed into it."""
-
-    key: str
-    digest: str
-    installed: tuple[Mapping[str, str], ...]  # name, version, architecture, sha256 and so on, as resolved
-
-
-def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
-    """SHA-256 of parent key, sorted package=version=sha256, installer version, architecture and options."""
-    packages = sorted(f"{p.name}={p.version}={p.sha256}" for p in resolved.packages)
-    text = json.dumps([parent, packages, INSTALLER_VERSION, architecture, list(OPTIONS)])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-#: Chooses the stack that a new set of packages starts from: the set with sizes in bytes, and all stacks of subsets and others on
-#: its ground by the key of their topmost layer. None: from the ground.
-Chooser = Callable[[Mapping[str, int], Mapping[str, Stack]], str | None]
-
-
 class LayerStore:
     """The layers of one state directory. Layers that it handed out stay in place until it is closed or the process ends.
 
-    ``choose`` picks what a new set starts from; without it every set is installed on its ground.
+    ``choose`` picks what a new set starts from; without it every set is installed on its ground. ``share`` has what neighbours
+    made.
     """
 
     def __init__(
-        self, dirs: StateDirs, backend: Backend, monitor: Monitor | None = None, *, choose: Chooser | None = None
+        self,
+        dirs: StateDirs,
+        backend: Backend,
+        monitor: Monitor | None = None,
+        *,
+        choose: Chooser | None = None,
+        share: Share | None = None,
     ) -> None:
         self._dirs = dirs
         self._backend = backend
         self._monitor = monitor or NullMonitor()
         self._choose = choose
+        self._share = share
         self.shelf = Shelf(dirs.images / "layers")
         self.hot = HotStore(dirs, self._monitor)
+        self.made = 0  # layers that this object has added to the shelf
 
     def provide(self, image: Image, archive: AptArchive, *groups: Sequence[str]) -> Layer:
         """A stack of layers, one per group of relations in that order (toolchain first), each resolved on top of the one before.
@@ -182,8 +152,12 @@ class LayerStore:
         if way is None:
             with self._making(key):
                 way = self.shelf.way(key)
+                if way is None and self._share is not None:
+                    way = self._share.fetch(key, parent.key)
                 if way is None:
                     way, hit = self._make(key, image, parent, archive, resolved), False
+                    if self._share is not None:
+                        self._share.offer(key, way)
         if hit:
             for step in way:
                 self.shelf.used(step)
@@ -244,15 +218,17 @@ class LayerStore:
                 download_bytes=resolved.size_bytes,
             )
             with saved as save_delta:
-                self._keep(key, parent, resolved, workdir, save_delta, started)
+                self._keep(key, image, parent, resolved, workdir=workdir, save_delta=save_delta, started=started)
         finally:
             shutil.rmtree(workdir, ignore_errors=True)
 
     def _keep(
         self,
         key: str,
+        image: Image,
         parent: Layer,
         resolved: ResolvedSet,
+        *,
         workdir: Path,
         save_delta: Callable[[Path], None],
         started: float,
@@ -265,6 +241,7 @@ class LayerStore:
                 shutil.rmtree(tree / name, ignore_errors=True)
             packages = read_status((tree / STATUS_FILE).read_text())
             record = {
+                "architecture": image.target.architecture,
                 "made_in_s": round(time.monotonic() - started, 3),
                 "installed": [asdict(package) for package in resolved.packages],
                 "packages": [asdict(package) for package in packages],
@@ -301,6 +278,7 @@ class LayerStore:
         }
         (workdir / "layer.tar.zst").rename(self.shelf.archive_path(key))
         write(self.shelf.record_path(key), json.dumps(complete, indent=1) + "\n")
+        self.made += 1
 
     def provide_tree(
         self,

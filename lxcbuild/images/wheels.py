@@ -23,7 +23,8 @@ from lxcbuild.errors import ImageError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images.image import Image
 from lxcbuild.images.install import provision_policy
-from lxcbuild.images.layers import Layer, LayerStore
+from lxcbuild.images.layer import Layer
+from lxcbuild.images.layers import LayerStore
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
 

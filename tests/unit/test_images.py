@@ -19,7 +19,8 @@ from lxcbuild.events import NullMonitor
 from lxcbuild.images import make, pack
 from lxcbuild.images.hot import GIB, HotStore, choose_storage
 from lxcbuild.images.image import ImageRecord, InstalledPackage, Storage, python_version_of, read_status
-from lxcbuild.images.layers import LayerStore, layer_key
+from lxcbuild.images.layer import layer_key
+from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 
