@@ -25,7 +25,8 @@ from lxcbuild.farm.jobs import estimate_for, options_of
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.local import LocalEngine
 from lxcbuild.farm.progress import Progress
-from lxcbuild.farm.run import Head, Settings, Tally
+from lxcbuild.farm.run import Head
+from lxcbuild.farm.runs import Settings, Tally
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import BuiltPackages, Failure, FailureClass, Outcome, Phase, Status

@@ -11,7 +11,7 @@ from lxcbuild.errors import BuildsFailedError, CancelledError
 
 if TYPE_CHECKING:
     from lxcbuild.farm.progress import Picture
-    from lxcbuild.farm.run import Tally
+    from lxcbuild.farm.runs import Tally
 
 #: Of each failure class, so many are named; the ledger has all.
 _NAMED = 10

@@ -160,7 +160,8 @@ def _head(
 ) -> tuple[Head, Callable[[], None]]:
     from lxcbuild.config.overrides import load_overrides
     from lxcbuild.farm.artifacts import open_store
-    from lxcbuild.farm.run import Head, Settings
+    from lxcbuild.farm.run import Head
+    from lxcbuild.farm.runs import Settings
 
     place = store or str(ui.dirs.bulk)
     engine = _engine(ui, stack, view.heard, jobs=jobs, alive=ui.dirs.bulk / run / "workers", store=store, **where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lxcbuild.build.request import new_build_id
@@ -12,7 +13,7 @@ from lxcbuild.farm.artifacts import ArtifactStore
 from lxcbuild.farm.engine import BuildReport
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Failure, Outcome, Status, Target
+from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 
 
 def record_report(report: BuildReport, *, ledger: Ledger, dirs: StateDirs, store: ArtifactStore) -> None:
@@ -47,3 +48,16 @@ def record_without_build(ledger: Ledger, policy: str, target: str, what: tuple[s
         Outcome(build_id=build_id, name=name, version=version, target=place, status=Status.FAILED, failure=failure),
         {},
     )
+
+
+def reason(reports: Sequence[BuildReport]) -> Failure:
+    """Why a job of several builds has failed: what is not the failure of another one of them."""
+    failures = [report.outcome.failure for report in reports if report.outcome.failure is not None]
+    own = [failure for failure in failures if failure.failure_class is not FailureClass.DEP_MISSING]
+    if not failures:
+        return Failure(
+            failure_class=FailureClass.SANDBOX_FAILED,
+            phase=Phase.COLLECT,
+            brief="the packages are not where the worker has left them, or are not what it has sealed",
+        )
+    return (own or failures)[0]

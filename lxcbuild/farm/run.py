@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from lxcbuild.build.failures import failure_of
 from lxcbuild.build.ready import Ready
@@ -24,77 +23,23 @@ from lxcbuild.config.policies import load_policy
 from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, walk_results
-from lxcbuild.farm.engine import BuildReport, Engine, Job, JobResult, Raised
+from lxcbuild.farm.engine import Engine, Job, JobResult, Raised
 from lxcbuild.farm.jobs import Shelf, provided, request_for, task_for
 from lxcbuild.farm.journal import Journal
-from lxcbuild.farm.records import record_report, record_without_build
+from lxcbuild.farm.records import reason, record_report, record_without_build
+from lxcbuild.farm.runs import Publish, Settings, Tally, Watcher
 from lxcbuild.farm.widen import widened
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import reachable
 from lxcbuild.plan.document import Plan, PlannedJob
-from lxcbuild.plan.schedule import Schedule, Start, State, Task
+from lxcbuild.plan.schedule import Schedule, Start, Task
 
 #: Seconds between two looks at the room that there is, which others of the machine change.
 _LOOK_S = 0.5
 #: How often a job may turn out to need something more.
 _MAX_HOLDS = 20
-
-
-class Watcher(Protocol):
-    """Who is told how the run goes; from the head's thread. See :class:`~lxcbuild.farm.progress.Progress`."""
-
-    def known(self, key: str, seconds: float) -> None:
-        """A job belongs to the run."""
-
-    def started(self, start: Start, seconds: float) -> None:
-        """A job runs."""
-
-    def stopped(self, key: str) -> None:
-        """A job does not run any more, and has not ended."""
-
-    def built(self, key: str, *, reused: bool) -> None:
-        """A job has ended well."""
-
-    def failed(self, key: str, failure: Failure) -> None:
-        """A job has ended badly."""
-
-    def pruned(self, key: str) -> None:
-        """A job can never be built."""
-
-    def note(self, text: str) -> None:
-        """Something that people should know."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a run is done. ``limit``: at most so many jobs at once; None: as many as fit."""
-
-    run: str
-    store: str
-    policy: str = "default"
-    limit: int | None = None
-    keep_going: bool = True
-    rebuild: bool = False
-    check_images: bool = False  # on workers of other machines
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """How a run has ended, by job. ``interrupted``: jobs are left that were neither built nor tried to the end."""
-
-    states: Mapping[str, State]
-    failures: Mapping[str, Failure]
-    builds: Mapping[str, tuple[Ready, ...]]
-    reused: frozenset[str]
-    interrupted: bool
-    worker_cpu_s: float  # of the worker processes, without programs and sandboxes
-    worker_jobs: int
-    outcomes: Mapping[str, tuple[Outcome, ...]]  # of the builds of each job's last attempt, where it came to builds
-
-
-Publish = Callable[[str, Sequence[Ready]], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -312,7 +257,7 @@ class Head:
         elif built is not None:
             self._built(key, built, reused=False, journal=True)
         else:
-            self._fail(key, _reason(result.reports), builds=[report.new.build_id for report in result.reports])
+            self._fail(key, reason(result.reports), builds=[report.new.build_id for report in result.reports])
         self.store.remove(place)
 
     def _record_all(self, result: JobResult) -> tuple[Ready, ...] | None:
@@ -344,25 +289,27 @@ class Head:
             self.watcher.stopped(key)
             self.watcher.note(f"{key}: {failure.failure_class}: {failure.brief}; it is tried once more, {how}")
             return
-        self._failures[key] = failure
-        if journal:
-            self.journal.write(
-                "failed",
-                key=key,
-                **{"class": failure.failure_class.value},
-                phase=failure.phase.value,
-                brief=failure.brief[:1000],
-                builds=list(builds),
-            )
-        if journal and not builds:
-            job = self.plan.jobs[key]
-            for member in job.members:
-                what = (member.name, member.version)
-                record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
-        self.watcher.failed(key, failure)
-        self._pruned(pruned, journal=journal)
+        self._end_badly(key, failure, pruned, journal=journal, builds=builds)
         if not self.settings.keep_going and journal:
             self._draining.set()
+
+    def _end_badly(
+        self, key: str, failure: Failure, pruned: Sequence[str], *, journal: bool = True, builds: Sequence[str] = ()
+    ) -> None:
+        self._failures[key] = failure
+        if journal:
+            said = {"class": failure.failure_class.value, "phase": failure.phase.value, "brief": failure.brief[:1000]}
+            self.journal.write("failed", key=key, builds=list(builds), **said)
+            if not builds:
+                self._record_without_build(key, failure)
+        self.watcher.failed(key, failure)
+        self._pruned(pruned, journal=journal)
+
+    def _record_without_build(self, key: str, failure: Failure) -> None:
+        job = self.plan.jobs[key]
+        for member in job.members:
+            what = (member.name, member.version)
+            record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
 
     def _lost(self, key: str, error: WorkerLostError) -> None:
         attempt, pruned = self._schedule.lost(key)
@@ -370,30 +317,19 @@ class Head:
         if attempt is not None:
             self.watcher.note(f"{error.brief}; it is tried again")
             return
-        self._schedule_lost(key, error, pruned)
-
-    def _schedule_lost(self, key: str, error: WorkerLostError, pruned: Sequence[str]) -> None:
         failure = Failure(
             failure_class=FailureClass.SANDBOX_FAILED,
             phase=Phase.RESOLVE,
             brief=f"its workers died, one after another: {error.brief}",
             resolution=error.resolution,
         )
-        self._failures[key] = failure
-        self.journal.write(
-            "failed", key=key, **{"class": failure.failure_class.value}, phase="resolve", brief=failure.brief, builds=[]
-        )
-        job = self.plan.jobs[key]
-        for member in job.members:
-            record_without_build(self.ledger, self.settings.policy, job.target, (member.name, member.version), failure)
-        self.watcher.failed(key, failure)
-        self._pruned(pruned)
+        self._end_badly(key, failure, pruned)
 
     def _pruned(self, keys: Sequence[str], *, journal: bool = True) -> None:
         for key in keys:
             culprit = self._schedule.culprit(key)
             self.watcher.pruned(key)
-            job, why = self.plan.jobs[key], self._failures.get(culprit)
+            why = self._failures.get(culprit)
             said = f": {why.failure_class} in {why.phase}: {why.brief}" if why is not None else ""
             failure = Failure(
                 failure_class=FailureClass.DEP_MISSING,
@@ -401,9 +337,8 @@ class Head:
                 brief=f"{culprit.rpartition('/')[2]} is needed and cannot be built{said}"[:1000],
             )
             self._failures[key] = failure
-            for member in job.members if journal else ():
-                what = (member.name, member.version)
-                record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
+            if journal:
+                self._record_without_build(key, failure)
 
     # -- plans grow -------------------------------------------------------------------------------------------------
 
@@ -452,16 +387,3 @@ class Head:
         job = self.plan.jobs[key]
         limit = load_policy(job.policy, package=job.members[0].name).memory.max_bytes
         return task_for(key, job, limit_bytes=limit)
-
-
-def _reason(reports: Sequence[BuildReport]) -> Failure:
-    """Why a job of several builds has failed: what is not the failure of another one of them."""
-    failures = [report.outcome.failure for report in reports if report.outcome.failure is not None]
-    own = [failure for failure in failures if failure.failure_class is not FailureClass.DEP_MISSING]
-    if not failures:
-        return Failure(
-            failure_class=FailureClass.SANDBOX_FAILED,
-            phase=Phase.COLLECT,
-            brief="the packages are not where the worker has left them, or are not what it has sealed",
-        )
-    return (own or failures)[0]

@@ -1,0 +1,66 @@
+"""What goes into a run, who is told of it, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lxcbuild.build.ready import Ready
+from lxcbuild.model import Failure, Outcome
+from lxcbuild.plan.schedule import Start, State
+
+
+class Watcher(Protocol):
+    """Who is told how the run goes; from the head's thread. See :class:`~lxcbuild.farm.progress.Progress`."""
+
+    def known(self, key: str, seconds: float) -> None:
+        """A job belongs to the run."""
+
+    def started(self, start: Start, seconds: float) -> None:
+        """A job runs."""
+
+    def stopped(self, key: str) -> None:
+        """A job does not run any more, and has not ended."""
+
+    def built(self, key: str, *, reused: bool) -> None:
+        """A job has ended well."""
+
+    def failed(self, key: str, failure: Failure) -> None:
+        """A job has ended badly."""
+
+    def pruned(self, key: str) -> None:
+        """A job can never be built."""
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is done. ``limit``: at most so many jobs at once; None: as many as fit."""
+
+    run: str
+    store: str
+    policy: str = "default"
+    limit: int | None = None
+    keep_going: bool = True
+    rebuild: bool = False
+    check_images: bool = False  # on workers of other machines
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """How a run has ended, by job. ``interrupted``: jobs are left that were neither built nor tried to the end."""
+
+    states: Mapping[str, State]
+    failures: Mapping[str, Failure]
+    builds: Mapping[str, tuple[Ready, ...]]
+    reused: frozenset[str]
+    interrupted: bool
+    worker_cpu_s: float  # of the worker processes, without programs and sandboxes
+    worker_jobs: int
+    outcomes: Mapping[str, tuple[Outcome, ...]]  # of the builds of each job's last attempt, where it came to builds
+
+
+Publish = Callable[[str, Sequence[Ready]], None]
