@@ -6,6 +6,12 @@ import re
 
 _MAX = 240
 _RULES = (
+    (
+        re.compile(
+            r"(?<![<\w.-])[\w.-]+(?:\[[\w,-]*\])? ?(?:[<>=!~]=|[<>]) ?\d[\w.*]*(?:, ?(?:[<>=!~]=|[<>]) ?\d[\w.*]*)*"
+        ),
+        "<requirement>",
+    ),
     (re.compile(r"https?://\S+"), "<url>"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
     (re.compile(r"(?<![\w.])(?:\.{0,2}/)?(?:[\w.+~@-]+/){1,30}[\w.+~@-]+"), "<path>"),
@@ -13,6 +19,11 @@ _RULES = (
     (re.compile(r"'[^'\n]{1,200}'|`[^`\n]{1,200}`|\"[^\"\n]{1,200}\""), "<text>"),
     (re.compile(r"\bv?\d+(?:\.\d+)+[\w.+~!-]*"), "<version>"),
     (re.compile(r"\b\d+\b"), "<n>"),
+    # Lists of packages with what is said of each are one thing, however long.
+    (
+        re.compile(r"[\w<>-]+ <version>(?: \([^()]{0,80}\))?(?:, [\w<>-]+ <version>(?: \([^()]{0,80}\))?){0,200}"),
+        "<packages>",
+    ),
 )
 
 

@@ -97,6 +97,8 @@ def histogram(label: str, seconds: Sequence[float]) -> Plot:
 
 def duration(seconds: float) -> str:
     """Short, for people."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -33,6 +33,7 @@
       for (const [suite, state] of states) {
         const mark = document.createElement("span");
         mark.className = `status ${state}`; mark.title = `${suite}: ${state}`;
+        mark.setAttribute("role", "img"); mark.setAttribute("aria-label", mark.title);
         item.append(" ", mark);
       }
       list.append(item);
