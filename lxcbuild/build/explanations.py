@@ -64,7 +64,7 @@ EXPLANATIONS: Mapping[F, Explanation] = {
         retry=_NEVER,
     ),
     F.TESTS_FAILED: Explanation(
-        meaning="The package was built, and its own tests fail.",
+        meaning="The package was built, and its own tests fail, or could not be run.",
         fix="Read the log; tests that want a network or a display cannot pass here.",
         retry="Perhaps, where tests depend on timing.",
     ),
