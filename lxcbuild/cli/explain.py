@@ -131,7 +131,7 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
     failure = record.failure
     if failure is None:
         ui.line("nothing failed")
-        for note in record.notes[:_LINES]:
+        for note in _notes(record):
             ui.line(f"note:     {note}")
         return
     text = EXPLANATIONS[failure.failure_class]
@@ -147,11 +147,19 @@ def _print(ui: Ui, record: BuildRecord, lines: list[str]) -> None:
         fixes.append(text.fix)
     for label, fix in zip(("fix:     ", "or:      "), fixes, strict=False):
         ui.line(f"{label} {fix}")
-    for note in record.notes[:_LINES]:
+    for note in _notes(record):
         ui.line(f"note:     {note}")
     ui.hint(f"lxcbuild log {record.build_id}")
     if _state_is_kept(ui, record):
         ui.hint(f"look around where it failed: lxcbuild shell --failed {record.build_id}")
+
+
+def _notes(record: BuildRecord) -> list[str]:
+    """What helps to understand; what was fetched is one line, because the log and the provenance document list it."""
+    fetched = [note for note in record.notes if " requirement from the index: " in note[:40]]
+    told = [note for note in record.notes if note not in fetched]
+    count = [f"requirements from the index: {len(fetched)}, listed in the log"] if fetched else []
+    return [*told[-_LINES:], *count]
 
 
 def _measured(record: BuildRecord) -> str:
