@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _MAX = 240
+_ITEM = r"[\w<>-]{1,80} <version>"
 _RULES = (
     (
         re.compile(
@@ -20,10 +21,8 @@ _RULES = (
     (re.compile(r"\bv?\d+(?:\.\d+)+[\w.+~!-]*"), "<version>"),
     (re.compile(r"\b\d+\b"), "<n>"),
     # Lists of packages with what is said of each are one thing, however long.
-    (
-        re.compile(r"[\w<>-]+ <version>(?: \([^()]{0,80}\))?(?:, [\w<>-]+ <version>(?: \([^()]{0,80}\))?){0,200}"),
-        "<packages>",
-    ),
+    (re.compile(rf"{_ITEM} \([^()]{{0,80}}\)(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{0,200}}"), "<packages>"),
+    (re.compile(rf"{_ITEM}(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{1,200}}"), "<packages>"),
 )
 
 
