@@ -15,7 +15,7 @@ from lxcbuild.debian.names import source_package
 from lxcbuild.debian.relations import Translation, suggestions, translate
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.debian.versions import package_version
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.model import Converter, FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 
 #: 2020-01-01: what timestamps say when nobody knows when upstream published a release.
@@ -67,7 +67,7 @@ def _plan(work: Work) -> ConversionPlan:
         environment=by_hand.environment,
         patches=(*by_hand.patches, *((work.crates.patch,) if work.crates and work.crates.patch else ())),
         crates=work.crates,
-        plain_install=work.plugin_unfit,
+        plain_install=work.newer_than_stdeb if work.converter is Converter.STDEB else work.plugin_unfit,
         supersedes=tuple(sorted(work.superseded)),
     )
 

@@ -16,7 +16,7 @@ from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.naming import build_names, target_python
 from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import changed
-from lxcbuild.debian.buildrelations import BuildRelations, build_relations, without_upper_bounds
+from lxcbuild.debian.buildrelations import BuildRelations, Outdated, build_relations, without_upper_bounds
 from lxcbuild.debian.relations import Unmapped
 from lxcbuild.errors import DependencyError
 from lxcbuild.images.layer import Layer
@@ -26,6 +26,8 @@ from lxcbuild.pypi.buildset import Chosen
 
 #: How often a backend may come up with something new.
 _MAX_HOOK_ROUNDS = 4
+#: Make and install a wheel without any plugin of pybuild's.
+_PLAIN_TOOLS = ("build", "installer")
 
 
 def run(work: Work) -> None:
@@ -46,11 +48,10 @@ def _provide(work: Work) -> None:
     facilities = work.facilities
     archive = facilities.archive_for(work.request.target)
     work.layer = facilities.layers.provide(work.image, archive, work.recipe.toolchain)
-    work.index_wheels, work.program_paths, work.outdated_backend = {}, (), False
-    # The way of stdeb calls "setup.py install --install-layout=deb", which only the distribution's own setuptools knows.
+    work.index_wheels, work.program_paths, work.outdated_backend, work.newer_than_stdeb = {}, (), False, False
     keep = work.request.strict_debian or work.converter is Converter.STDEB
     needed = _needed(work, keep_outdated=keep)
-    if not work.request.strict_debian and (needed.unmet or (needed.outdated and not keep)):
+    if not work.request.strict_debian and (needed.unmet or _to_be_newer(work, needed)):
         if _provide_from_index(work, needed):
             return
         needed = _needed(work, keep_outdated=True)
@@ -60,6 +61,14 @@ def _provide(work: Work) -> None:
         raise _unmet(work, needed.unmet)
     work.outdated_backend = bool(needed.outdated)
     work.layer = _debian_layer(work, needed)
+
+
+def _to_be_newer(work: Work, needed: BuildRelations) -> tuple[Outdated, ...]:
+    """What the suite has too old and the index provides. stdeb calls ``setup.py install --install-layout=deb``, which only the
+    distribution's own setuptools knows: there, only what the project's own words rule out is worth leaving that way."""
+    if work.request.strict_debian:
+        return ()
+    return tuple(item for item in needed.outdated if item.binding or work.converter is not Converter.STDEB)
 
 
 def _needed(work: Work, *, keep_outdated: bool) -> BuildRelations:
@@ -108,8 +117,10 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
     hopeless = [item for item in needed.unmet if not _can_be_asked_for(item)]
     if hopeless:
         raise _unmet(work, tuple(hopeless))
-    newer = () if work.converter is Converter.STDEB else needed.outdated
+    newer = _to_be_newer(work, needed)
+    plainly = bool(newer) and work.converter is Converter.STDEB
     roots = [*(item.requirement for item in newer), *(item.requirement for item in needed.unmet)]
+    roots += _PLAIN_TOOLS if plainly else ()
     must = [*(item.requirement for item in newer if item.binding), *(item.requirement for item in needed.unmet)]
     below = _debian_layer(work, needed)
     try:
@@ -120,6 +131,7 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
         work.note(f"nothing newer than the suite's build requirements can be had: {error.brief}")
         return False
     made = work.facilities.wheels.provide(work.image, below, sets)
+    work.newer_than_stdeb = plainly
     work.layer, work.program_paths, work.index_wheels = made.layer, made.program_paths, dict(sets)
     told = {chosen.file.filename: describe(chosen) for chosen_set in sets.values() for chosen in chosen_set}
     for item in told.values():

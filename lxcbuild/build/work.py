@@ -52,6 +52,7 @@ class Work:
         default_factory=dict
     )  # what the backend's hook and logs asked for, in order
     suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
+    newer_than_stdeb: bool = False  # stdeb's way of installing does not know the newer tools that the project asks for
     plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
     roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
     superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here

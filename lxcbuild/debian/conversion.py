@@ -82,7 +82,8 @@ class ConversionPlan:
     converter: Converter = Converter.PYPROJECT
     #: Patch licence fields away that the suite's backend is too old for (set it when a build requirement is outdated).
     lower_metadata: bool = False
-    #: Call build and installer directly instead of pybuild's plugin, which on some suites cannot place every kind of file.
+    #: Call build and installer directly, which must be there: pybuild's plugin cannot place every kind of file on some suites,
+    #: and stdeb's rules need the distribution's own setuptools.
     plain_install: bool = False
     patches: tuple[Patch, ...] = ()  # of an override: they become debian/patches
     crates: CrateSupply | None = None  # where cargo finds the crates, for a project with Rust parts
@@ -132,6 +133,7 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
         "timestamp": plan.timestamp_s,
         "files": debian_files(inspection, plan),
         "stdeb": _stdeb_options(plan) if plan.converter is Converter.STDEB else None,
+        "plain_install": plan.plain_install,
         "environment": build_environment(plan),
         "lower_metadata": plan.lower_metadata,
     }
@@ -261,23 +263,24 @@ _MESON_DIRECTORY = "--config-setting=builddir={home_dir}/meson"
 
 
 def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
-    """debian/rules. For stdeb these lines follow its own file, whose ``%`` and auto_build rules stand."""
+    """debian/rules. For stdeb these lines follow its own file, whose rules stand, unless the install is plain."""
+    whole = plan.plain_install or plan.converter is Converter.PYPROJECT
     environment = {**build_environment(plan), "PYBUILD_SYSTEM": "pyproject"}
-    if plan.converter is Converter.STDEB:
+    if not whole:
         del environment["PYBUILD_SYSTEM"]
     elif not plan.compiled:
         # One wheel serves every Python of the suite, and debhelper need not ask which there are.
         environment["PYBUILD_INTERPRETERS"] = "python3"
-    if plan.plain_install and plan.converter is Converter.PYPROJECT:
+    if plan.plain_install:
         environment |= _PLAIN_INSTALL
     if (inspection.build_backend or "").startswith("mesonpy") and plan.converter is Converter.PYPROJECT:
         environment["PYBUILD_BUILD_ARGS"] = f"{environment.get('PYBUILD_BUILD_ARGS', '')} {_MESON_DIRECTORY}".strip()
     if plan.package.startswith("python3-"):
         environment["PYBUILD_NAME"] = plan.package.removeprefix("python3-")
-    lines = ["#!/usr/bin/make -f"] if plan.converter is Converter.PYPROJECT else []
+    lines = ["#!/usr/bin/make -f"] if whole else []
     # make expands "$" and ends a line at "#"; values of ours hold neither, an administrator's might.
     lines += [f"export {name} = {_make_escape(value)}" for name, value in sorted(environment.items())]
-    if plan.converter is Converter.PYPROJECT:
+    if whole:
         lines += ["", "%:", "\tdh $@ --with python3 --buildsystem=pybuild", ""]
         lines += [" ".join(f"override_{name}" for name in _SKIPPED) + ":", ""]
     lines += _cargo_rules(plan)

@@ -140,6 +140,14 @@ def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
     assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
 
 
+def test_newer_tools_than_stdeb_knows_replace_the_rules_of_stdeb() -> None:
+    kept = debian_files(inspection(), plan(converter=Converter.STDEB))["rules"]
+    assert "PYBUILD_SYSTEM" not in kept
+    assert not kept.startswith("#!")
+    whole = debian_files(inspection(), plan(converter=Converter.STDEB, plain_install=True))["rules"]
+    assert whole == debian_files(inspection(), plan(plain_install=True))["rules"]
+
+
 def test_a_package_does_not_suggest_itself() -> None:
     text = debian_files(inspection(), plan(suggests=(plan().package, "python3-other (>= 1)")))["control"]
     assert "Suggests: python3-other (>= 1)\n" in text

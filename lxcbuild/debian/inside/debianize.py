@@ -61,7 +61,8 @@ def _debianize() -> dict[str, Any]:
     with patched(tree):
         if request["stdeb"] is not None:
             _run_stdeb(tree, request["stdeb"], request["environment"])
-            files["rules"] = _stdeb_rules(debian, files["rules"])
+            if not request["plain_install"]:
+                files["rules"] = _stdeb_rules(debian, files["rules"])
             files["control"] = _stdeb_control(debian, files["control"])
             (debian / "compat").unlink()
         patch = metadata_patch(tree) if request["lower_metadata"] else None
