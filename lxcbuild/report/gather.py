@@ -15,7 +15,7 @@ from lxcbuild.model import Phase
 from lxcbuild.report.clusters import cluster
 from lxcbuild.sandbox.logs import printable
 
-_PAGE = 100
+_PAGE = 50
 _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
 #: From the statuses that are shown to classes of the style sheet.
 KINDS = ("built", "official", "failed", "cancelled", "running")

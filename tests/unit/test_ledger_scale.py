@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -124,8 +125,8 @@ def questions(ledger: Ledger) -> dict[str, Callable[[], object]]:
         "built before?": lambda: ledger.recent(
             limit=20, target="debian/trixie", status="built", name="project-9", details=True
         ),
-        "report, a page of 100 builds": lambda: ledger.recent(limit=100, before=middle, details=True),
-        "report, a page of one suite": lambda: ledger.recent(limit=100, before=middle, target="debian/trixie"),
+        "report, a page of 50 builds": lambda: ledger.recent(limit=50, before=middle, details=True),
+        "report, a page of one suite": lambda: ledger.recent(limit=50, before=middle, target="debian/trixie"),
         "costs of 100 projects": lambda: ledger.costs(f"project-{number}" for number in range(100)),
     }
 
@@ -141,11 +142,11 @@ def test_every_question_to_a_million_builds_takes_less_than_50_ms(
                 begun_at = time.perf_counter()
                 ask()
                 took.append(time.perf_counter() - begun_at)
-            best_s = min(took)  # the rest is what else this machine does
+            median_s = statistics.median(took)
             with capsys.disabled():
-                print(f"\n  {name:45} {best_s * 1000:7.2f} ms", end="")  # noqa: T201 - what it measures
-            if best_s > LIMIT_S:
-                slow.append((name, best_s))
+                print(f"\n  {name:45} {median_s * 1000:7.2f} ms (best {min(took) * 1000:6.2f})", end="")  # noqa: T201 - what it measures
+            if median_s > LIMIT_S:
+                slow.append((name, median_s))
     assert slow == []
 
 
