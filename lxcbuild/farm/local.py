@@ -60,13 +60,11 @@ class LocalEngine:
         return NAME
 
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """This machine; none at all while others need all of it."""
+        """This machine, without what others build here. One processor is always left, politely used: a run must get on."""
         with self._lock:
             ours = tuple(self._running.values())
         others = [item for item in slots.held(self._slots) if item.pid != os.getpid()] if self._courteous else []
-        cpus = self._cpus - sum(item.cpus for item in others)
-        if cpus <= 0:
-            return ()
+        cpus = max(self._cpus - sum(item.cpus for item in others), 1.0)
         room = room_of(
             memory_bytes=max(machine_memory_bytes() - sum(item.memory_bytes for item in others), 0),
             available_bytes=_available_bytes(),

@@ -159,7 +159,7 @@ def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from lxcbuild.config.paths import StateDirs\n"
         "from lxcbuild.cli.bulk_workshop import bulk_workshop; from lxcbuild.farm.local import LocalEngine\n"
         "engine = LocalEngine(StateDirs.choose(sys.argv[1]), bulk_workshop, slots_directory=Path(sys.argv[2]))\n"
-        "found = engine.workers(); print(found[0].cpus if found else 0.0); engine.close()"
+        "print(engine.workers()[0].cpus); engine.close()"
     )
 
     def cpus() -> float:
@@ -175,7 +175,7 @@ def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
 
     free = cpus()
     with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=1 << 20, directory=tmp_path / "slots"):
-        assert cpus() == free - 1
+        assert cpus() == max(free - 1, 1)
         with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=1, cpus=free, directory=tmp_path / "slots"):
-            assert cpus() == 0
+            assert cpus() == 1, "a run gets on, slowly, whoever else builds"
     assert cpus() == free
