@@ -134,6 +134,48 @@ def builds(
         bench_build.show(ui, found, machine)
 
 
+@bench.command()
+@target_option
+@policy_option
+@click.option(
+    "--count", type=click.IntRange(1, 500), default=40, show_default=True, help="Sandboxes that live at once."
+)
+@json_option
+@pass_ui
+def parallel(ui: Ui, /, *, target: Target | None, policy: str, count: int, as_json: bool) -> None:
+    """Start many sandboxes that stay: what one more costs beside those that live, and the memory of each."""
+    from lxcbuild.bench.parallel import measure
+    from lxcbuild.config.policies import load_policy
+    from lxcbuild.images.store import ImageStore
+
+    require_root("start sandboxes")
+    limits = load_policy(policy)
+    with ui.monitor() as monitor:
+        images = ImageStore(ui.dirs, monitor)
+        try:
+            image = images.ensure(target or host_target())
+            found = measure(ui.dirs, image=image.path, policy=limits, count=count)
+        finally:
+            images.close()
+    if as_json:
+        ui.emit_json({"machine": _machine(), "target": str(image.target), **dataclasses.asdict(found)})
+        return
+    tenth = max(count // 10, 1)
+    rows = [
+        (
+            f"{start + 1} to {min(start + tenth, count)}",
+            f"{sum(part) / len(part):.1f}",
+            f"{max(part):.1f}",
+            f"{max(found.memory_bytes[start : start + tenth]) / (1 << 20):.1f}",
+        )
+        for start in range(0, count, tenth)
+        if (part := found.first_ms[start : start + tenth])
+    ]
+    columns = ("live", "start ms", "slowest ms", "memory MiB")
+    ui.table(columns, rows, right=columns[1:])
+    ui.line(f"{found.host_bytes / (1 << 20):.1f} MiB of the machine for each; all stopped in {found.stop_ms:.0f} ms")
+
+
 def _machine() -> dict[str, Any]:
     """What a reader must know to judge the figures."""
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
