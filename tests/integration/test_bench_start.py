@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcbuild.bench import parallel
 from lxcbuild.bench.start import OURS, measure
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
@@ -25,3 +26,10 @@ def test_every_peer_is_measured_or_absent(dirs: StateDirs, rootfs: Path) -> None
     # An idle sandbox with its launcher and guard, not a whole Python per part: the promise of docs/performance.md.
     assert 0 < max(found.memory_bytes) < 30 << 20
     assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith("lxcbuild-bench-")} <= before
+
+
+def test_sandboxes_that_live_side_by_side_start_all_and_cost_little(dirs: StateDirs, rootfs: Path) -> None:
+    found = parallel.measure(dirs, image=rootfs, policy=load_policy("default"), count=8)
+    assert len(found.first_ms) == len(found.memory_bytes) == 8
+    assert 0 < max(found.memory_bytes) < 30 << 20
+    assert found.stop_ms > 0
