@@ -50,16 +50,7 @@ def build_parallel(
     for target in {wish.target for wish in wishes}:
         load_recipe(target)
     keys = _keys(wishes, ui.dirs, monitor)
-    limit = load_policy(policy).memory.max_bytes
-    planned = {
-        key: PlannedJob(
-            target=str(wish.target),
-            members=(member,),
-            policy=policy,
-            estimate=estimate_for((), members=1, limit_bytes=limit, cpus=1.0),
-        )
-        for key, (wish, member) in keys.items()
-    }
+    planned = _planned(keys, policy)
     ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,
@@ -87,6 +78,15 @@ def build_parallel(
     if tally.interrupted:
         raise KeyboardInterrupt
     return _result(keys, tally, ledger, ui.dirs)
+
+
+def _planned(keys: Mapping[str, tuple[BuildRequest, Member]], policy: str) -> dict[str, PlannedJob]:
+    limit = load_policy(policy).memory.max_bytes
+    estimate = estimate_for((), members=1, limit_bytes=limit, cpus=1.0)
+    return {
+        key: PlannedJob(target=str(wish.target), members=(member,), policy=policy, estimate=estimate)
+        for key, (wish, member) in keys.items()
+    }
 
 
 class _HasDirs(Protocol):

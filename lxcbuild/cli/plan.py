@@ -100,14 +100,7 @@ def plan(
             ledger=ledger,
         )
     text = dump_plan(made)
-    if output is not None:
-        fresh = output.with_name(f".{output.name}.new")
-        fresh.write_text(text, "utf-8")
-        fresh.replace(output)
-    if graph is not None:
-        from lxcbuild.cli.graph import draw
-
-        draw(made, graph)
+    _write(made, text, output, graph)
     if as_json:
         import json
 
@@ -117,6 +110,17 @@ def plan(
         if output is not None:
             ui.hint(f"lxcbuild rebuild {output}")
     return 0
+
+
+def _write(made: Plan, text: str, output: Path | None, graph: Path | None) -> None:
+    if output is not None:
+        fresh = output.with_name(f".{output.name}.new")
+        fresh.write_text(text, "utf-8")
+        fresh.replace(output)
+    if graph is not None:
+        from lxcbuild.cli.graph import draw
+
+        draw(made, graph)
 
 
 def show(ui: Ui, made: Plan) -> None:

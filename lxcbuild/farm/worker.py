@@ -22,7 +22,7 @@ from lxcbuild.build.failures import failure_of
 from lxcbuild.build.family import FamilyOutcome, build_family
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, UnknownBuildError
-from lxcbuild.events import BuildEnded, Event, Monitor, Output, Progress
+from lxcbuild.events import BuildEnded, BuildPutAside, Event, Monitor, Output, Progress
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, open_store
 from lxcbuild.farm.engine import BuildReport, Job, JobEvent, JobResult, Listener, Provided, Raised, StoredFile, Wanted
@@ -96,7 +96,7 @@ class _Teller:
         """Tell it."""
         if isinstance(event, BuildEnded):
             self.ended[event.outcome.build_id] = event.outcome
-        if self.listener is not None and not isinstance(event, Output | Progress):
+        if self.listener is not None and not isinstance(event, Output | Progress | BuildPutAside):
             self.listener(JobEvent(key=self.key, worker="", event=event))
 
 
