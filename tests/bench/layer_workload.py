@@ -1,9 +1,9 @@
 """Provisioning of a recorded workload, measured by really installing: no layers, exact match, nearest subset, planned.
 
 ``record`` resolves what the projects of the corpus build with, against the index and the suite as they are, and writes
-``layer_workload.json``. ``run`` provisions all of it once per strategy, removes the layers that this made, and prints seconds.
-``options`` installs one set with options of the installation changed. All three need root, a network and minutes. ``model``
-answers what ``run`` does from the recorded packages and the cost model alone.
+``layer_workload.json``. ``run`` provisions all of it once per strategy and prints seconds; it removes all layers of packages but
+the toolchain's, so give it a state directory of its own. ``options`` installs one set with options of the installation changed.
+All three need root, a network and minutes. ``model`` answers what ``run`` does from the recorded packages and the cost model.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def run(base: StateDirs, where: Path, strategies: Sequence[str], *, limit: int |
         toolset = below.resolve(image, below.base(image), archive, load_recipe(TARGET).toolchain)
         for resolved in (toolset, *sets.values()):
             archive.fetch(resolved)
+        _forget_all_above(below, tools.key)
         for strategy in strategies:
             if strategy == "none":
                 found["strategies"]["none"] = _summary(
@@ -181,6 +182,13 @@ def _steps(sets: Mapping[str, ResolvedSet]) -> Iterator[ResolvedSet]:
     )
     for layer in plan.layers:
         yield ResolvedSet(packages=tuple(sorted(by_id[identity] for identity in layer.packages)))
+
+
+def _forget_all_above(store: LayerStore, ground: str) -> None:
+    """What earlier runs or builds left would be found by any strategy."""
+    for key, layer in store.shelf.layers().items():
+        if key != ground and layer.kind == "packages" and not store.remove(key):
+            raise RuntimeError(f"the layer {key[:16]} is in use")
 
 
 @contextmanager
@@ -284,6 +292,7 @@ def modelled(document: Mapping[str, Any], costs: Costs = COSTS) -> dict[str, flo
     plan: Callable[[Mapping[str, frozenset[str]]], LayerPlan] = lambda sets: plan_layers(sets, sizes, costs=costs)  # noqa: E731
     return {
         "none": sum(costs.of(tools | packages, sizes) for packages in asked.values()),
+        "exact on the image": sum(costs.of(tools | packages, sizes) for packages in set(asked.values())),
         "exact": sum(costs.of(packages, sizes) for packages in distinct),
         "nearest": as_they_come(asked, sizes, costs),
         "planned": plan(asked).seconds,
