@@ -21,6 +21,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lxcbuild.errors import BadNameError, BrokenSdistError, DependencyError, UnknownProjectError
+from lxcbuild.pypi.asks import Ask as _Ask
+from lxcbuild.pypi.asks import Candidate as _Candidate
 from lxcbuild.pypi.client import Index
 from lxcbuild.pypi.identity import canonical
 from lxcbuild.pypi.model import IndexFile
@@ -130,36 +132,6 @@ def resolve_runtime_set(
     except resolvelib.ResolutionTooDeep:
         raise DependencyError("the requirements are too entangled to choose versions") from None
     return provider.conclude(list(result.mapping.values()))
-
-
-# -- candidates and requirements as resolvelib sees them ------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """``sdist`` is None for what the distribution ships, and for a root."""
-
-    name: str
-    version: Version | None
-    extras: frozenset[str]
-    sdist: IndexFile | None = None
-    wheels: tuple[IndexFile, ...] = ()
-    root: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}" if self.version is not None else self.name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ask:
-    """A requirement and who has it. ``broken`` says why its owner can never be chosen: a requirement that nothing satisfies."""
-
-    requirement: Requirement
-    parent: _Candidate | None = None
-    broken: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.requirement} (wanted by {self.parent})" if self.parent else str(self.requirement)
 
 
 _Key = tuple[str, frozenset[str]]
