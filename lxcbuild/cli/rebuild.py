@@ -22,6 +22,7 @@ from lxcbuild.model import Target
 
 if TYPE_CHECKING:
     from lxcbuild.cli.bulk_view import View
+    from lxcbuild.cli.publishing import Publisher
     from lxcbuild.farm.engine import Engine, Listener
     from lxcbuild.farm.run import Head
     from lxcbuild.ledger.store import Ledger
@@ -165,11 +166,7 @@ def _head(
 
     place = store or str(ui.dirs.bulk)
     engine = _engine(ui, stack, view.heard, jobs=jobs, alive=ui.dirs.bulk / run / "workers", store=store, **where)
-    publisher = None
-    if repo is not None:
-        from lxcbuild.cli.publishing import Publisher
-
-        publisher = Publisher(repo, ui.dirs)
+    publisher = _publisher(ui, repo)
     head = Head(
         plan=made,
         settings=Settings(
@@ -191,6 +188,14 @@ def _head(
         publish=publisher.add if publisher is not None else None,
     )
     return head, publisher.flush if publisher is not None else lambda: None
+
+
+def _publisher(ui: Ui, repo: Path | None) -> Publisher | None:
+    if repo is None:
+        return None
+    from lxcbuild.cli.publishing import Publisher
+
+    return Publisher(repo, ui.dirs)
 
 
 def _engine(

@@ -24,14 +24,13 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted]) -> Widened:
     Where something wanted needs the asking job in turn, all that need each other become one new job, and the asking one is done
     when that is.
     """
-    asking = plan.jobs[key]
+    asking, own = plan.jobs[key], {member.name for member in plan.jobs[key].members}
     known = {
         (m.name, m.version): other
         for other, job in plan.jobs.items()
         if job.target == asking.target
         for m in job.members
     }
-    own = {member.name for member in asking.members}
     release = {item.name: (item.name, item.version) for item in wanted}
     nodes: dict[str, set[str]] = {key: set()}
     members: dict[str, tuple[Member, ...]] = {}
