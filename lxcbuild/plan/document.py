@@ -7,7 +7,7 @@ file follows from it: the order, and which versions a job is pinned to (those of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -97,6 +97,22 @@ class PlannedLayer(_Table):
     seconds_saved: float = 0.0
 
 
+class _Needs(Mapping[str, tuple[str, ...]]):
+    """Jobs, seen as what they need."""
+
+    def __init__(self, jobs: Mapping[str, PlannedJob]) -> None:
+        self._jobs = jobs
+
+    def __getitem__(self, key: str) -> tuple[str, ...]:
+        return self._jobs[key].needs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
 class Plan(_Table):
     """The whole file. ``jobs`` are by key."""
 
@@ -109,9 +125,9 @@ class Plan(_Table):
     refused: tuple[Refused, ...] = ()
     jobs: dict[Key, PlannedJob] = Field(default_factory=dict)
 
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """Who needs whom, by key."""
-        return {key: job.needs for key, job in self.jobs.items()}
+    def needs(self) -> Mapping[str, tuple[str, ...]]:
+        """Who needs whom, by key: a view, because it is asked for with every job of a plan that may have half a million."""
+        return _Needs(self.jobs)
 
     def pins(self, key: str) -> dict[str, str]:
         """The versions that a job is pinned to: its own and those of all that it needs, by project."""
