@@ -286,15 +286,15 @@ def test_releases_in_quick_succession_are_each_built_once(index: Index, make: Ma
 
 @pytest.mark.slow
 def test_a_hundred_releases_a_minute(
-    index: Index, make: Making, record_property: Callable[[str, object], None]
+    index: Index, make: Making, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     names = [f"p{number}" for number in range(300)]
     for name in names:
         publish(index, name, "1")
     watch = make(*names, interval_s=10, rate_per_s=50)
     slowest_s, builder = release_at_a_rate(index, watch, per_minute=100, for_s=180)
-    record_property("slowest_s", slowest_s)
-    record_property("questions", len(index.requests))
+    record_testsuite_property("slowest_s", slowest_s)
+    record_testsuite_property("questions", len(index.requests))
     assert len(builder.came) == 300
     assert slowest_s < 30  # an interval, the round that is going on, and a busy machine
 
