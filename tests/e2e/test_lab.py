@@ -20,7 +20,7 @@ from synthetic import World, make_world
 
 from lxcbuild.config.paths import StateDirs
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 TARGET = "debian/bookworm"
 
 
@@ -146,7 +146,6 @@ def test_three_workers_give_what_one_machine_gives(make_lab: Callable[[int], Lab
     assert set().union(*workers.values()) == set(lab.packages("head"))
 
 
-@pytest.mark.slow
 def test_a_killed_worker_and_a_restarted_scheduler_change_nothing(make_lab: Callable[[int], Lab]) -> None:
     lab = make_lab(12)
     plan = lab.plan()

@@ -13,7 +13,7 @@ from farms import Farm, wait_for
 from lxcbuild.errors import WorkerLostError
 from lxcbuild.farm.certificates import make_certificates
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 @pytest.fixture
