@@ -19,6 +19,7 @@ from lxcbuild.model import Status, Target
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
+    from lxcbuild.farm.watch import WatchSettings
     from lxcbuild.pypi.changes import NewRelease
 
 
@@ -91,13 +92,21 @@ def watch(
     if interval < 1:
         raise click.UsageError("the index is asked once a second at most: --interval 1s")
     require_root("start sandboxes")
-    from lxcbuild.config import locks
-    from lxcbuild.farm.watch import Watch, WatchSettings
-    from lxcbuild.farm.watchstate import WatchState
-    from lxcbuild.pypi.changes import IndexWatcher
+    from lxcbuild.farm.watch import WatchSettings
 
     tracked = _tracked(ui, projects, files, from_ledger=from_ledger)
     settings = WatchSettings(interval_s=interval, rate_per_s=rate, allow_pre=pre, catch_up=catch_up)
+    builder = _Builder(ui, list(dict.fromkeys(targets)) or [host_target()], building)
+    return _follow(ui, tracked, settings, builder, once=once)
+
+
+def _follow(ui: Ui, tracked: dict[str, SpecifierSet], settings: WatchSettings, builder: _Builder, *, once: bool) -> int:
+    """Watch until it is ended, or look once; the exit status."""
+    from lxcbuild.config import locks
+    from lxcbuild.farm.watch import Watch
+    from lxcbuild.farm.watchstate import WatchState
+    from lxcbuild.pypi.changes import IndexWatcher
+
     lock = ui.dirs.locks / "watch"
     with (
         locks.try_exclusive(lock) as mine,
@@ -110,7 +119,6 @@ def watch(
                 "another watch of this state directory is running", resolution=f"end it: fuser -v {lock} says which"
             )
         following = Watch(index, state, tracked, monitor, settings)
-        builder = _Builder(ui, list(dict.fromkeys(targets)) or [host_target()], building)
         ui.say(f"{len(tracked)} projects are tracked; {len(state.waiting())} releases wait")
         if not once:
             following.run(builder)
