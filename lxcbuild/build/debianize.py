@@ -68,6 +68,7 @@ def _plan(work: Work) -> ConversionPlan:
         patches=(*by_hand.patches, *((work.crates.patch,) if work.crates and work.crates.patch else ())),
         crates=work.crates,
         plain_install=work.newer_than_stdeb if work.converter is Converter.STDEB else work.plugin_unfit,
+        apart=work.converter is Converter.PYPROJECT and inspection.finds_packages,
         supersedes=tuple(sorted(work.superseded)),
     )
 

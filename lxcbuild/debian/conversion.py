@@ -85,6 +85,8 @@ class ConversionPlan:
     #: Call build and installer directly, which must be there: pybuild's plugin cannot place every kind of file on some suites,
     #: and stdeb's rules need the distribution's own setuptools.
     plain_install: bool = False
+    #: Build from a copy without debian/, for backends that take every directory for a part of the project. Implies a plain install.
+    apart: bool = False
     patches: tuple[Patch, ...] = ()  # of an override: they become debian/patches
     crates: CrateSupply | None = None  # where cargo finds the crates, for a project with Rust parts
     home: str = "/build"  # the directory inside in which sources and results lie
@@ -249,13 +251,19 @@ def dropped_modules(inspection: Inspection, plan: ConversionPlan) -> tuple[str, 
 
 
 #: What the pyproject plugin does, in the words of the programs that it calls: pybuild(1), "custom".
+_PLAIN_BUILD = "{interpreter} -m build --skip-dependency-check --no-isolation --wheel --outdir {home_dir}"
 _PLAIN_INSTALL = {
     "PYBUILD_SYSTEM": "custom",
-    "PYBUILD_BUILD_ARGS": "{interpreter} -m build --skip-dependency-check --no-isolation --wheel --outdir {home_dir}",
+    "PYBUILD_BUILD_ARGS": _PLAIN_BUILD,
     "PYBUILD_INSTALL_ARGS": "{interpreter} -m installer --no-compile-bytecode --destdir={destdir} {home_dir}/*.whl",
     "DEB_PYTHON_INSTALL_LAYOUT": "deb",
 }
 
+
+_APART = (
+    "rm -rf {home_dir}/apart && mkdir -p {home_dir}/apart && tar -c --exclude=./debian --exclude=./.pybuild . | "
+    "tar -x -C {home_dir}/apart && "
+)
 
 #: Else meson-python builds in a directory with a random name, of which debug information and generated files tell: no two builds
 #: would be the same. Both its old and its new releases know the option by this name.
@@ -271,8 +279,10 @@ def _rules(inspection: Inspection, plan: ConversionPlan) -> str:
     elif not plan.compiled:
         # One wheel serves every Python of the suite, and debhelper need not ask which there are.
         environment["PYBUILD_INTERPRETERS"] = "python3"
-    if plan.plain_install:
+    if plan.plain_install or plan.apart:
         environment |= _PLAIN_INSTALL
+    if plan.apart:
+        environment["PYBUILD_BUILD_ARGS"] = f"{_APART}{_PLAIN_BUILD} {{home_dir}}/apart"
     if (inspection.build_backend or "").startswith("mesonpy") and plan.converter is Converter.PYPROJECT:
         environment["PYBUILD_BUILD_ARGS"] = f"{environment.get('PYBUILD_BUILD_ARGS', '')} {_MESON_DIRECTORY}".strip()
     if plan.package.startswith("python3-"):

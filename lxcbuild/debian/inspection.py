@@ -80,6 +80,7 @@ class Inspection:
     shipped_debian: bool
     licence_texts: tuple[LicenceText, ...] = field(repr=False)
     newer_fields: tuple[str, ...] = ()  # fields of [project] that older backends refuse, as in requirements.yaml
+    finds_packages: bool = False  # setuptools looks for packages beside debian/: nothing of the project names them
     crates: Crates | None = None  # what its Rust parts ask for; None: no backend compiles any
 
     @property
@@ -158,6 +159,7 @@ def _inspection(reader: Reader) -> Inspection:
             for item in reader.tables("licence_texts", count=20)
         ),
         newer_fields=pyproject.texts("newer_fields", count=20, limit=40) if pyproject else (),
+        finds_packages=bool(reader.flag("finds_packages")) and (backend or "setuptools").startswith("setuptools"),
         crates=parse_crates(reader.table("crates")),
     )
 

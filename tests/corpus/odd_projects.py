@@ -15,6 +15,7 @@ HEAD = "import os, subprocess, sys, time\nfrom setuptools import setup\n"
 TAIL = 'setup(name="odd", version="1.0", py_modules=["odd"])\n'
 IN_TREE = '[build-system]\nrequires = [{requires}]\nbuild-backend = "{backend}"\nbackend-path = ["{path}"]\n'
 SETUPTOOLS = '[build-system]\nrequires = [{requires}]\nbuild-backend = "setuptools.build_meta"\n'
+FOUND = SETUPTOOLS.format(requires='"setuptools>=61"') + '[project]\nname = "odd"\nversion = "1.0"\n'
 HOOKS = "from setuptools.build_meta import *\nimport os, subprocess, sys, time, urllib.request\n"
 
 
@@ -201,4 +202,10 @@ PROJECTS: dict[str, Odd] = {
     "broken_toml": Odd(
         files={"pyproject.toml": "[build-system\nrequires = ", **PLAIN}, expect=("broken-sdist",), says="pyproject.toml"
     ),
+    # setuptools looks for packages itself, and debian/ lies beside them
+    "found_package": Odd(
+        files={"pyproject.toml": FOUND, "odd/__init__.py": "", "odd/part.py": ""}, module=False, expect=(None,)
+    ),
+    "found_module": Odd(files={"pyproject.toml": FOUND}, expect=(None,)),
+    "found_namespace": Odd(files={"pyproject.toml": FOUND, "odd/inner/__init__.py": ""}, module=False, expect=(None,)),
 }

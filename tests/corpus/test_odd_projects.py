@@ -11,7 +11,7 @@ from odd_projects import PROJECTS
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
-OFTEN = ("two_tops",)
+OFTEN = ("two_tops", "found_namespace")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in OFTEN else [pytest.mark.slow]) for n in PROJECTS])

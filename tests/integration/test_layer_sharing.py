@@ -17,6 +17,7 @@ from lxcbuild.farm.artifacts import DirectoryStore, object_place
 from lxcbuild.farm.layershare import LayerShare, RefusedError, own_key, public_text
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
+from lxcbuild.linux import syscalls
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
 
@@ -105,6 +106,7 @@ def test_another_machine_takes_what_one_made_and_refuses_what_was_changed(
         images.close()
         for digest in store.hot.digests():
             assert store.hot.drop(digest)
+        syscalls.umount(str(fresh_state.hot))
 
 
 def cut_short(store: Path, key: str) -> None:

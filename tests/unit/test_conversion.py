@@ -140,6 +140,14 @@ def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
     assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
 
 
+def test_a_backend_that_takes_every_directory_for_a_package_builds_without_debian() -> None:
+    rules = debian_files(inspection(), plan(apart=True))["rules"]
+    (build,) = (line for line in rules.splitlines() if line.startswith("export PYBUILD_BUILD_ARGS"))
+    assert "--exclude=./debian" in build
+    assert build.endswith("--outdir {home_dir} {home_dir}/apart")
+    assert "export PYBUILD_SYSTEM = custom" in rules
+
+
 def test_newer_tools_than_stdeb_knows_replace_the_rules_of_stdeb() -> None:
     kept = debian_files(inspection(), plan(converter=Converter.STDEB))["rules"]
     assert "PYBUILD_SYSTEM" not in kept

@@ -10,6 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
+from lxcbuild.debian.inside.layout_reading import is_left_to_setuptools
 from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
 from lxcbuild.debian.inside.rust_project import read_rust
@@ -50,6 +51,12 @@ def _inspect() -> dict[str, Any]:
     has_setup_cfg = (tree / "setup.cfg").is_file()
     if not (pyproject or setup_py.is_file() or has_setup_cfg or (tree / "PKG-INFO").is_file()):
         refuse("broken-sdist", "the archive holds no setup.py, pyproject.toml, setup.cfg or PKG-INFO")
+    finds_packages = is_left_to_setuptools(
+        (pyproject or {}).pop("setuptools", {}),
+        _text(tree / "setup.cfg") if has_setup_cfg else "",
+        _text(setup_py) if setup_py.is_file() else "",
+        src=(tree / "src").is_dir(),
+    )
     return {
         "archive": {
             "format": unpacked.archive_format, "members": unpacked.members, "bytes": unpacked.size_bytes,
@@ -62,6 +69,7 @@ def _inspect() -> dict[str, Any]:
         "egg_requires": _egg_requires(tree),
         "modules": _modules(tree),
         "sources": counts,
+        "finds_packages": finds_packages,
         "shipped_debian": (tree / "debian").exists() or (tree / "debian").is_symlink(),
         "licence_texts": _licence_texts(tree),
         "crates": read_rust(tree),
@@ -160,6 +168,7 @@ def _pyproject(tree: Path) -> dict[str, Any] | None:
         "gui_scripts": _entries(project.get("gui-scripts")),
         "license": _licence(project.get("license")),
         "newer_fields": _newer_fields(project),
+        "setuptools": _table(tools.get("setuptools")),
         "tools": clip_all(sorted(tools), count=100, limit=100),
         "compiles": _pyproject_compiles(tools),
     }
