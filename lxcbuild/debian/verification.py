@@ -192,7 +192,10 @@ def _import_failure(kind: str, trial: Trial) -> StepFailure:
     absent = re.search(r"ModuleNotFoundError: No module named '([\w.]{1,200})'", trial.error or "")
     own = trial.name.partition(".")[0]
     if absent is not None and absent[1].partition(".")[0] != own:
-        brief = f"{kind} {trial.name} needs the module {absent[1]}, which no declared dependency brings"
+        parent, dot, _ = absent[1].rpartition(".")
+        # Python names the first part that it does not find: the parent of a dotted name is there, in a version without that part.
+        why = f"which the installed {parent} does not have" if dot else "which no declared dependency brings"
+        brief = f"{kind} {trial.name} needs the module {absent[1]}, {why}"
         return StepFailure(failure_class=FailureClass.DEP_MISSING, brief=brief, details=trial.details)
     brief = f"{kind} {trial.name} fails: {trial.error}"
     return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)

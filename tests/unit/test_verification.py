@@ -60,6 +60,7 @@ def failing(error: str) -> dict[str, Any]:
         ({"distributions": (InstalledDistribution(name="other", version="1", requires=()),)}, "gate-rejected"),
         ({"distributions": (InstalledDistribution(name="demo-project", version="2", requires=()),)}, "gate-rejected"),
         (failing("ModuleNotFoundError: No module named 'yaml'"), "dep-missing"),
+        (failing("ModuleNotFoundError: No module named 'yaml.parts'"), "dep-missing"),
         (failing("ModuleNotFoundError: No module named 'demo.inner'"), "import-failed"),
         (failing("ImportError: libfoo.so.1: cannot open shared object file"), "import-failed"),
         ({"modules": ()}, "import-failed"),
@@ -114,3 +115,10 @@ def test_only_file_names_of_packages_reach_apt() -> None:
 def test_a_forged_result_is_a_failure() -> None:
     forged = json.dumps({"schema": 1, "modules": [{"name": 1}]}).encode()
     assert isinstance(parse_verification(forged), StepFailure)
+
+
+def test_a_part_that_an_installed_package_lacks_is_not_called_undeclared() -> None:
+    changes = failing("ModuleNotFoundError: No module named 'yaml.parts'")
+    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
+    assert problem is not None
+    assert "which the installed yaml does not have" in problem.brief
