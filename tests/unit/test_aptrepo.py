@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import os
@@ -284,8 +285,14 @@ def test_the_secret_key_stays_private(repository: Repository, key_home: Path) ->
     assert key_home.stat().st_mode & 0o777 == 0o700
     assert b"PUBLIC KEY" in (repository.path / KEY_FILE).read_bytes()
     assert not any(b"PRIVATE" in path.read_bytes() for path in repository.path.rglob("*") if path.is_file())
-    agents = subprocess.run(["pgrep", "-af", "gpg-agent.*lxg-"], capture_output=True, text=True).stdout
-    assert agents == ""
+    assert [each for each in running_programs() if b"gpg-agent" in each and b"lxg-" in each] == []
+
+
+def running_programs() -> Iterator[bytes]:
+    """Command lines of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield path.read_bytes()
 
 
 _PUBLISHER = """
