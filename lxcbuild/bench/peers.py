@@ -6,15 +6,18 @@ they show what the machine can do at best.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError
+from lxcbuild.linux.mounts import mount_table
 
 #: The measured command: its first byte says that it runs.
 COMMAND = ("/bin/echo", "here")
@@ -56,6 +59,24 @@ def run_once(argv: Sequence[str]) -> Life:
     if status != 0 or said.strip() != b"here":
         raise CommandError(f"{argv[0]} failed: {said.decode(errors='replace').strip()[-300:]}")
     return Life(first_ms=(first - began) * 1000, whole_ms=(done - began) * 1000)
+
+
+@contextlib.contextmanager
+def swept() -> Iterator[None]:
+    """Around runs of peers: liblxc leaves ``lxc.pivot`` behind, an empty cgroup; one that was not there before is removed."""
+    places = [Path(mount.mount_point) / "lxc.pivot" for mount in mount_table() if mount.fstype in ("cgroup", "cgroup2")]
+    ours = [place for place in places if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in ours:
+            try:
+                place.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # another LXC of this machine is passing through
+                    raise
 
 
 def _lxc(image: Path, scratch: Path) -> Sequence[str]:

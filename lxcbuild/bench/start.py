@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once
+from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once, swept
 from lxcbuild.bench.samples import Spread, ratios
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import SandboxError
@@ -110,6 +110,7 @@ def measure(
         LxcBackend(dirs) as backend,
         LxcBackend(dirs) as other,
         tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-") as scratch,
+        swept(),
     ):
         compiled.provide(dirs, backend, image)
         for number in range(runs + 1):
