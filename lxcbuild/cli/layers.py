@@ -134,8 +134,7 @@ def why(ui: Ui, /, *, key: str, as_json: bool) -> None:
 @pass_ui
 def gc(ui: Ui, /, *, dry_run: bool, as_json: bool) -> None:
     """Remove layers whose image is gone, then what saves least per byte until all fit (retention.yaml says into what)."""
-    from lxcbuild.cli.keeping import layer_budgets
-    from lxcbuild.images.eviction import Evicted, evict
+    from lxcbuild.images.eviction import Evicted, budgets, evict
     from lxcbuild.images.layers import LayerStore
     from lxcbuild.sandbox.lxc import LxcBackend
 
@@ -147,7 +146,7 @@ def gc(ui: Ui, /, *, dry_run: bool, as_json: bool) -> None:
         for key in store.orphans(_images(ui))
         if dry_run or store.remove(key)
     ]
-    cold, hot = layer_budgets()
+    cold, hot = budgets()
     gone += evict(store, cold_bytes=cold, hot_bytes=hot, dry_run=dry_run)
     if as_json:
         ui.emit_json(
@@ -194,13 +193,9 @@ def push(ui: Ui, /, *, store: str | None, as_json: bool) -> None:
         for listed in ImageStore(ui.dirs).list()
         if listed.record is not None and share.give_image(listed.target, listed.record)
     ]
-    ways = {key: shelf.way(key) for key in (*shelf.layers(), *shelf.grounds())}
-    kinds = {key: layer.kind for key, layer in shelf.layers().items()}
-    given = [
-        key
-        for key, way in sorted(ways.items())
-        if way and all(kinds[step] == "packages" for step in way) and _whole(shelf, key, way) and share.give(key, way)
-    ]
+    shareable = {document["key"] for document in shelf.documents() if "architecture" in document}
+    ways = {key: shelf.way(key) for key in (*shareable, *shelf.grounds())}
+    given = [key for key, way in sorted(ways.items()) if way and shareable.issuperset(way) and share.give(key, way)]
     if as_json:
         ui.emit_json({"images": images, "layers": given})
         return
@@ -241,14 +236,6 @@ def _shelf(ui: Ui) -> Shelf:
     from lxcbuild.images.shelf import Shelf
 
     return Shelf(ui.dirs.images / "layers")
-
-
-def _whole(shelf: Shelf, key: str, way: Sequence[str]) -> bool:
-    """A single layer is offered where it stands on what can be named: an image or a configuration, not a step of another way."""
-    if len(way) > 1:
-        return True
-    document = shelf.document(key)
-    return document is not None and "architecture" in document
 
 
 def _share(ui: Ui, store: str | None) -> LayerShare:

@@ -89,8 +89,7 @@ def _share(dirs: StateDirs, monitor: Monitor) -> Share | None:
 def _keep_within_budget(layers: LayerStore) -> None:
     """After builds that made layers: what saves least goes, so that the store does not grow for ever."""
     if layers.made:
-        from lxcbuild.cli.keeping import layer_budgets
-        from lxcbuild.images.eviction import evict
+        from lxcbuild.images.eviction import budgets, evict
 
-        cold, hot = layer_budgets()
+        cold, hot = budgets()
         evict(layers, cold_bytes=cold, hot_bytes=hot)

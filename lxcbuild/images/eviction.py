@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lxcbuild.config.retention import load_retention
+from lxcbuild.images.hot import memory_info
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.shelf import Shelved
 
@@ -16,6 +18,12 @@ class Evicted:
     key: str
     bytes: int
     archive: bool
+
+
+def budgets() -> tuple[int, int]:
+    """Bytes for archives on disk and for trees in memory: the administrator's, or for the latter a quarter of the machine's."""
+    kept = load_retention().layers
+    return kept.max_bytes, memory_info()["MemTotal"] // 4 if kept.hot_bytes is None else kept.hot_bytes
 
 
 def doomed(

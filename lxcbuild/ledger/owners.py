@@ -15,6 +15,8 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from lxcbuild.config import locks
+
 
 class Owners(Protocol):
     """The ownership of one open ledger."""
@@ -60,19 +62,8 @@ class FileOwners:
 
     def alive(self, owner: str) -> bool:
         """See :meth:`Owners.alive`."""
-        if owner == self._name:
-            return True
-        try:
-            fd = os.open(self._locks / owner, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        path = self._locks / owner
+        return owner == self._name or (not locks.is_free(path) and path.exists())
 
     def forget(self, owner: str) -> None:
         """See :meth:`Owners.forget`."""
