@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lxcbuild.build.request import BuildRequest
     from lxcbuild.config.paths import StateDirs
     from lxcbuild.events import Monitor
-    from lxcbuild.ledger.store import Ledger
+    from lxcbuild.ledger.direct import BuildLedger
     from lxcbuild.model import Target
 
 
 def already_built(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
+    wish: BuildRequest, *, dirs: StateDirs, ledger: BuildLedger, monitor: Monitor, overrides: Path | None
 ) -> Outcome | None:
     """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
 
@@ -44,7 +44,7 @@ def already_built(
 
 
 def _same_release(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
+    wish: BuildRequest, *, dirs: StateDirs, ledger: BuildLedger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
     from lxcbuild.pypi.client import IndexClient, parse_requirement
 

@@ -19,7 +19,7 @@ from lxcbuild.cli.recorder import Recorder
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.wishes import wishes
 from lxcbuild.events import FanOut, Monitor, Note
-from lxcbuild.ledger.store import Ledger
+from lxcbuild.ledger.direct import BuildLedger, open_for_builds
 from lxcbuild.model import Outcome
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def build(
         from lxcbuild.config.policies import load_policy
 
         load_policy(policy)  # a mistake in it is told, even where nothing is left to build
-    with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
+    with ui.monitor() as monitor, open_for_builds(ui.dirs) as ledger:
         watcher = FanOut(monitor, Recorder(ledger))
         found = {
             wish: outcome
@@ -103,7 +103,7 @@ def build(
         if jobs > 1 and len(left) > 1:
             from lxcbuild.cli.build_parallel import build_parallel
 
-            built = _Built(*build_parallel(left, ui, ledger, monitor, policy=policy, overrides=overrides, jobs=jobs))
+            built = _Built(*build_parallel(left, ui, monitor, policy=policy, overrides=overrides, jobs=jobs))
         else:
             built = _build(left, ui, ledger, watcher, policy, overrides)
     outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
@@ -120,7 +120,7 @@ class _Built:
 
 
 def _build(
-    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: BuildLedger, watcher: Monitor, policy: str, overrides: Path | None
 ) -> _Built:
     if not wishes:
         return _Built()

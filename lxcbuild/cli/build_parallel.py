@@ -39,7 +39,6 @@ _Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, 
 def build_parallel(
     wishes: Sequence[BuildRequest],
     ui: _HasDirs,
-    ledger: Ledger,
     monitor: Monitor,
     *,
     policy: str,
@@ -55,6 +54,7 @@ def build_parallel(
     with (
         tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,
         Journal(Path(scratch), resume=False) as journal,
+        Ledger.open(ui.dirs) as ledger,
     ):
         engine = LocalEngine(
             ui.dirs, bulk_workshop, listener=_Listener(monitor).hear, jobs=jobs, courteous=False, alive=None
@@ -75,9 +75,9 @@ def build_parallel(
             tally = head.run()
         finally:
             engine.close()
-    if tally.interrupted:
-        raise KeyboardInterrupt
-    return _result(keys, tally, ledger, ui.dirs)
+        if tally.interrupted:
+            raise KeyboardInterrupt
+        return _result(keys, tally, ledger, ui.dirs)
 
 
 def _planned(keys: Mapping[str, tuple[BuildRequest, Member]], policy: str) -> dict[str, PlannedJob]:

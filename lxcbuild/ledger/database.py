@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from lxcbuild.errors import DiskFullError, LedgerError
-from lxcbuild.ledger.schema import HEAD
+from lxcbuild.ledger import refusals
+from lxcbuild.ledger.refusals import BUSY_S
+from lxcbuild.ledger.revision import HEAD
 
-_BUSY_S = 30
 _URL_HINT = "write --ledger postgresql://user@host/database"
 _WRITE = "lxcbuild_write"
 _MIGRATION_LOCK = 0x6C786362  # of PostgreSQL's advisory locks: "lxcb"
@@ -33,7 +34,7 @@ def connect_url(url: str) -> sa.Engine:
         return sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"connect_timeout": _BUSY_S, "application_name": "lxcbuild"},
+            connect_args={"connect_timeout": BUSY_S, "application_name": "lxcbuild"},
         )
     except ModuleNotFoundError:
         raise LedgerError(
@@ -55,7 +56,7 @@ def connect(path: Path) -> sa.Engine:
     The driver's own habit (no BEGIN before DDL) would make migrations non-atomic, so it is told to leave transactions
     alone; writers take the write lock at BEGIN, which is the only place where SQLite honours the busy timeout for sure.
     """
-    engine = sa.create_engine(sa.URL.create("sqlite", database=os.fspath(path)), connect_args={"timeout": _BUSY_S})
+    engine = sa.create_engine(sa.URL.create("sqlite", database=os.fspath(path)), connect_args={"timeout": BUSY_S})
     may_write = os.access(path if path.exists() else path.parent, os.W_OK)
 
     @sa.event.listens_for(engine, "connect")
@@ -154,8 +155,9 @@ def errors_named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
-        named = _named_by_server if getattr(error.orig, "sqlite_errorname", None) is None else _named
-        raise named(error, path) from error
+        if getattr(error.orig, "sqlite_errorname", None) is None:
+            raise _named_by_server(error, path) from error
+        raise refusals.named(error.orig, path) from error
 
 
 def _named_by_server(error: exc.DBAPIError, path: Path | str) -> LedgerError | DiskFullError:
@@ -168,24 +170,3 @@ def _named_by_server(error: exc.DBAPIError, path: Path | str) -> LedgerError | D
     if not code or code.startswith(("08", "28", "3D", "57P")):
         return LedgerError(brief, resolution="does this answer? psql with the same URL")
     return LedgerError(brief, details=str(error))
-
-
-def _named(error: exc.DBAPIError, path: Path | str) -> LedgerError | DiskFullError:
-    code = str(getattr(error.orig, "sqlite_errorname", ""))
-    said = f"{error.orig}"
-    if code == "SQLITE_FULL":
-        return DiskFullError(
-            f"no space left for the ledger {path}", resolution="free some space, or choose another --state-dir"
-        )
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return LedgerError(
-            f"the ledger {path} is damaged: {said}",
-            resolution=f"move it away (mv {path} {path}.damaged): a new one is made; packages and logs are not in it",
-        )
-    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        return LedgerError(f"the ledger {path} cannot be opened: {said}", resolution="run the same command with sudo")
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return LedgerError(
-            f"the ledger {path} was busy for {_BUSY_S} s: {said}", resolution=f"see who holds it: fuser -v {path}"
-        )
-    return LedgerError(f"the ledger {path} failed: {said}", details=str(error))

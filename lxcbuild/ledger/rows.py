@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, shown_status
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
@@ -52,6 +50,14 @@ def from_new(build: NewBuild) -> dict[str, Any]:
         "lxcbuild_version": build.lxcbuild_version,
         "request": clean(build.request),
     }
+
+
+def from_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of what became known on the way."""
+    allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path", "request"}
+    assert facts.keys() <= allowed, facts.keys() - allowed
+    cleaned: dict[str, Any] = clean(facts)
+    return cleaned
 
 
 def from_outcome(outcome: Outcome) -> dict[str, Any]:
@@ -120,12 +126,22 @@ def from_note(build_id: str, position: int, text: str) -> dict[str, Any]:
     return {"build_id": build_id, "position": position, "text": clean(text)}
 
 
+def children(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
+    """The rows of what belongs to a finished build, by table."""
+    build_id = outcome.build_id
+    return {
+        "phase": [from_phase(build_id, i, record) for i, record in enumerate(outcome.phases)],
+        "artifact": [from_artifact(build_id, artifact) for artifact in outcome.artifacts],
+        "note": [from_note(build_id, i, text) for i, text in enumerate(outcome.notes)],
+    }
+
+
 def to_record(
-    row: sa.Row[Any],
+    row: Any,  # anything with the columns as attributes
     *,
-    phase: Sequence[sa.Row[Any]] = (),
-    artifact: Sequence[sa.Row[Any]] = (),
-    note: Sequence[sa.Row[Any]] = (),
+    phase: Sequence[Any] = (),
+    artifact: Sequence[Any] = (),
+    note: Sequence[Any] = (),
 ) -> BuildRecord:
     """A build with what belongs to it."""
     return BuildRecord(
@@ -151,12 +167,12 @@ def to_record(
     )
 
 
-def _to_phase(row: sa.Row[Any]) -> PhaseRecord:
+def _to_phase(row: Any) -> PhaseRecord:
     usage = Usage(**{name: getattr(row, name) for name in _USAGE})
     return PhaseRecord(phase=Phase(row.name), started_at=row.started_at, usage=usage)
 
 
-def _to_failure(row: sa.Row[Any]) -> Failure | None:
+def _to_failure(row: Any) -> Failure | None:
     if row.failure_class is None:
         return None
     return Failure(

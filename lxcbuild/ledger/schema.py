@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration below ``migrations/versions`` and a new :data:`HEAD`."""
+"""The tables. A change here needs a migration below ``migrations/versions`` and a new ``HEAD`` (``revision.py``)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from sqlalchemy import (
     Table,
     Text,
 )
-
-#: The revision that this code reads and writes; equal to alembic's head (a test says so), known without importing alembic.
-HEAD = "0002"
 
 metadata = MetaData()
 

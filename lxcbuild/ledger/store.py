@@ -17,11 +17,13 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import DiskFullError, LedgerError, UnknownBuildError
+from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import costs, database, questions, rows, schema
 from lxcbuild.ledger.costs import Cost
-from lxcbuild.ledger.owners import FileOwners, Owners, ServerOwners
+from lxcbuild.ledger.owners import FileOwners, Owners
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, is_id_part, now
+from lxcbuild.ledger.refusals import os_errors
+from lxcbuild.ledger.serverowners import ServerOwners
 from lxcbuild.model import Outcome, PhaseRecord
 
 _CHUNK = 500  # ids in one IN (...): below every database's limit
@@ -47,7 +49,7 @@ class Ledger:
         Raises LedgerError, or DiskFullError.
         """
         place = dirs.ledger if dirs.ledger_url is None else database.shown_url(dirs.ledger_url)
-        with _os_errors(dirs.ledger):
+        with os_errors(dirs.ledger):
             if dirs.ledger_url is not None:
                 engine = database.connect_url(dirs.ledger_url)
             else:
@@ -81,20 +83,16 @@ class Ledger:
 
     def begin(self, build: NewBuild) -> None:
         """Record that a build runs, owned by this process."""
-        with _os_errors(self._path), database.errors_named(self._path):
+        with os_errors(self._path), database.errors_named(self._path):
             owner = self._owners.take()
         with self._writing() as connection:
             connection.execute(sa.insert(schema.build), [{**rows.from_new(build), "owner": owner}])
 
     def learn(self, build_id: str, **facts: Any) -> None:
         """Record what became known on the way: version, backend, image_digest, limits_in_force, log_path, request."""
-        allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path", "request"}
-        assert facts.keys() <= allowed, facts.keys() - allowed
-        if "log_path" in facts:
-            facts["log_path"] = os.fspath(facts["log_path"])
         with self._writing() as connection:
             found = connection.execute(
-                sa.update(schema.build).where(schema.build.c.id == build_id).values(**rows.clean(facts))
+                sa.update(schema.build).where(schema.build.c.id == build_id).values(**rows.from_facts(facts))
             )
             self._expect_one(found.rowcount, build_id)
 
@@ -143,13 +141,9 @@ class Ledger:
 
     @staticmethod
     def _add_children(connection: sa.Connection, outcome: Outcome) -> None:
-        build_id = outcome.build_id
-        for table, new in (
-            (schema.phase, [rows.from_phase(build_id, i, p) for i, p in enumerate(outcome.phases)]),
-            (schema.artifact, [rows.from_artifact(build_id, a) for a in outcome.artifacts]),
-            (schema.note, [rows.from_note(build_id, i, t) for i, t in enumerate(outcome.notes)]),
-        ):
-            connection.execute(sa.delete(table).where(table.c.build_id == build_id))
+        for name, new in rows.children(outcome).items():
+            table = schema.metadata.tables[name]
+            connection.execute(sa.delete(table).where(table.c.build_id == outcome.build_id))
             if new:
                 connection.execute(sa.insert(table), new)
 
@@ -259,21 +253,3 @@ class Ledger:
 
 def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
-
-
-@contextmanager
-def _os_errors(path: Path | str) -> Iterator[None]:
-    """Turn refusals of the file system into ledger errors."""
-    import errno
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"no space left for the ledger {path}", resolution="free some space, or choose another --state-dir"
-            ) from error
-        raise LedgerError(
-            f"the ledger {path} cannot be opened: {error.strerror}: {error.filename}",
-            resolution="run the same command with sudo, or choose another --state-dir",
-        ) from error

@@ -19,6 +19,7 @@ from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import database, questions, schema
 from lxcbuild.ledger.records import NewBuild
+from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
@@ -187,7 +188,7 @@ def test_migrations_lead_from_nothing_to_the_tables_of_the_code(fresh_state: Sta
     Ledger.open(fresh_state).close()
     config = Config()
     config.set_main_option("script_location", "lxcbuild:ledger/migrations")
-    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
     engine = sa.create_engine(f"sqlite:///{fresh_state.ledger}")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError
-from lxcbuild.ledger import database, schema
+from lxcbuild.ledger import database
+from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lxcbuild[postgresql]'")
@@ -99,7 +100,7 @@ def test_writers_of_one_server_do_not_wait_for_each_other(fresh_state: StateDirs
         thread.join()
     with Ledger.open(fresh_state) as ledger:
         assert len(ledger.recent(limit=None, status="built")) == 40
-        assert schema.HEAD == "0002"
+        assert HEAD == "0002"
 
 
 def test_the_verbs_take_the_server_by_option(fresh_state: StateDirs, monkeypatch: pytest.MonkeyPatch) -> None:
