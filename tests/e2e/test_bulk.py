@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,10 +100,50 @@ def test_a_synthetic_archive_is_built_in_order_and_failures_prune_what_needs_the
 @pytest.mark.slow
 @pytest.mark.timeout(5 * 3600)
 def test_a_thousand_builds(lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path) -> None:
-    made = world(tmp_path, int(os.environ.get("LXCBUILD_TEST_BULK", "1000")), failing=40)
-    done = lxcbuild("rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--json", env=made.environment)
+    count = int(os.environ.get("LXCBUILD_TEST_BULK", "1000"))
+    made = world(tmp_path, count, failing=count // 25)
+    done, head_cpu_s = _watched(
+        argv(state, "rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--json"), made.environment
+    )
+    assert done.status == 1, done.stderr
     check(made, by_name(done), state)
-    assert done.document["worker_cpu_s"] / done.document["worker_jobs"] <= MAX_CPU_S
+    cpu_s, jobs = head_cpu_s + done.document["worker_cpu_s"], done.document["worker_jobs"]
+    assert cpu_s / jobs <= MAX_CPU_S, (
+        f"{jobs} jobs: head {head_cpu_s / jobs:.3f} s, all {cpu_s / jobs:.3f} s of CPU each"
+    )
+
+
+def _watched(command: list[str], environment: dict[str, str]) -> tuple[Ended, float]:
+    """Run a head; CPU seconds of it, of all programs that it runs itself, and of the server that forks its workers.
+
+    Planning and starting are in there. What the workers spend, the head's document says.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+        subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=err) as head,
+    ):
+        server_s = 0.0
+        while (waited := os.wait4(head.pid, os.WNOHANG))[0] == 0:
+            server_s = max(server_s, _server_cpu_s(head.pid))
+            time.sleep(0.5)
+        head.returncode = os.waitstatus_to_exitcode(waited[1])
+        out.seek(0)
+        err.seek(0)
+        ended = Ended(head.returncode, out.read(), err.read())
+    assert server_s > 0
+    return ended, waited[2].ru_utime + waited[2].ru_stime + server_s
+
+
+def _server_cpu_s(head: int) -> float:
+    """Of the child of ``head`` that is multiprocessing's server (proc(5), fields 14 and 15); 0 when there is none."""
+    for children in Path(f"/proc/{head}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                if b"multiprocessing.forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 @pytest.mark.slow
