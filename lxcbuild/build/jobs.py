@@ -68,7 +68,7 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
 
     command = Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD)
     work.last_step = command
-    result = instance.run(command, hear)
+    result = instance.run(replace(command, argv=step.command), hear)
     work.charge(result.usage)
     if _ran_out_of_room(work, result, b"".join(tail)):
         result = replace(result, stopped_by=FailureClass.DISK_FULL)

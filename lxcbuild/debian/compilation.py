@@ -68,8 +68,8 @@ def compile_job(
     build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
     parent = tree.rsplit("/", 1)[0]
     return Job(
-        files={steps.TOOLS: steps.tools_archive()},
-        steps=(InsideStep(argv=build, env=env, cwd=tree), steps.python_step("collect", parent)),
+        files={steps.TOOLS: steps.tools_archive(), **steps.fork_server_files()},
+        steps=(InsideStep(argv=build, env=env, cwd=tree, fork_served=True), steps.python_step("collect", parent)),
     )
 
 

@@ -27,6 +27,8 @@ OUT = "/out"
 SOURCE = "/in/source"
 DEBS = "/in/debs"
 SOURCE_TREE = "/build/src"
+#: See :func:`fork_server_files`.
+_FORK_SERVERS = {"/lxcbuild/forkserver.pl": "forkserver.pl", "/lxcbuild/forkserver.py": "forkserver.py"}
 
 _LAUNCH = (
     "import sys;sys.path.insert(0,{tools!r});from lxcbuild.debian.inside.{module} import main;"
@@ -37,12 +39,22 @@ _PACKAGES = ("tomli", "stdeb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InsideStep:
-    """One command inside. ``as_root`` marks trusted installs: all else runs as the unprivileged build user."""
+    """One command inside. ``as_root`` marks trusted installs: all else runs as the unprivileged build user.
+
+    ``fork_served`` lets the programs of debhelper and dpkg that it starts be forks of one process (:func:`fork_server_files`, which
+    must be among the job's files). It changes how long the command takes and nothing else.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "/build"
     as_root: bool = False
+    fork_served: bool = False
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What is executed for ``argv``."""
+        return ("/usr/bin/perl", next(iter(_FORK_SERVERS)), *self.argv) if self.fork_served else self.argv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +95,12 @@ def python_step(
     flags = ("-I",) if site else ("-I", "-S")
     launch = _LAUNCH.format(tools=TOOLS, module=module)
     return InsideStep(argv=("/usr/bin/python3", *flags, "-c", launch, *arguments), env=dict(env or {}), as_root=as_root)
+
+
+@functools.cache
+def fork_server_files() -> Mapping[str, bytes]:
+    """The two servers of which commands marked ``fork_served`` fork their programs: Perl's and Python's."""
+    return {inside: (Path(__file__).parent / "inside" / name).read_bytes() for inside, name in _FORK_SERVERS.items()}
 
 
 def request(document: Mapping[str, object]) -> dict[str, bytes]:

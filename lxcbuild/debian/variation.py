@@ -82,7 +82,10 @@ def turn_step(tree: str) -> InsideStep:
 
 
 def varied(job: Job, *, clock: bool, one_core: bool) -> Job:
-    """The job with each step under other circumstances; ``clock`` needs the package of the clock among ``/in/debs``."""
+    """The job with each step under other circumstances; ``clock`` needs the package of the clock among ``/in/debs``.
+
+    Nothing is served by forks here: programs that start alone are one circumstance more.
+    """
     return replace(job, steps=tuple(_varied(step, clock=clock, one_core=one_core) for step in job.steps))
 
 
