@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.errors import BadNameError
+from lxcbuild.values import dataclass
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9.+-]{0,62}")
 

@@ -8,11 +8,11 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.errors import CommandError, ToolMissingError
 from lxcbuild.log import Logger
+from lxcbuild.values import dataclass
 
 log = Logger()
 

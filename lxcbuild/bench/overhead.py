@@ -7,11 +7,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.bench.samples import Spread
+from lxcbuild.values import dataclass
 
 #: The budget (docs/performance.md).
 MAX_CPU_MS = 400.0

@@ -12,12 +12,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError
 from lxcbuild.linux.mounts import mount_table
+from lxcbuild.values import dataclass
 
 #: The measured command: its first byte says that it runs.
 COMMAND = ("/bin/echo", "here")

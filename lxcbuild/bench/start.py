@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once, swept
@@ -20,6 +20,7 @@ from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import InstanceSpec, Step
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.network import GUARDED
+from lxcbuild.values import dataclass
 
 #: Budgets (docs/performance.md).
 MAX_RATIO, MAX_FIRST_MS, MAX_STOP_MS, MAX_MEMORY_BYTES, MAX_GUARD_MS = 3.0, 40.0, 5.0, 30 << 20, 3.0

@@ -16,7 +16,7 @@ import re
 import secrets
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +33,7 @@ from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.untar import TarLimits, entries
 from lxcbuild.model import NetworkMode, Policy
 from lxcbuild.sandbox.base import Backend
+from lxcbuild.values import dataclass
 
 SUFFIX = ".capsule"
 MANIFEST = "capsule.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.debian.artifacts import ArtifactError, read_deb
@@ -13,6 +13,7 @@ from lxcbuild.debian.installsets import needed_packages
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import DependencyError, GateError
 from lxcbuild.model import Artifact
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -24,6 +24,7 @@ from lxcbuild.pypi.required import read_requirements
 from lxcbuild.pypi.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
 from lxcbuild.pypi.selection import releases_by_version
 from lxcbuild.sandbox.base import Bind
+from lxcbuild.values import dataclass
 
 #: Places that a build may overrule: a script, or a file that a script adds to.
 _HEARSAY = ("setup.cfg", "setup.py", None)

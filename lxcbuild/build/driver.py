@@ -10,7 +10,7 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from lxcbuild.build.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
 from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, SourceKind, Status, Usage
+from lxcbuild.values import dataclass
 
 PhaseFunction = Callable[[Work], None]
 

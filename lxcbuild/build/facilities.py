@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.config.overrides import Overrides
 from lxcbuild.config.paths import StateDirs
@@ -17,6 +17,7 @@ from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Policy, Target
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.sandbox.base import Backend
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

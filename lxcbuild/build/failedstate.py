@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.model import Converter, Failure, Phase, Policy, Target
 from lxcbuild.sandbox.base import Bind, User
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from lxcbuild.build import dependencies
 from lxcbuild.build.closure import Closure
@@ -37,6 +37,7 @@ from lxcbuild.model import (
 )
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.pypi.runtimeset import Pinned, RuntimeSet
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

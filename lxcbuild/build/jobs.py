@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from lxcbuild.config.data import configuration_directory
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
 from lxcbuild.model import FailureClass
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
+from lxcbuild.values import dataclass
 
 _TAIL_BYTES = 64 * 1024
 #: The key of the policy that each class of stop means, and by how much more is worth a try.

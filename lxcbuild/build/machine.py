@@ -8,9 +8,10 @@ The story of all transitions is kept for post-mortems.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, Status
+from lxcbuild.values import dataclass
 
 #: How often a failed compile may name missing build dependencies that are then provided.
 MAX_DEPENDENCY_ROUNDS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Artifact, Outcome, Source, Status, Target
+from lxcbuild.values import dataclass
 
 #: How many earlier builds of a project are looked at.
 _LOOK_BACK = 20

@@ -8,7 +8,6 @@ import os
 import secrets
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.build import failedstate
@@ -21,6 +20,7 @@ from lxcbuild.images.hot import HotStore
 from lxcbuild.images.untar import TarLimits, untar_file
 from lxcbuild.model import Policy
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
+from lxcbuild.values import dataclass
 
 #: A script inside that repeats the failing command as it was.
 AGAIN = "/lxcbuild/again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.model import SourceKind, Target
+from lxcbuild.values import dataclass
 
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from lxcbuild.build.closure import Closure
@@ -27,6 +27,7 @@ from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
 from lxcbuild.sandbox.logs import LogWriter
+from lxcbuild.values import dataclass
 
 
 @dataclass(slots=True, kw_only=True)

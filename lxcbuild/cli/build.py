@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from lxcbuild.cli.wishes import wishes
 from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.direct import BuildLedger, open_for_builds
 from lxcbuild.model import Outcome
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.build.facilities import Facilities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import BuiltPackages, Failure, FailureClass, Outcome, Phase, Status
 from lxcbuild.plan.document import Member, Plan, PlannedJob
 from lxcbuild.pypi.client import IndexClient, parse_requirement
+from lxcbuild.values import dataclass
 
 _Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, LxcbuildError]]
 

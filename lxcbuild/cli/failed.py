@@ -6,12 +6,12 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lxcbuild.cli.options import require_root
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import InputError, StateGoneError
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.build.reopen import Reopened

@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.linux import ids, probe
 from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.values import dataclass
 
 Verdict = Literal["ok", "warn", "fail"]
 

@@ -12,7 +12,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.values import dataclass
 
 _LAUNCHER = "lxcbuild/sandbox/launcher.py"
 _NEWBORN_S = 5.0

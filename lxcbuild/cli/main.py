@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,7 @@ from lxcbuild import __version__
 from lxcbuild.cli.render import Ui
 from lxcbuild.config.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
 from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
+from lxcbuild.values import dataclass
 
 EXIT_USAGE = 2
 EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE

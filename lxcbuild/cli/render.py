@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lxcbuild.cli.units import bytes_text, seconds_text
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LxcbuildError
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     import click

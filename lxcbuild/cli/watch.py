@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from lxcbuild.errors import BuildsFailedError, CancelledError, InputError
 from lxcbuild.ledger.records import now
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Status, Target
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet

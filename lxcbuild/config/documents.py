@@ -10,7 +10,6 @@ import difflib
 import errno
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lxcbuild.errors import ConfigError
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

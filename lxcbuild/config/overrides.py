@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from lxcbuild.config import data
 from lxcbuild.config.documents import Document, read_document, validate
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 KIND = "packages"
 OFF = "off"

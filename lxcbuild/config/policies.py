@@ -10,7 +10,6 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lxcbuild.config import data
 from lxcbuild.config.documents import nearest, read_document, validate
 from lxcbuild.config.policy_schema import PolicyFile, Size
 from lxcbuild.errors import ConfigError, UnknownPolicyError
+from lxcbuild.values import dataclass
 
 KIND = "cgroups"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from lxcbuild.config import data
 from lxcbuild.config.documents import nearest, read_document, validate
 from lxcbuild.errors import ConfigError, LimitRefusedError
+from lxcbuild.values import dataclass
 
 KIND = "cgroups/seccomp"
 

@@ -12,12 +12,12 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from lxcbuild.config import locks
 from lxcbuild.config.paths import MACHINE_SLOTS
+from lxcbuild.values import dataclass
 
 
 class Kind(StrEnum):

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,6 +20,7 @@ from lxcbuild.debian import sources
 from lxcbuild.debian.aptroot import AptRoot, network_or
 from lxcbuild.errors import BadNameError, CommandError, DependencyError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor, Progress
+from lxcbuild.values import dataclass
 
 #: Package lists are as fresh as this unless asked otherwise. A file that vanished meanwhile makes :class:`LayerStore` ask for more.
 DEFAULT_MAX_AGE_S = 24 * 3600.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import format_datetime
 
 from debian.debian_support import NativeVersion
@@ -19,6 +18,7 @@ from lxcbuild.debian import control
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 COMPONENT = "main"
 _VERSION = re.compile(r"(?:\d{1,9}:)?[0-9][A-Za-z0-9.+~-]{0,200}")

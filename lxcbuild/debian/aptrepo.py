@@ -25,7 +25,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from lxcbuild.debian.aptpool import Incoming, sync, write
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 KEY_FILE = "lxcbuild-archive.asc"
 PIN_FILE = "lxcbuild.pref"

@@ -8,11 +8,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError, RepositoryError
+from lxcbuild.values import dataclass
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _TIMEOUT_S = 120

@@ -7,7 +7,6 @@ import hashlib
 import lzma
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lxcbuild.debian.aptindex import Entry
 from lxcbuild.debian.aptrepo import KEY_FILE, Repository
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
+from lxcbuild.values import dataclass
 
 _MAX_LIST_BYTES = 1024**3
 

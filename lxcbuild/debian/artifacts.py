@@ -16,12 +16,12 @@ import re
 import tempfile
 import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from lxcbuild import process
 from lxcbuild.debian.stanza import ArtifactError, checksums, parse_stanza
+from lxcbuild.values import dataclass
 
 __all__ = ["ArtifactError", "Deb", "Member", "checksums", "parse_stanza", "read_control", "read_deb"]
 

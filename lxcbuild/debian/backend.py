@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -12,6 +11,7 @@ from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import Job
+from lxcbuild.values import dataclass
 
 RESULT = "backend.json"
 #: Where wheels of the index lie inside, one directory per Python, and where they are laid out before they become a layer.

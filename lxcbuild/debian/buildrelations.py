@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -15,6 +15,7 @@ from lxcbuild.debian.relations import TargetPython, Unmapped, translate
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter
+from lxcbuild.values import dataclass
 
 #: Installed wherever packages are built, and by Policy never listed in Build-Depends.
 IMPLICIT = ("build-essential",)

@@ -13,13 +13,14 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO
 
 from lxcbuild import process
 from lxcbuild.debian.names import canonical_or_none
 from lxcbuild.errors import ImageError
+from lxcbuild.values import dataclass
 
 #: Tables and columns; ``package`` is a row of the table of package names.
 TABLES: dict[str, tuple[str, ...]] = {

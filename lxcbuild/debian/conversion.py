@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -23,6 +23,7 @@ from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter, FailureClass
+from lxcbuild.values import dataclass
 
 RESULT = "conversion.json"
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"

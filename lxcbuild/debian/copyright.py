@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from lxcbuild.debian.control import homepage, paragraph
 from lxcbuild.debian.inspection import Inspection
+from lxcbuild.values import dataclass
 
 UNKNOWN = "UNKNOWN-LICENSE"
 _TEXT_LIMIT = 32_000

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.crates import SUITE_REGISTRY, Crates, LockedCrate, parse_locked, rust_architecture
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.steps import Job
+from lxcbuild.values import dataclass
 
 RESULT = "crates.json"
 #: Where the host's certificates are inside, for registries behind TLS.

@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian.documents import Reader
 from lxcbuild.debian.inside.cargo_cfg import applies
+from lxcbuild.values import dataclass
 
 #: Where Debian's crates lie, and where those lie that were fetched for one build.
 SUITE_REGISTRY = "/usr/share/cargo/registry"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from lxcbuild.values import dataclass
 
 LINES = 10
 _LINE_LENGTH = 300

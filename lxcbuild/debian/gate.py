@@ -11,13 +11,13 @@ import enum
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.debian import layout, startup
 from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.control import is_relation_field
 from lxcbuild.debian.scripts import unknown_lines
+from lxcbuild.values import dataclass
 
 _MAX_FINDINGS = 200
 _ARTIFACT = re.compile(

@@ -6,12 +6,12 @@ import bisect
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian import startup
 from lxcbuild.debian.artifacts import Deb, Member
+from lxcbuild.values import dataclass
 
 _SITE = "usr/lib/python3/dist-packages"
 _DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"

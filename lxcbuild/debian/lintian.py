@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 import yaml
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import OUT, InsideStep, Job
 from lxcbuild.errors import BadNameError
+from lxcbuild.values import dataclass
 
 RESULT = "lintian.txt"
 PACKAGES = ("lintian",)

@@ -10,10 +10,11 @@ import functools
 import re
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.errors import BadNameError
+from lxcbuild.values import dataclass
 
 #: PEP 508's rule for names of projects and extras.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?", re.ASCII)

@@ -22,7 +22,7 @@ A lower bound ends in ``-0~`` because packages made here have the revision ``0~l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from debian.debian_support import Version as DebianVersion
 from packaging.requirements import InvalidRequirement, Requirement
@@ -32,6 +32,7 @@ from packaging.version import Version
 from lxcbuild.debian.names import Mapped, NameMap, canonical_or_none, normalise
 from lxcbuild.debian.versions import upstream_version
 from lxcbuild.errors import BadNameError
+from lxcbuild.values import dataclass
 
 _MACHINES = {
     "amd64": "x86_64",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lxcbuild.debian import apt, control, conversion, documents, steps
 from lxcbuild.debian.artifacts import ArtifactError, checksums, parse_stanza
@@ -17,6 +17,7 @@ from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 RESULT = "source.json"
 MAX_DSC_BYTES = 1024 * 1024

@@ -8,11 +8,11 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
+from lxcbuild.values import dataclass
 
 #: Options of the host's apt that say how the network is reached, and nothing about what is installed or run afterwards.
 _INHERITED = re.compile(

@@ -12,12 +12,13 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.errors import ToolMissingError
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 #: Where things are inside.
 TOOLS = "/lxcbuild/tools.zip"

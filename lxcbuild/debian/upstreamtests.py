@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -16,6 +15,7 @@ from lxcbuild.debian.documents import DocumentError, clean
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 FOUND, RESULT = "tests-found.json", "tests.json"
 #: Extras for tests; ``dev`` only where a project has none of the others.

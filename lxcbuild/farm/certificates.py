@@ -8,12 +8,12 @@ needed to make more certificates; it stays where it was made.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxcbuild.errors import InputError, ToolMissingError
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from cryptography import x509

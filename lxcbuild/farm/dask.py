@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import distributed
@@ -29,6 +29,7 @@ from lxcbuild.farm.daskmembers import MAX_MESSAGE_BYTES, TOPIC, describe, perfor
 from lxcbuild.farm.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
 from lxcbuild.farm.membership import Member, checked_address
 from lxcbuild.log import Logger
+from lxcbuild.values import dataclass
 
 _CONNECT_S = 5.0
 _log = Logger()

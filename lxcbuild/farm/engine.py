@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from lxcbuild import __version__
@@ -18,6 +18,7 @@ from lxcbuild.build.request import BuildRequest
 from lxcbuild.events import BuildEnded, BuildStarted, Note, PhaseEnded, PhaseStarted
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Failure, Outcome, Target
+from lxcbuild.values import dataclass
 
 #: What a worker tells while it works. Output of builds stays where it is: in the log.
 WorkerEvent = BuildStarted | PhaseStarted | PhaseEnded | Note | BuildEnded

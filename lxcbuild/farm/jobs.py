@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.ready import Ready, Records, find_ready, influences, sound
@@ -17,6 +17,7 @@ from lxcbuild.plan.capacity import Need, cpu_need, memory_need
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Task
+from lxcbuild.values import dataclass
 
 #: Of a request, what concerns one project and not the whole run.
 _OWN = ("hashes", "with_deps")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import os
-from dataclasses import dataclass
 
 from lxcbuild.config.policies import load_policy, machine_memory_bytes
 from lxcbuild.farm.jobs import task_for
 from lxcbuild.plan.capacity import Room, reserve_bytes
 from lxcbuild.plan.document import Plan
 from lxcbuild.plan.schedule import Schedule
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

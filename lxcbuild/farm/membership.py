@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ import lxcbuild
 from lxcbuild.config.data import configuration_directory, shipped_directory
 from lxcbuild.errors import InputError
 from lxcbuild.farm.certificates import Certificates
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

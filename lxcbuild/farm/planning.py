@@ -7,7 +7,7 @@ on. Then versions are chosen for one project after the other, each keeping to wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -30,6 +30,7 @@ from lxcbuild.pypi.model import Release
 from lxcbuild.pypi.required import read_requirements
 from lxcbuild.pypi.runtimeset import Known, Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
 from lxcbuild.pypi.selection import ReleaseFiles, choose_release, releases_by_version
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

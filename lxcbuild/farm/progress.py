@@ -6,12 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.events import BuildStarted, Note, PhaseStarted
 from lxcbuild.farm.engine import JobEvent
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start
+from lxcbuild.values import dataclass
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.build.failures import failure_of
 from lxcbuild.build.ready import Ready
@@ -35,6 +35,7 @@ from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
+from lxcbuild.values import dataclass
 
 #: Seconds between two looks at the room that there is, which others of the machine change.
 _LOOK_S = 0.5

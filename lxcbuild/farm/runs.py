@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from lxcbuild.build.ready import Ready
 from lxcbuild.model import Failure, Outcome
 from lxcbuild.plan.schedule import Start, State
+from lxcbuild.values import dataclass
 
 
 class Watcher(Protocol):

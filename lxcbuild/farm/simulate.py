@@ -16,7 +16,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.ledger.records import BuildRecord
@@ -25,6 +25,7 @@ from lxcbuild.plan.capacity import Need, Room, cpu_need, memory_need, reserve_by
 from lxcbuild.plan.document import merge_cycles
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Schedule, Start, State, Task
+from lxcbuild.values import dataclass
 
 #: Of the policy ``default``, of which a build's need is at most all.
 _LIMIT_BYTES = 4 << 30

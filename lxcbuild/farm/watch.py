@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from packaging.specifiers import SpecifierSet
 
@@ -19,6 +19,7 @@ from lxcbuild.errors import NetworkError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.farm.watchstate import Seen, WatchState
 from lxcbuild.pypi.changes import IndexWatcher, NewRelease, PauseError, known_releases, new_releases, newest
+from lxcbuild.values import dataclass
 
 #: Failures in a row after which not a project but the index is taken to be away.
 _PATIENCE = 3

@@ -13,13 +13,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lxcbuild.errors import DiskFullError, LedgerError
 from lxcbuild.pypi.changes import NewRelease
+from lxcbuild.values import dataclass
 
 _FORMAT = 1
 _SCHEMA = """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lxcbuild.farm.engine import Wanted
 from lxcbuild.plan.dependencies import components
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob, job_key
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 from lxcbuild import __version__
@@ -28,6 +28,7 @@ from lxcbuild.farm.artifacts import ArtifactStore, open_store
 from lxcbuild.farm.engine import BuildReport, Job, JobEvent, JobResult, Listener, Provided, Raised, StoredFile, Wanted
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Outcome, Phase, Policy, Status
+from lxcbuild.values import dataclass
 
 #: The share of the processor that a bulk build has beside others while there is not enough of it: a tenth.
 _COURTESY = 10

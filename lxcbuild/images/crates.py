@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lxcbuild.debian import crates as naming
@@ -25,6 +25,7 @@ from lxcbuild.images.install import provision_policy
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.sandbox.base import Backend, Bind, InstanceSpec, Step, User
+from lxcbuild.values import dataclass
 
 #: Goes into every key: raise it when the same crates are laid out in another way.
 LAYOUT_VERSION = 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from lxcbuild.config.retention import load_retention
 from lxcbuild.images.hot import memory_info
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.shelf import Shelved
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ import enum
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lxcbuild.errors import ImageError
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 #: Where dpkg keeps what is installed, below an image's root.
 STATUS_FILE = "var/lib/dpkg/status"

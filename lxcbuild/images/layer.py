@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from lxcbuild.debian.apt import ResolvedSet
 from lxcbuild.images.image import STATUS_FILE, InstalledPackage
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS
 from lxcbuild.images.shelf import Stack
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import GIB, memory_floor_bytes, memory_info
 from lxcbuild.images.image import STATUS_FILE, ImageRecord, python_version_of, read_status
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 #: What is left out of images and layers alike. The directories stay (postinst scripts of some packages want them), licences stay,
 #: and so do the object inventories that documentation builds refer to.

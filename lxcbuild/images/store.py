@@ -7,7 +7,6 @@ appears by rename, so an interrupted make changes nothing. Hot: see :mod:`lxcbui
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.config import locks
@@ -23,6 +22,7 @@ from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import Image, ImageRecord
 from lxcbuild.model import Target
 from lxcbuild.sandbox import compiled
+from lxcbuild.values import dataclass
 
 DAY_S = 86400.0
 

@@ -11,13 +11,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from lxcbuild import process
 from lxcbuild.errors import DiskFullError, ExtractionError
 from lxcbuild.linux.paths import open_directory, open_hostile_directory
+from lxcbuild.values import dataclass
 
 _BLOCK = 512
 _CHUNK = 1 << 18

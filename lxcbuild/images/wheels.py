@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lxcbuild.debian import backend as inside
@@ -27,6 +27,7 @@ from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
+from lxcbuild.values import dataclass
 
 #: Goes into every key: raise it when the same wheels are laid out in another way.
 LAYOUT_VERSION = 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from lxcbuild.ledger import schema
 from lxcbuild.model import Status
+from lxcbuild.values import dataclass
 
 _CHUNK = 500  # names in one IN (...): below every database's limit
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lxcbuild import __version__
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, PhaseRecord, Status, Target
+from lxcbuild.values import dataclass
 
 #: The status of a build that has begun and not ended.
 RUNNING = "running"

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Collection, Mapping, MutableSet
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,7 @@ from lxcbuild.linux import cgroup_v1, cgroup_v2
 from lxcbuild.linux.cgroup_detect import claimed, detect
 from lxcbuild.linux.cgroup_fs import Hierarchy, Node, Version, check_name
 from lxcbuild.linux.cgroup_tree import directories, make, pids_of, remove_if_empty, remove_tree
+from lxcbuild.values import dataclass
 
 __all__ = ["DEVICES", "Cgroup", "CgroupHost", "Counters", "Hierarchy", "Version"]
 

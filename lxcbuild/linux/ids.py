@@ -15,12 +15,12 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lxcbuild.errors import NoIdRangeError
+from lxcbuild.values import dataclass
 
 RANGE = 65536
 SLOT_DIRECTORY = Path("/run/lxcbuild-ids")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from lxcbuild.values import dataclass
 
 #: Where iproute2 and pyroute2 keep named namespaces (ip-netns(8)).
 NAMED = Path("/run/netns")

@@ -8,7 +8,8 @@ dies alone of its own limit, not of its neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from lxcbuild.values import dataclass
 
 #: A build's peak differs from run to run: compilers run side by side in another order, the page cache holds more.
 MARGIN = 1.3

@@ -11,8 +11,9 @@ because the better of both plans is returned. ``docs/layers.md`` has the model a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+
+from lxcbuild.values import dataclass
 
 #: Layers of one stack above its ground. Each costs every build on it two system calls and a little of each path lookup.
 MAX_DEPTH = 4

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 #: A worker may die under a job that has nothing to do with it; a job that kills every worker has.
 MAX_LOST = 2

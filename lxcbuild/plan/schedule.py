@@ -11,12 +11,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from lxcbuild.model import FailureClass
 from lxcbuild.plan.capacity import Need, Room
 from lxcbuild.plan.retries import Attempt, after_failure, after_loss
+from lxcbuild.values import dataclass
 
 #: How many ready jobs are looked at for one that fits beside what runs.
 LOOK_AHEAD = 64

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from lxcbuild.pypi.model import IndexFile
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ read from its metadata alone where the index offers that, else out of the wheel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from lxcbuild.pypi.wheels import (
     parse_metadata,
     read_wheel_metadata,
 )
+from lxcbuild.values import dataclass
 
 _MAX_ROUNDS = 2000
 #: How many versions of one project are worth trying before the requirement counts as unsatisfiable.

@@ -10,12 +10,12 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lxcbuild.errors import DiskFullError
 from lxcbuild.pypi.model import IndexFile
+from lxcbuild.values import dataclass
 
 #: Seconds for which a page is believed when the index does not say.
 DEFAULT_MAX_AGE_S = 600.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from lxcbuild.pypi.http import Http, TransientError, host_of
 from lxcbuild.pypi.identity import canonical
 from lxcbuild.pypi.model import IndexFile, ProjectPage
 from lxcbuild.pypi.selection import ReleaseFiles, releases_by_version
+from lxcbuild.values import dataclass
 
 _ACCEPT_LIST = "application/vnd.pypi.simple.v1+json"
 #: Bytes of a list of all projects: the largest public index needs 45 MB for 650,000 projects.

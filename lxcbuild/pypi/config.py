@@ -11,11 +11,12 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from lxcbuild.errors import ConfigError
+from lxcbuild.values import dataclass
 
 _SYSTEM_FILE = Path("/etc/pip.conf")
 _SECTIONS = ("global", "install")

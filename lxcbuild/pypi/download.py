@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -25,6 +25,7 @@ from lxcbuild.events import Monitor, Note, Progress
 from lxcbuild.pypi.cache import translate_os_error, write_atomically
 from lxcbuild.pypi.http import Answer, Http, TransientError, host_of
 from lxcbuild.pypi.model import IndexFile
+from lxcbuild.values import dataclass
 
 DEFAULT_MAX_BYTES = 1024**3
 _CHUNK = 256 * 1024

@@ -9,13 +9,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from lxcbuild.errors import ConfigError, NetworkError
 from lxcbuild.pypi.config import PipConfig, origin, split_credentials
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     import netrc

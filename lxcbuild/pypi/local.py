@@ -13,7 +13,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.cache import translate_os_error
 from lxcbuild.pypi.download import DEFAULT_MAX_BYTES, store
 from lxcbuild.pypi.identity import canonical, sdist_suffix, split_sdist_name
+from lxcbuild.values import dataclass
 
 MAX_FILES = 200_000
 #: Directories that never belong to a project's sources: histories, caches, environments.

@@ -7,10 +7,10 @@ every other option would have to change what is installed or from where, and is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from lxcbuild.errors import InputError
 from lxcbuild.pypi.client import parse_requirement
+from lxcbuild.values import dataclass
 
 MAX_BYTES = 1024 * 1024
 MAX_LINES = 5000

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import resolvelib
@@ -28,6 +28,7 @@ from lxcbuild.pypi.identity import canonical
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.required import read_requirements
 from lxcbuild.pypi.selection import ReleaseFiles, best_sdist, is_pinned, releases_by_version
+from lxcbuild.values import dataclass
 
 _MAX_ROUNDS = 5000
 #: How many versions of one project are worth trying before the requirement counts as unsatisfiable.

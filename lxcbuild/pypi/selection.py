@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -13,6 +13,7 @@ from packaging.version import Version
 from lxcbuild.errors import NoSdistError, UnknownProjectError, UnknownVersionError, YankedReleaseError
 from lxcbuild.pypi.identity import SDIST_SUFFIXES, canonical, sdist_suffix, sdist_version, wheel_version
 from lxcbuild.pypi.model import IndexFile, Release
+from lxcbuild.values import dataclass
 
 _STRONG = ("sha256", "sha512", "sha384", "sha3_256", "sha3_512", "blake2b")
 

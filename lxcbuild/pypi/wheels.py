@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from packaging.version import Version
 from lxcbuild.errors import BrokenSdistError
 from lxcbuild.pypi.identity import canonical, version_or_none
 from lxcbuild.pypi.model import IndexFile
+from lxcbuild.values import dataclass
 
 #: More than any project's metadata has; a long description is most of it.
 MAX_METADATA_BYTES = 4 * 1024 * 1024

@@ -6,7 +6,7 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild.ledger.records import BuildRecord
@@ -14,6 +14,7 @@ from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Phase
 from lxcbuild.report.clusters import cluster
 from lxcbuild.sandbox.logs import printable
+from lxcbuild.values import dataclass
 
 _PAGE = 50
 _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40

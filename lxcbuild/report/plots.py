@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from lxcbuild.values import dataclass
 
 WIDTH, HEIGHT = 640, 200
 _LEFT, _BOTTOM, _TOP = 44, 22, 8

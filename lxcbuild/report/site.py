@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lxcbuild.errors import InputError
 from lxcbuild.report import gather, plots
 from lxcbuild.report.gather import Build, Group
 from lxcbuild.sandbox.logs import printable
+from lxcbuild.values import dataclass
 
 MARK = ".lxcbuild-report"
 _ROWS = 250  # of one page of a list

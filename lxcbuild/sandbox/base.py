@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from lxcbuild.model import FailureClass, NetworkAttempt, OutputLimits, Policy, Usage
+from lxcbuild.values import dataclass
 
 OutputSink = Callable[[bytes], None]
 

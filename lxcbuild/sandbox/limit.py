@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroup import CgroupHost, Version
+from lxcbuild.values import dataclass
 
 
 class Mechanism(enum.StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lxcbuild.errors import KernelError, LimitRefusedError, SandboxError
@@ -19,6 +19,7 @@ from lxcbuild.sandbox.limit import Facts, Limit, Mechanism, Write
 from lxcbuild.sandbox.limits_compute import compute_limits, host_swap_bytes, parse_cpu_list
 from lxcbuild.sandbox.limits_io import io_limits
 from lxcbuild.sandbox.limits_walls import wall_limits
+from lxcbuild.values import dataclass
 
 __all__ = [
     "Limit", "LimitPlan", "Mechanism", "Write", "cpus_allotted", "enforce", "plan_limits", "read_back", "read_back_disk",

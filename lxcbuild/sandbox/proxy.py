@@ -20,12 +20,12 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 from lxcbuild.sandbox.sinkhole import Attempt
+from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.sandbox.sinkhole import Guard

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.config import data
@@ -21,6 +20,7 @@ from lxcbuild.config.seccomp_profiles import KIND, SeccompProfile, load_seccomp
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import syscall_numbers
 from lxcbuild.sandbox import seccomp_bpf
+from lxcbuild.values import dataclass
 
 _CLONE_NEWUSER = 0x10000000
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lxcbuild.model import FailureClass, Policy, Usage
 from lxcbuild.sandbox.base import Step
+from lxcbuild.values import dataclass
 
 #: How often the kernel's counters are read while a step runs.
 SAMPLE_S = 0.25
