@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-_level = logging.DEBUG
+_level = logging.WARNING  # also in processes that nobody has told yet: workers of a farm, helpers
 _configure: Callable[[], None] | None = None
 _lock = threading.Lock()
 

@@ -31,6 +31,8 @@ from lxcbuild.sandbox.logs import TAIL_BYTES, LogCap, LogWriter, PrintableStream
         (b"10%\r20%\r\n", "10%\n20%\n"),
         ("user\u202egnp.exe \u2066x\u2069 \u200f".encode(), "user\\u202egnp.exe \\u2066x\\u2069 \\u200f"),
         ("a\u2028b\ufeff\U000e0041".encode(), "a\\u2028b\\ufeff\\U000e0041"),
+        ("re\u200bqu\u200dest\u2060s \xad\u3164\u180e".encode(), "re\\u200bqu\\u200dest\\u2060s \\xad\\u3164\\u180e"),
+        ("\u2714\ufe0f done".encode(), "\u2714\ufe0f done"),
         ("str with \udcff surrogate", "str with \\udcff surrogate"),
     ],
 )
