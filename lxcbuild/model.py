@@ -347,6 +347,17 @@ class Status(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerUse:
+    """What dependency layers did for a build. ``saved_s``: seconds that making those had taken that were there already;
+    ``relations``: what its build layer was asked for on top of the toolchain, in Debian's syntax."""
+
+    saved_s: float = 0.0
+    known: int = 0
+    made: int = 0
+    relations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The whole result of one build, as recorded in the ledger and printed by ``--json``."""
 
@@ -364,3 +375,4 @@ class Outcome:
     reused: bool = False  # nothing was done: an earlier build with the same inputs
     notes: tuple[str, ...] = ()  # things a user should know although the build went on (dropped bounds, files outside)
     checks: Mapping[str, object] = field(default_factory=dict)  # what checks on request found, by check
+    layers: LayerUse | None = None  # None where it came to no layer

@@ -213,7 +213,7 @@ def _fetch(work: Work) -> None:
     files = _from_cache(work, found) or _from_registry(work, found, settings)
     work.registry_crates = tuple(files)
     layers = CrateLayers(work.facilities.layers, work.facilities.backend, work.monitor)
-    work.layer = layers.provide(work.image, work.layer, files)
+    work.layer = work.using(layers.provide(work.image, work.layer, files))
     digest = crates_key("", files)[:16]
     work.note(f"{len(files)} crates from the registry, set {digest}; the log has the list")
     for file in files:

@@ -137,7 +137,8 @@ def provision(work: Work) -> None:
     archive = work.facilities.archive_for(work.request.target)
     needed = tuple(sorted({*work.source_package.build_depends, *_BUILD_TOOLS}))
     work.build_relations = work.source_package.build_depends
-    work.layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, needed)
+    work.layer = work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, needed))
+    work.layer_relations = needed
 
 
 def unpack(work: Work) -> None:
@@ -156,7 +157,7 @@ def _toolchain(work: Work) -> Layer:
     assert work.recipe is not None
     assert work.image is not None
     archive = work.facilities.archive_for(work.request.target)
-    return work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+    return work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain))
 
 
 def _inside_name(source: Source) -> str:

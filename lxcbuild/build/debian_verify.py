@@ -64,7 +64,7 @@ def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, num
     fields = [stanza.get(field, "") for stanza in stanzas.values() for field in ("Pre-Depends", "Depends")]
     declared = tuple(sorted({clause for field in fields for clause in relations_on_others(field, own)}))
     archive = work.facilities.archive_for(work.request.target)
-    layer = work.facilities.layers.provide(work.image, archive, declared)
+    layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name=f"debs-{number}")
     instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
     end = run_job(work, instance, verification.install_job([item.name for item in debs], reinstall=True))

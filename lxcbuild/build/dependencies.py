@@ -191,7 +191,8 @@ class Suite:
             assert work.image is not None
             archive = work.facilities.archive_for(work.request.target)
             if work.layer is None:
-                work.layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+                toolchain = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+                work.layer = work.using(toolchain)
             self._fallback = names(work)
         found = self._fallback.find(name)
         if found is None or found.origin is not Origin.FALLBACK:

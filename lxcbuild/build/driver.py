@@ -247,4 +247,5 @@ def _outcome(work: Work, finish: Finish) -> Outcome:
         limits_in_force=work.limits_in_force,
         notes=tuple(work.notes),
         checks=dict(work.checks),
+        layers=work.layer_use(),
     )

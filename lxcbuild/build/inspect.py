@@ -54,7 +54,7 @@ def _lowers(work: Work, patches: Sequence[Patch]) -> tuple[Path, ...]:
     if not patches:
         return (work.image.path,)
     archive = work.facilities.archive_for(work.request.target)
-    return work.facilities.layers.provide(work.image, archive, work.recipe.toolchain).lowers
+    return work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)).lowers
 
 
 def _settle_identity(work: Work, found: Inspection) -> None:

@@ -47,7 +47,7 @@ def _provide(work: Work) -> None:
     assert work.image is not None
     facilities = work.facilities
     archive = facilities.archive_for(work.request.target)
-    work.layer = facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+    work.layer = work.using(facilities.layers.provide(work.image, archive, work.recipe.toolchain))
     work.index_wheels, work.program_paths, work.outdated_backend, work.newer_than_stdeb = {}, (), False, False
     keep = work.request.strict_debian or work.converter is Converter.STDEB
     needed = _needed(work, keep_outdated=keep)
@@ -105,8 +105,8 @@ def _debian_layer(work: Work, needed: BuildRelations) -> Layer:
                 raise
             work.note(f"{', '.join(extra)} cannot be installed as well: {error.details or error.brief}"[:500])
             continue
-        work.build_relations = relations
-        return layer
+        work.build_relations, work.layer_relations = relations, wanted
+        return work.using(layer)
     raise AssertionError("the last relations either resolve or raise")
 
 
@@ -132,7 +132,7 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
         return False
     made = work.facilities.wheels.provide(work.image, below, sets)
     work.newer_than_stdeb = plainly
-    work.layer, work.program_paths, work.index_wheels = made.layer, made.program_paths, dict(sets)
+    work.layer, work.program_paths, work.index_wheels = work.using(made.layer), made.program_paths, dict(sets)
     told = {chosen.file.filename: describe(chosen) for chosen_set in sets.values() for chosen in chosen_set}
     for item in told.values():
         work.note(f"build requirement from the index: {item['name']} {item['version']} sha256:{item['sha256']}")

@@ -32,7 +32,7 @@ def run(work: Work) -> None:
     archive = work.facilities.archive_for(work.request.target)
     companions = work.closure.companions(report.stanzas.values())
     declared = _declared([*report.stanzas.values(), *(deb.stanza for deb in companions)])
-    layer = work.facilities.layers.provide(work.image, archive, declared)
+    layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name="debs")
     for deb in companions:
         deb.copy_to(shown)

@@ -22,7 +22,7 @@ from lxcbuild.events import Monitor, Note, Output
 from lxcbuild.images.crates import CrateFile
 from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
-from lxcbuild.model import Artifact, Converter, Outcome, Phase, PhaseRecord, Policy, Source, Usage
+from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseRecord, Policy, Source, Usage
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
@@ -78,6 +78,7 @@ class Work:
     notes: list[str] = field(default_factory=list)
     checks: dict[str, object] = field(default_factory=dict)  # what checks on request found, by check
     limits_in_force: dict[str, object] = field(default_factory=dict)
+    layer_relations: tuple[str, ...] = ()  # what the build layer holds on top of the toolchain was asked for by these
     # private
     phase: Phase = Phase.RESOLVE
     instance: Instance | None = None
@@ -86,6 +87,7 @@ class Work:
     _log: LogWriter | None = None
     _usage: Usage = field(default_factory=Usage)
     _sandboxes: int = 0
+    _savings: dict[str, float] = field(default_factory=dict)  # by layer, as when it was first used
 
     # -- naming ---------------------------------------------------------------------------------------------
 
@@ -189,6 +191,23 @@ class Work:
         if self.phase is not Phase.VERIFY:
             self.facilities.backend.prestart()  # for the next phase, while this one works
         return self.instance
+
+    def using(self, layer: Layer) -> Layer:
+        """Count what its layers save this build, each once, as it was when it was asked for first."""
+        self._savings = {**layer.savings, **self._savings}
+        return layer
+
+    def layer_use(self) -> LayerUse | None:
+        """What layers did so far; None before there was any."""
+        if not self._savings:
+            return None
+        known = sum(seconds > 0 for seconds in self._savings.values())
+        return LayerUse(
+            saved_s=round(sum(self._savings.values()), 3),
+            known=known,
+            made=len(self._savings) - known,
+            relations=self.layer_relations,
+        )
 
     def charge(self, usage: Usage) -> None:
         """Add what a sandbox consumed to the running phase: sums add up, peaks are the larger one."""

@@ -235,6 +235,7 @@ def _common_document(build: Outcome | BuildRecord) -> dict[str, Any]:
         "failure": None if build.failure is None else _failure_document(build.failure),
         "artifacts": _artifacts(build.artifacts),
         "phases": [_phase_document(record) for record in build.phases],
+        "layers": None if build.layers is None else dataclasses.asdict(build.layers),
         "log": None if build.log_path is None else str(build.log_path),
         "limits_in_force": dict(build.limits_in_force),
         "notes": list(build.notes),

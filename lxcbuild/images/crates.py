@@ -73,8 +73,14 @@ class CrateLayers:
 
         size = sum(file.path.stat().st_size for file in wanted) * _UNPACKED_FACTOR
         path, hit = self._layers.provide_tree(key, parent=image.digest, size_bytes=size, record=record, fill=fill)
-        seconds = below.seconds + time.monotonic() - started
-        return replace(below, key=key, lowers=(path, *below.lowers), hit=hit and below.hit, seconds=seconds)
+        return replace(
+            below,
+            key=key,
+            lowers=(path, *below.lowers),
+            hit=hit and below.hit,
+            seconds=below.seconds + time.monotonic() - started,
+            savings={**below.savings, key: self._layers.seconds_to_make(key) if hit else 0.0},
+        )
 
     def _lay(self, key: str, image: Image, files: Sequence[CrateFile], source: Path, tree: Path) -> None:
         size = sum(path.stat().st_size for path in source.iterdir())

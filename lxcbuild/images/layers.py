@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from lxcbuild.config import locks
 from lxcbuild.config.paths import StateDirs
@@ -166,7 +167,14 @@ class LayerStore:
         if record is None:
             raise _EvictedError(way[-1])
         packages = tuple(InstalledPackage(**package) for package in record["packages"])
-        return Layer(key=key, lowers=(*lowers, *parent.lowers), packages=packages, hit=hit, seconds=0.0)
+        savings = {**parent.savings, **{step: self.seconds_to_make(step) for step in way[:-1]}}
+        savings[way[-1]] = _seconds_of(record) if hit else 0.0
+        lowers = (*lowers, *parent.lowers)
+        return Layer(key=key, lowers=lowers, packages=packages, hit=hit, seconds=0.0, savings=savings)
+
+    def seconds_to_make(self, key: str) -> float:
+        """What making a known layer took; 0 for one that is gone."""
+        return _seconds_of(self.shelf.document(key) or {})
 
     def _making(self, key: str) -> AbstractContextManager[None]:
         waiting = Note(text="waiting for another process that installs the same packages")
@@ -387,6 +395,10 @@ class LayerStore:
 
 class _EvictedError(Exception):
     """A layer was removed by another process after it had been found."""
+
+
+def _seconds_of(record: Mapping[str, Any]) -> float:
+    return float(record.get("made_in_s", 0.0))
 
 
 def _timed(layer: Layer, started: float) -> Layer:

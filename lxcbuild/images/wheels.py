@@ -89,6 +89,7 @@ class WheelLayers:
             lowers=(path, *below.lowers),
             hit=hit and below.hit,
             seconds=below.seconds + time.monotonic() - started,
+            savings={**below.savings, key: self._layers.seconds_to_make(key) if hit else 0.0},
         )
         return WheelLayer(layer=layer, program_paths=tuple(f"{inside.BUILD_PYTHON}/{python}/bin" for python in sets))
 

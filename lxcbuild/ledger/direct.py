@@ -28,7 +28,7 @@ from lxcbuild.ledger.terms import Term, terms
 from lxcbuild.model import Outcome, PhaseRecord
 
 #: The columns that hold JSON.
-JSON_COLUMNS = frozenset({"limits_in_force", "request"})
+JSON_COLUMNS = frozenset({"layers", "limits_in_force", "request"})
 #: What belongs to a build, with the column that orders it.
 _CHILDREN = (("phase", "position"), ("artifact", "path"), ("note", "position"))
 _Row = Mapping[str, Any]
@@ -272,7 +272,8 @@ def _value(column: str, value: Any) -> Any:
 
 
 def _columns(row: sqlite3.Row) -> SimpleNamespace:
-    found = {name: json.loads(row[name]) if name in JSON_COLUMNS else row[name] for name in row.keys()}  # noqa: SIM118
+    names = row.keys()
+    found = {name: json.loads(row[name] or "null") if name in JSON_COLUMNS else row[name] for name in names}
     return SimpleNamespace(**found)
 
 

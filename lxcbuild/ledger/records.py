@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lxcbuild import __version__
-from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, PhaseRecord, Status, Target
+from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, PhaseRecord, Status, Target
 from lxcbuild.values import dataclass
 
 #: The status of a build that has begun and not ended.
@@ -73,6 +73,7 @@ class BuildRecord:
     host: str
     lxcbuild_version: str
     request: Mapping[str, object]
+    layers: LayerUse | None = None
     phases: tuple[PhaseRecord, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     notes: tuple[str, ...] = ()
@@ -99,6 +100,7 @@ class BuildRecord:
             log_path=self.log_path,
             limits_in_force=self.limits_in_force,
             notes=self.notes,
+            layers=self.layers,
         )
 
 

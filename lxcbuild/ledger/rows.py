@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, shown_status
-from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
+from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
 _MAX_TEXT = 64 * 1024  # characters of one text; whole logs are files
 _MAX_NAME = 255
@@ -68,6 +68,7 @@ def from_outcome(outcome: Outcome) -> dict[str, Any]:
         "version": clean(outcome.version)[:_MAX_NAME],
         "status": outcome.status.value,
         "limits_in_force": clean(outcome.limits_in_force),
+        "layers": clean(dataclasses.asdict(outcome.layers)) if outcome.layers is not None else {},
         **_from_failure(failure),
     }
     if outcome.log_path is not None:
@@ -161,10 +162,15 @@ def to_record(
         host=row.host,
         lxcbuild_version=row.lxcbuild_version,
         request=row.request,
+        layers=_to_layers(row.layers),
         phases=tuple(_to_phase(each) for each in phase),
         artifacts=tuple(Artifact(path=Path(a.path), sha256=a.sha256, size_bytes=a.bytes) for a in artifact),
         notes=tuple(each.text for each in note),
     )
+
+
+def _to_layers(found: Mapping[str, Any] | None) -> LayerUse | None:
+    return LayerUse(**{**found, "relations": tuple(found["relations"])}) if found else None
 
 
 def _to_phase(row: Any) -> PhaseRecord:

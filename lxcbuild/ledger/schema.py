@@ -46,6 +46,7 @@ build = Table(
     Column("request", JSON, nullable=False),
     Column("owner", String(32)),  # name of the lock that its process holds while it runs
     Column("word", String(64), nullable=False, server_default=""),  # what stands after the id's last hyphen
+    Column("layers", JSON),  # what layers did for it (model.LayerUse); empty where it came to none
     # Every question of `history` and of the report is "the newest N where X": one index answers each, whatever the size.
     Index("build_started_at", "started_at"),
     Index("build_name", "name", "started_at"),

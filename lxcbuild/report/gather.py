@@ -45,6 +45,7 @@ class Build:
     notes: tuple[str, ...] = ()
     artifacts: tuple[tuple[str, int], ...] = ()
     log_path: Path | None = None
+    saved_s: float = 0.0  # by layers that were there already
 
     @property
     def slug(self) -> str:
@@ -184,6 +185,7 @@ def to_build(record: BuildRecord) -> Build:
         notes=tuple(_text(note, _MAX_BRIEF) for note in record.notes[:_MAX_NOTES]),
         artifacts=tuple((_text(each.path.name, 200), each.size_bytes) for each in record.artifacts[:_MAX_NOTES]),
         log_path=record.log_path,
+        saved_s=record.layers.saved_s if record.layers is not None else 0.0,
     )
 
 

@@ -171,6 +171,9 @@ def _plots(group: Group) -> dict[str, plots.Plot]:
         "walls": plots.histogram("Builds by how long they took", walls),
         "downloads": plots.histogram("Builds by how long downloading the sources took", group.seconds_of("fetch")),
         "provision": plots.histogram("Builds by how long their layer took", group.seconds_of("provision")),
+        "saved": plots.histogram(
+            "Builds by what layers saved", [build.saved_s for build in group.builds if build.saved_s]
+        ),
         "releases": plots.columns("Releases packaged for the first time, by month", months, {"releases": releases}),
     }
 

@@ -27,7 +27,7 @@ _PLAIN = bytes(range(0x20, 0x7F)) + b"\n\t"
 _NEWLINE = re.compile(r"\r+\n?")
 # C0 but newline and tab, DEL, C1, surrogates; bidirectional marks, embeddings, overrides and isolates; line and paragraph
 # separators, interlinear and tag characters; what has no width or is drawn as nothing (soft hyphen, joiners, fillers, zero-width
-# spaces; Unicode's Default_Ignorable_Code_Point but the variation selectors of emoji): all that shows text as another one than it is.
+# spaces; Unicode's Default_Ignorable_Code_Point but the variation selectors of emoji): what shows text as another one than it is.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\ud800-\udfff\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"

@@ -21,7 +21,7 @@ from lxcbuild.ledger import database, questions, schema
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
+from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
 BOOKWORM = Target("debian", "bookworm")
 
@@ -50,6 +50,7 @@ def outcome(build_id: str, failure: Failure | None = None) -> Outcome:
         log_path=Path("/logs/x.log"),
         limits_in_force={"memory.max": 1},
         notes=("a bound was dropped",),
+        layers=LayerUse(saved_s=21.5, known=2, made=1, relations=("cython3", "libssl-dev (>= 3)")),
     )
 
 

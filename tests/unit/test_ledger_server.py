@@ -100,7 +100,7 @@ def test_writers_of_one_server_do_not_wait_for_each_other(fresh_state: StateDirs
         thread.join()
     with Ledger.open(fresh_state) as ledger:
         assert len(ledger.recent(limit=None, status="built")) == 40
-        assert HEAD == "0002"
+        assert HEAD == "0003"
 
 
 def test_the_verbs_take_the_server_by_option(fresh_state: StateDirs, monkeypatch: pytest.MonkeyPatch) -> None:
