@@ -181,7 +181,9 @@ def own_engine(dirs: StateDirs, share: Any, listener: Listener, *, dedicated: bo
 
     jobs = int(share.cpus) if share.cpus is not None else None
     engine = LocalEngine(dirs, workshop, listener=listener, jobs=jobs, courteous=not dedicated, shares_state=False)
-    return OfferedEngine(engine, share, functools.partial(_images, dirs))
+    for place in (dirs.lib, dirs.cache):
+        place.mkdir(parents=True, exist_ok=True)
+    return OfferedEngine(engine, share, functools.partial(_images, dirs), disks=(dirs.lib, dirs.cache))
 
 
 def _images(dirs: StateDirs) -> Mapping[str, str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from lxcbuild.build.ready import Ready
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.aptrepo import Repository
-from lxcbuild.errors import RepositoryError
 from lxcbuild.model import Target
 
 #: Seconds between two publications of a suite. What a killed run has not published is published when it goes on.
@@ -22,12 +21,7 @@ class Publisher:
 
     def __init__(self, directory: Path, dirs: StateDirs) -> None:
         """Raises RepositoryError for a directory that is something else."""
-        try:
-            self._repository = Repository.open(directory)
-        except RepositoryError:
-            if directory.exists() and any(directory.iterdir()):
-                raise
-            self._repository = Repository.init(directory, key_home=dirs.lib / "repo-keys" / secrets.token_hex(8))
+        self._repository = Repository.open_or_init(directory, key_home=dirs.lib / "repo-keys" / secrets.token_hex(8))
         self._waiting: dict[Target, list[Path]] = {}
         self._last = time.monotonic()
 

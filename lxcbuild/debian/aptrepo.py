@@ -144,6 +144,13 @@ class Repository:
         except (ValueError, TypeError) as error:
             raise RepositoryError(f"the settings of {path} cannot be read: {str(error)[:200]}") from None
 
+    @classmethod
+    def open_or_init(cls, path: Path, *, key_home: Path) -> Repository:
+        """The repository in a directory, made when there is none, or when its making was interrupted; raises RepositoryError."""
+        if (path / _PRIVATE / "settings.json").exists():
+            return cls.open(path)
+        return cls.init(path, key_home=key_home)
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def suites(self) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import distributed
 
-from lxcbuild.errors import FarmError, WorkerLostError
+from lxcbuild.errors import FarmError, LxcbuildError, WorkerLostError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.daskmembers import MAX_MESSAGE_BYTES, TOPIC, describe, perform, security, stop_jobs
@@ -258,9 +258,13 @@ class DaskEngine:
         if isinstance(answer, bytes):
             member, info = pickle.loads(answer)  # noqa: S301 - members trust each other
             refusal = self._head.refusal(member)
+        elif isinstance(answer, LxcbuildError):
+            refusal = answer.brief
         else:
             refusal = f"it cannot be asked who it is ({type(answer).__name__}: {str(answer)[:200]})"
-        if refusal is not None and self._refusals.get(name) != refusal:
+        if refusal is None:
+            self._refusals.pop(name, None)
+        elif self._refusals.get(name) != refusal:
             self._refusals[name] = refusal
             self._note(f"worker {name} is refused: {refusal}", warning=True)
         offered = replace(info, name=name) if info is not None and refusal is None else None

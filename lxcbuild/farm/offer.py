@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
+from lxcbuild.errors import DiskFullError
 from lxcbuild.farm.engine import Engine, Job, JobResult, WorkerInfo
 from lxcbuild.values import dataclass
+
+#: A worker with less than this on the disks of its state takes no job: packages, logs and downloads would not fit.
+LEAST_DISK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +25,15 @@ class Share:
 
 
 class OfferedEngine:
-    """An engine with one worker, which offers no more than a share, and says which images it has (``images``: digest by target)."""
+    """An engine with one worker, which offers no more than a share, and says which images it has (``images``: digest by target).
 
-    def __init__(self, engine: Engine, share: Share, images: Callable[[], Mapping[str, str]]) -> None:
-        self._engine, self._share, self._images = engine, share, images
+    ``disks`` are directories that builds fill.
+    """
+
+    def __init__(
+        self, engine: Engine, share: Share, images: Callable[[], Mapping[str, str]], *, disks: Sequence[Path] = ()
+    ) -> None:
+        self._engine, self._share, self._images, self._disks = engine, share, images, disks
 
     @property
     def name(self) -> str:
@@ -30,7 +41,9 @@ class OfferedEngine:
         return self._engine.name
 
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """The one worker, cut to the share; none while the machine is needed by others."""
+        """The one worker, cut to the share; none while the machine is needed by others. Raises DiskFullError."""
+        for place in self._disks:
+            check_disk(place)
         cpus, memory = self._share.cpus, self._share.memory_bytes
         return tuple(
             replace(
@@ -53,3 +66,13 @@ class OfferedEngine:
     def close(self) -> None:
         """Give everything back."""
         self._engine.close()
+
+
+def check_disk(place: Path) -> None:
+    """Raise DiskFullError unless there is room for builds where ``place`` is."""
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < LEAST_DISK_BYTES:
+        raise DiskFullError(
+            f"its disk is full: {free_bytes >> 20} MiB left in {place}, and {LEAST_DISK_BYTES >> 20} are wanted",
+            resolution="free some space there (lxcbuild gc helps)",
+        )

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from lxcbuild.model import FailureClass
 from lxcbuild.plan.capacity import Need, Room
+from lxcbuild.plan.resting import Resting
 from lxcbuild.plan.retries import Attempt, after_failure, after_loss
 from lxcbuild.values import dataclass
 
@@ -73,6 +74,7 @@ class _Entry:
     need: Need | None = None  # of that attempt, once it was asked for
     start: Start | None = None
     passed: int = 0
+    avoided: set[str] = field(default_factory=set)  # workers that refused it, or were lost with it
     culprit: str = ""  # for PRUNED: what has failed
 
 
@@ -87,6 +89,7 @@ class Schedule:
             str, Need
         ] = {}  # by worker: the sum over what runs there, kept because it is asked for at every step
         self._sealed: set[str] = set()  # workers on which something runs alone
+        self._resting = Resting()
         self._open = 0
         self.add(tasks)
 
@@ -201,6 +204,7 @@ class Schedule:
 
         A worker on which nothing runs takes a job of any size: otherwise one that is bigger than every machine would wait forever.
         """
+        rooms = self._resting.without(rooms)
         free = {name: room.without([self._taken[name]] if name in self._taken else []) for name, room in rooms.items()}
         left = (1 << 30 if limit is None else limit) - sum(map(len, self._running.values()))
         refused = _Refused()
@@ -216,13 +220,13 @@ class Schedule:
             need = entry.need
             chosen = None
             if not refused.covers(entry.attempt, need):
-                chosen = self._place(entry, need, free)
-                if chosen is None:
+                chosen = self._place(entry, need, _allowed(entry, free))
+                if chosen is None and not entry.avoided:
                     refused.add(entry.attempt, need)
             if chosen is None:
                 put_back.append(item)
                 if free and (entry.passed >= PATIENCE or entry.attempt.alone):
-                    del free[self._emptiest(free)]  # nothing more starts there until this job has room
+                    del free[self._emptiest(_allowed(entry, free))]  # nothing more starts there until this job has room
                 continue
             for _, passed in put_back:
                 self._entries[passed].passed += 1
@@ -263,6 +267,8 @@ class Schedule:
     def built(self, key: str) -> None:
         """A job has ended well: what waited for it only is ready."""
         entry = self._entries[key]
+        if entry.start is not None:
+            self._resting.worked(entry.start.worker)
         self._end(entry, State.BUILT)
         for other in sorted(entry.dependents):
             above = self._entries[other]
@@ -276,11 +282,18 @@ class Schedule:
         ``final``: no further attempt, whatever the rules say.
         """
         entry = self._entries[key]
+        if entry.start is not None and failure is FailureClass.HOST_REFUSED:
+            entry.avoided.add(entry.start.worker)
+            self._resting.refused(entry.start.worker)
+        elif entry.start is not None:
+            self._resting.worked(entry.start.worker)
         return self._again(entry, None if final else after_failure(entry.attempt, failure))
 
     def lost(self, key: str) -> tuple[Attempt | None, list[str]]:
         """The worker of a job has died under it."""
         entry = self._entries[key]
+        if entry.start is not None:
+            entry.avoided.add(entry.start.worker)
         return self._again(entry, after_loss(entry.attempt))
 
     def put_back(self, key: str) -> None:
@@ -345,6 +358,13 @@ class Schedule:
 
 def _sum(one: Need, other: Need) -> Need:
     return Need(memory_bytes=one.memory_bytes + other.memory_bytes, cpus=one.cpus + other.cpus)
+
+
+def _allowed(entry: _Entry, free: Mapping[str, Room]) -> Mapping[str, Room]:
+    """Workers that have not refused this job; all of them where all have."""
+    if not entry.avoided:
+        return free
+    return {name: room for name, room in free.items() if name not in entry.avoided} or free
 
 
 class _Refused:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +99,30 @@ def test_a_synthetic_archive_is_built_in_order_and_failures_prune_what_needs_the
 
 @pytest.mark.slow
 @pytest.mark.timeout(5 * 3600)
-def test_a_thousand_builds(lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path) -> None:
+def test_a_thousand_builds(
+    state: StateDirs, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
     count = int(os.environ.get("LXCBUILD_TEST_BULK", "1000"))
     made = world(tmp_path, count, failing=count // 25)
-    done, head_cpu_s = _watched(
+    done, head_cpu_s, descriptors = _watched(
         argv(state, "rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "--json"), made.environment
     )
     assert done.status == 1, done.stderr
     check(made, by_name(done), state)
     cpu_s, jobs = head_cpu_s + done.document["worker_cpu_s"], done.document["worker_jobs"]
+    for name, value in (("jobs", jobs), ("head_cpu_s", head_cpu_s / jobs), ("all_cpu_s", cpu_s / jobs)):
+        record_testsuite_property(name, value)
+    record_testsuite_property("descriptors", max(descriptors))
     assert cpu_s / jobs <= MAX_CPU_S, (
         f"{jobs} jobs: head {head_cpu_s / jobs:.3f} s, all {cpu_s / jobs:.3f} s of CPU each"
     )
+    half = len(descriptors) // 2
+    assert max(descriptors[half:]) <= max(descriptors[:half]) + 8, "the head's descriptors become more and more"
 
 
-def _watched(command: list[str], environment: dict[str, str]) -> tuple[Ended, float]:
-    """Run a head; CPU seconds of it, of all programs that it runs itself, and of the server that forks its workers.
+def _watched(command: list[str], environment: dict[str, str]) -> tuple[Ended, float, list[int]]:
+    """Run a head; CPU seconds of it, of all programs that it runs itself, and of the server that forks its workers; how many
+    descriptors it had open, twice a second.
 
     Planning and starting are in there. What the workers spend, the head's document says.
     """
@@ -123,16 +131,18 @@ def _watched(command: list[str], environment: dict[str, str]) -> tuple[Ended, fl
         tempfile.TemporaryFile("w+") as err,
         subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=err) as head,
     ):
-        server_s = 0.0
+        server_s, descriptors = 0.0, [0]
         while (waited := os.wait4(head.pid, os.WNOHANG))[0] == 0:
             server_s = max(server_s, _server_cpu_s(head.pid))
+            with contextlib.suppress(OSError):
+                descriptors.append(len(list(Path(f"/proc/{head.pid}/fd").iterdir())))
             time.sleep(0.5)
         head.returncode = os.waitstatus_to_exitcode(waited[1])
         out.seek(0)
         err.seek(0)
         ended = Ended(head.returncode, out.read(), err.read())
     assert server_s > 0
-    return ended, waited[2].ru_utime + waited[2].ru_stime + server_s
+    return ended, waited[2].ru_utime + waited[2].ru_stime + server_s, descriptors
 
 
 def _server_cpu_s(head: int) -> float:

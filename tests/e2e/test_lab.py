@@ -1,37 +1,44 @@
-"""A plan on a lab: a scheduler and three workers with state directories of their own give what one machine gives, byte for byte."""
+"""A plan on a lab: a scheduler and three workers, each in a network namespace with a state directory of its own, give what one
+machine gives, byte for byte, whatever happens to them meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from command import Ended, argv
+from farm_networks import Network
 from synthetic import World, make_world
 
 from lxcbuild.config.paths import StateDirs
+from lxcbuild.ledger.store import Ledger
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 TARGET = "debian/bookworm"
+PORT = 8786
+#: Of the disk of a worker that becomes full: more than a worker must have to take jobs.
+DISK_BYTES = 320 << 20
 
 
 @dataclass
 class Lab:
-    """Machines are state directories beside the tests' own one, with the same images."""
+    """Machines are state directories beside the tests' own one, with the same images; the head is this machine."""
 
     state: StateDirs
     home: Path
     world: World
-    port: int
+    network: Network
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def dirs(self, name: str) -> StateDirs:
@@ -44,19 +51,27 @@ class Lab:
 
     def run(self, name: str, *arguments: str | Path) -> Ended:
         done = subprocess.run(
-            argv(self.dirs(name), *arguments), capture_output=True, text=True, env=self.environment, timeout=550
+            argv(self.dirs(name), *arguments), capture_output=True, text=True, env=self.environment, timeout=1500
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, name: str, *arguments: str) -> None:
+    def start(self, name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """A command of a machine, where its network is, in the background."""
+        prefix = self.network.prefix(name) if name in self.network.members else ()
         with (self.home / f"{name}.log").open("ab") as log:
-            command = argv(self.dirs(name), *arguments)
+            command = [*prefix, *argv(self.dirs(name), *arguments)]
             self.processes[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
             )
+        return self.processes[name]
+
+    def said(self, name: str) -> str:
+        """What the commands of a machine have printed."""
+        return (self.home / f"{name}.log").read_text()
 
     def start_scheduler(self) -> None:
-        self.start("scheduler", "farm", "scheduler", "--port", str(self.port), "--certificates", str(self.certificates))
+        place = ("--host", self.network.members["scheduler"], "--port", str(PORT))
+        self.start("scheduler", "farm", "scheduler", *place, "--certificates", str(self.certificates))
 
     def start_worker(self, name: str) -> None:
         own = ("--name", name, "--cpus", "1", "--dedicated", "--certificates", str(self.certificates))
@@ -69,7 +84,7 @@ class Lab:
 
     @property
     def address(self) -> str:
-        return f"tls://127.0.0.1:{self.port}"
+        return f"tls://{self.network.members['scheduler']}:{PORT}"
 
     @property
     def certificates(self) -> Path:
@@ -96,6 +111,35 @@ class Lab:
         assert made.status == 0, made.stderr
         return plan
 
+    def begin(self, plan: Path) -> subprocess.Popen[bytes]:
+        """The head, in the background."""
+        return self.start("head", *self.on_the_lab(plan))
+
+    def wait_for(self, head: subprocess.Popen[bytes], what: Callable[[], bool]) -> None:
+        """Until something is true; fails when the head ends before, or after ten minutes."""
+        end = time.monotonic() + 600
+        while not what():
+            assert head.poll() is None, self.said("head")
+            assert time.monotonic() < end, self.said("head")
+            time.sleep(0.1)
+
+    def wait_for_packages(self, head: subprocess.Popen[bytes], count: int) -> None:
+        self.wait_for(head, lambda: len(self.packages("head")) >= count)
+
+    def compare(self, plan: Path) -> None:
+        """A machine alone makes the same packages of the same plan."""
+        alone = self.run("alone", "rebuild", plan)
+        assert alone.status == 0, alone.stdout + alone.stderr
+        assert self.packages("head") == self.packages("alone")
+
+    def finish(self, head: subprocess.Popen[bytes]) -> None:
+        """The head ends well, with everything built, and recorded once."""
+        assert head.wait(timeout=1500) == 0, self.said("head")
+        assert len(self.packages("head")) == len(self.world.needs)
+        with Ledger.open(self.dirs("head")) as ledger:
+            built = Counter(record.name for record in ledger.recent(limit=None, status="built"))
+        assert built == Counter(self.world.needs.keys())
+
     def end(self) -> None:
         for process in self.processes.values():
             process.terminate()
@@ -104,6 +148,9 @@ class Lab:
         for place in [path for path in self.home.iterdir() if (path / "cache").is_dir()]:
             cleaned = self.run(place.name, "gc", "--hot", "--failed")
             assert cleaned.status == 0, cleaned.stderr
+        for place in self.home.glob("*/lib"):
+            if place.is_mount():
+                subprocess.run(["umount", place], check=True)
         shutil.rmtree(self.home)
 
 
@@ -114,34 +161,37 @@ def make_lab(state: StateDirs, made_image: Callable[[str], None], tmp_path: Path
 
     def make(count: int) -> Lab:
         salt = f"lab{secrets.token_hex(3)}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         world = make_world(tmp_path / "index", count, seed=count, failing=0, salt=salt)
-        lab = Lab(state, state.lib.parent / f"lab-{salt}", world, port)
+        lab = Lab(state, state.lib.parent / f"lab-{salt}", world, network)
         labs.append(lab)
         assert lab.run("head", "farm", "certificates", lab.certificates).status == 0
+        network.add("scheduler")
         lab.start_scheduler()
         for name in ("one", "two", "three"):
+            network.add(name)
+            small_disk(lab.dirs(name).lib)
             lab.start_worker(name)
         return lab
 
-    yield make
-    for lab in labs:
-        lab.end()
+    with Network() as network:
+        yield make
+        for lab in labs:
+            lab.end()
+
+
+def small_disk(place: Path) -> None:
+    """A disk of its own, and a small one, for what a worker builds."""
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "lab", place], check=True)
 
 
 def test_three_workers_give_what_one_machine_gives(make_lab: Callable[[int], Lab]) -> None:
-    lab = make_lab(3)
+    lab = make_lab(9)
     plan = lab.plan()
-    spread = lab.run("head", *lab.on_the_lab(plan))
-    assert spread.status == 0, spread.stdout + spread.stderr
-    alone = lab.run("alone", "rebuild", plan)
-    assert alone.status == 0, alone.stdout + alone.stderr
-    assert len(lab.packages("head")) == 3
-    assert lab.packages("head") == lab.packages("alone")
+    lab.finish(lab.begin(plan))
+    lab.compare(plan)
     workers = {name: lab.packages(name) for name in ("one", "two", "three")}
-    assert sum(bool(found) for found in workers.values()) >= 1
+    assert all(workers.values()), "each has built something"
     # The head itself has built nothing: its packages came through the store.
     assert set().union(*workers.values()) == set(lab.packages("head"))
 
@@ -149,23 +199,43 @@ def test_three_workers_give_what_one_machine_gives(make_lab: Callable[[int], Lab
 def test_a_killed_worker_and_a_restarted_scheduler_change_nothing(make_lab: Callable[[int], Lab]) -> None:
     lab = make_lab(12)
     plan = lab.plan()
-    begun = time.monotonic()
-    with (lab.home / "head.log").open("wb") as log:
-        command = argv(lab.dirs("head"), *lab.on_the_lab(plan))
-        head = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=lab.environment)
-
-    def wait_for_packages(count: int) -> None:
-        while len(lab.packages("head")) < count and head.poll() is None:
-            assert time.monotonic() - begun < 500, (lab.home / "head.log").read_text()
-            time.sleep(0.2)
-
-    wait_for_packages(2)
+    head = lab.begin(plan)
+    lab.wait_for_packages(head, 2)
     lab.kill("one")
-    wait_for_packages(4)
+    lab.wait_for_packages(head, 4)
     lab.kill("scheduler")
     lab.start_scheduler()
-    assert head.wait(timeout=550) == 0, (lab.home / "head.log").read_text()
-    alone = lab.run("alone", "rebuild", plan)
-    assert alone.status == 0, alone.stderr
-    assert len(lab.packages("head")) == 12
-    assert lab.packages("head") == lab.packages("alone")
+    lab.finish(head)
+    lab.compare(plan)
+    assert "is away" in lab.said("head")
+    assert "is back" in lab.said("head")
+
+
+def test_a_worker_that_is_cut_off_and_comes_back_changes_nothing(make_lab: Callable[[int], Lab]) -> None:
+    lab = make_lab(24)
+    plan = lab.plan()
+    head = lab.begin(plan)
+    lab.wait_for(head, lambda: bool(lab.packages("one")))
+    lab.network.cut("one")
+    lab.wait_for(head, lambda: "worker one was lost" in lab.said("head"))
+    before = len(lab.packages("one"))
+    lab.network.mend("one")
+    lab.wait_for(head, lambda: len(lab.packages("one")) > before)
+    lab.finish(head)
+
+
+def test_a_worker_whose_disk_becomes_full_is_done_without_until_it_has_room(make_lab: Callable[[int], Lab]) -> None:
+    lab = make_lab(24)
+    plan = lab.plan()
+    filler = lab.dirs("one").lib / "filler"
+    head = lab.begin(plan)
+    lab.wait_for(head, lambda: bool(lab.packages("one")))
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+    lab.wait_for(head, lambda: "no space left" in lab.said("head") or "disk is full" in lab.said("head"))
+    before = len(lab.packages("one"))
+    lab.wait_for_packages(head, len(lab.packages("head")) + 3)
+    assert len(lab.packages("one")) == before
+    filler.unlink()
+    lab.finish(head)

@@ -359,3 +359,14 @@ def test_a_directory_without_a_repository_says_how_to_make_one(tmp_path: Path) -
     with pytest.raises(RepositoryError) as caught:
         Repository.open(tmp_path)
     assert "repo init" in str(caught.value.resolution)
+
+
+def test_a_repository_whose_making_was_interrupted_is_made(tmp_path: Path, key_home: Path) -> None:
+    place = tmp_path / "repo"
+    Repository.open_or_init(place, key_home=tmp_path / "first")
+    settings = next(place.glob("*/settings.json"))
+    settings.unlink()  # it is written last
+    again = Repository.open_or_init(place, key_home=tmp_path / "second")
+    assert Repository.open_or_init(place, key_home=tmp_path / "third").settings == again.settings
+    with pytest.raises(RepositoryError, match="is not empty"):
+        Repository.open_or_init(tmp_path, key_home=key_home)

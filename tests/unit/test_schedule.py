@@ -21,6 +21,7 @@ from lxcbuild.plan.capacity import (
     room_of,
 )
 from lxcbuild.plan.dependencies import reachable
+from lxcbuild.plan.resting import Resting
 from lxcbuild.plan.retries import MAX_LOST, Attempt, after_failure, after_loss
 from lxcbuild.plan.schedule import PATIENCE, Schedule, State, Task
 
@@ -200,6 +201,53 @@ def test_a_lost_worker_is_not_the_fault_of_the_job_twice() -> None:
     schedule.start(room)
     assert schedule.lost("a")[0] is None
     assert schedule.state("a") is State.FAILED
+
+
+def test_what_a_worker_refused_is_tried_elsewhere() -> None:
+    schedule = Schedule([task("a")])
+    rooms = {"full": Room(memory_bytes=9 * GIB, cpus=8.0), "well": Room(memory_bytes=8 * GIB, cpus=8.0)}
+    assert [start.worker for start in schedule.start(rooms)] == ["full"]
+    assert schedule.failed("a", FailureClass.HOST_REFUSED)[0] is not None
+    assert [start.worker for start in schedule.start(rooms)] == ["well"]
+    assert schedule.lost("a")[0] is not None
+    assert len(schedule.start(rooms)) == 1, "where all of them have refused it, any will do"
+
+
+def test_a_worker_that_refuses_everything_does_not_swallow_the_run() -> None:
+    schedule = Schedule([task(f"j{number:03}") for number in range(200)])
+    rooms = {name: Room(memory_bytes=8 * GIB, cpus=1.0) for name in ("full", "one", "two")}
+    refusals = built = 0
+    while not schedule.done:
+        schedule.start(rooms)
+        for start in schedule.running():
+            if start.worker == "full":
+                refusals += 1
+                assert schedule.failed(start.key, FailureClass.HOST_REFUSED)[0] is not None
+            else:
+                built += 1
+                schedule.built(start.key)
+    assert built == 200
+    assert 1 <= refusals <= 10
+
+
+def test_a_worker_that_works_again_gets_its_share_again() -> None:
+    resting, room = Resting(), Room(memory_bytes=GIB, cpus=1.0)
+    rooms = {"one": room, "two": room}
+    resting.refused("one")
+    assert set(resting.without(rooms)) == {"two"}
+    assert set(resting.without({"one": room})) == {"one"}, "better a bad worker than none"
+    for _ in range(2):
+        resting.worked("two")
+    assert set(resting.without(rooms)) == {"one", "two"}
+    resting.refused("one")
+    for _ in range(2):
+        resting.worked("two")
+    assert set(resting.without(rooms)) == {"two"}, "twice as long as before"
+    resting.worked("one")
+    resting.refused("one")
+    for _ in range(2):
+        resting.worked("two")
+    assert set(resting.without(rooms)) == {"one", "two"}
 
 
 def test_cancelling_gives_up_what_does_not_run() -> None:
