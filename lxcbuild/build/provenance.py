@@ -113,7 +113,7 @@ def seccomp_digest(name: str) -> str | None:
         return None
     profile = load_seccomp(name)
     calls = {
-        call: answer if isinstance(answer, str) else answer.model_dump(mode="json")
+        call: answer if isinstance(answer, str) else asdict(answer)
         for call, answer in profile.calls.items()
     }
     text = json.dumps([profile.otherwise, calls, dict(profile.first)], sort_keys=True)

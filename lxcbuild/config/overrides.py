@@ -8,109 +8,34 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from lxcbuild.config import data
-from lxcbuild.config.documents import Document, read_document, validate
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Target
 from lxcbuild.values import dataclass
 
+if TYPE_CHECKING:
+    from lxcbuild.config.override_files import OverrideFile
+
 KIND = "packages"
 OFF = "off"
-_MAX_PATCH_BYTES = 4 * 1024**2
-_PACKAGE = r"[a-z0-9][a-z0-9+.-]{1,127}"
-_RELATION = rf"{_PACKAGE}(?: \((?:<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]{{1,200}}\))?"
-_RELATION_LIST = re.compile(rf"{_RELATION}(?: \| {_RELATION})*")
-_PATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
 
 
-def _relation(value: object) -> object:
-    if not isinstance(value, str) or not _RELATION_LIST.fullmatch(value):
-        raise ValueError(f"{str(value)[:80]!r} is no relation; write it as libfoo-dev or libfoo-dev (>= 1.2)")
-    return value
-
-
-def _package(value: object) -> object:
-    if not isinstance(value, str) or not re.fullmatch(_PACKAGE, value):
-        raise ValueError(f"{str(value)[:80]!r} is no name of a Debian package")
-    return value
-
-
-def _project(value: object) -> object:
-    if not isinstance(value, str) or not re.fullmatch(r"(?ai)[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?", value):
-        raise ValueError(f"{str(value)[:80]!r} is no name of a project")
-    return canonicalize_name(value)
-
-
-def _text(value: object) -> object:
-    """Numbers are taken as they are written; what YAML reads as true or false is not what anybody meant."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{str(value)[:80]!r} is no text; put it in quotes")
-    if any(character in str(value) for character in "\n\r\0"):
-        raise ValueError("a variable has one line")
-    return str(value)
-
-
-def _tests(value: object) -> object:
-    if value is False or value == OFF:
-        return OFF
-    if not isinstance(value, str) or not value.strip() or "\n" in value:
-        raise ValueError("write off, or the command that runs the tests")
-    return value
-
-
-Relation = Annotated[str, BeforeValidator(_relation)]
-Package = Annotated[str, BeforeValidator(_package)]
-Project = Annotated[str, BeforeValidator(_project)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,100}$")]
-
-
-class Change(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
     """Relations to add, and packages whose relations go."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    add: tuple[Relation, ...] = ()
-    remove: tuple[Package, ...] = ()
-
-
-class OverrideFile(BaseModel):
-    """One file."""
-
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    project: Project | None = None
-    description: str = ""
-    versions: str | None = None
-    targets: tuple[str, ...] = ()
-    converter: Literal["pyproject", "stdeb"] | None = None
-    build_depends: Change = Field(default_factory=Change, alias="build-depends")
-    depends: Change = Field(default_factory=Change)
-    names: dict[Project, Literal[""] | Package] = Field(default_factory=dict)
-    package: Package | None = None
-    environment: dict[Variable, Annotated[str, BeforeValidator(_text)]] = Field(default_factory=dict)
-    patches: tuple[str, ...] = ()
-    tests: Annotated[str, BeforeValidator(_tests)] | None = None
-
-    @field_validator("versions")
-    @classmethod
-    def _is_specifier(cls, value: str | None) -> str | None:
-        try:
-            SpecifierSet(value or "")
-        except InvalidSpecifier:
-            raise ValueError(f"{str(value)[:80]!r} names no versions; write it as >=1.2,<3") from None
-        return value
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +85,9 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
+    """One file, read and checked."""
+
     project: str
     shown: str
     content: OverrideFile
@@ -171,7 +98,7 @@ class _Loaded:
 class Overrides:
     """All files, read and checked."""
 
-    _loaded: tuple[_Loaded, ...] = ()
+    _loaded: tuple[Loaded, ...] = ()
 
     def find(self, project: str, version: str, target: Target) -> Override:
         """What applies; ``version`` may be "" as long as nobody knows it, and then only what speaks of all versions does."""
@@ -194,14 +121,14 @@ def _applies(content: OverrideFile, version: str, target: Target) -> bool:
         return False
 
 
-def _added(below: Override, each: _Loaded) -> Override:
+def _added(below: Override, each: Loaded) -> Override:
     own = each.content
     return replace(
         below,
         sources=(*below.sources, each.shown),
         converter=own.converter or below.converter,
-        build_depends=_both(below.build_depends, own.build_depends),
-        depends=_both(below.depends, own.depends),
+        build_depends=_both(below.build_depends, own.build_depends.settle()),
+        depends=_both(below.depends, own.depends.settle()),
         names={**below.names, **own.names},
         package=own.package or below.package,
         environment={**below.environment, **own.environment},
@@ -224,41 +151,12 @@ def load_overrides(extra: Path | None = None) -> Overrides:
         if not extra.is_dir():
             raise ConfigError(f"--overrides {extra} is no directory", resolution="name a directory of YAML files")
         places.append(extra)
-    return Overrides(tuple(_read(path) for place in places for path in sorted(place.glob("*.yaml"))))
+    paths = [path for place in places for path in sorted(place.glob("*.yaml"))]
+    if not paths:
+        return Overrides()
+    from lxcbuild.config.override_files import read_override
 
-
-def _read(path: Path) -> _Loaded:
-    document = read_document(path)
-    content = validate(document, OverrideFile)
-    try:
-        project = content.project or _project(path.stem)
-    except ValueError as error:
-        raise document.error((), str(error), resolution=f"rename {path}, or say project: in it") from error
-    patches = tuple(_patch(document, path.parent, name, number) for number, name in enumerate(content.patches))
-    names = [patch.name for patch in patches]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise document.error(("patches", number), f"{name!r} appears twice")
-    return _Loaded(str(project), os.path.join(*path.parts[-2:]), content, patches)  # noqa: PTH118 - text for people
-
-
-def _patch(document: Document, folder: Path, given: str, number: int) -> Patch:
-    """A patch lies beside the YAML file or below it; nothing else of the host is read."""
-    at = ("patches", number)
-    path = Path(given)
-    if path.is_absolute() or ".." in path.parts or not _PATCH_NAME.fullmatch(path.name):
-        raise document.error(at, f"{given[:80]!r} is no file beside this one, of a plain name")
-    try:
-        with (folder / path).open("rb") as file:
-            text = file.read(_MAX_PATCH_BYTES + 1)
-    except OSError as error:
-        raise document.error(at, f"{given} cannot be read: {error.strerror}") from error
-    if len(text) > _MAX_PATCH_BYTES:
-        raise document.error(at, f"{given} is larger than {_MAX_PATCH_BYTES >> 20} MiB")
-    try:
-        return Patch(path.name, text.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise document.error(at, f"{given} is not UTF-8 text") from error
+    return Overrides(tuple(read_override(path) for path in paths))
 
 
 def changed(relations: Sequence[str], change: Change) -> tuple[str, ...]:

@@ -1,47 +1,29 @@
-"""Isolation policies: ``cgroups/*.yaml`` and the administrator's, merged and resolved for this machine.
-
-Order of strength, weakest first: what ``inherits`` names, the shipped file, the administrator's file of the same name, the
-override whose pattern matches the package. :func:`merge` says how values meet; ``null`` takes an inherited value away.
-"""
+"""Isolation policies by name. What their files say is read by :mod:`lxcbuild.config.policy_files`, which takes long to load."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
-from lxcbuild import model
 from lxcbuild.config import data
-from lxcbuild.config.documents import nearest, read_document, validate
-from lxcbuild.config.policy_schema import PolicyFile, Size
-from lxcbuild.errors import ConfigError, UnknownPolicyError
-from lxcbuild.values import dataclass
+from lxcbuild.config.settled import settled
+
+if TYPE_CHECKING:
+    from lxcbuild import model
+    from lxcbuild.config.policy_files import PolicyInfo
 
 KIND = "cgroups"
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
-    """A policy as a list shows it. ``files``: the weaker one first."""
-
-    name: str
-    description: str
-    inherits: str | None
-    files: tuple[Path, ...]
-
-
 def list_policies(*, places: tuple[Path, ...] | None = None) -> tuple[PolicyInfo, ...]:
     """All policies by name; raises :class:`ConfigError` for a file with a mistake."""
-    found: list[PolicyInfo] = []
-    for name, paths in data.files(KIND, places=places).items():
-        merged = _merged_files(name, paths)
-        found.append(PolicyInfo(name, merged.get("description") or "", merged.get("inherits"), tuple(paths)))
-    return tuple(found)
+    from lxcbuild.config import policy_files
+
+    return policy_files.list_policies(places=places)
 
 
 def load_policy(name: str, *, package: str | None = None, places: tuple[Path, ...] | None = None) -> model.Policy:
@@ -49,158 +31,33 @@ def load_policy(name: str, *, package: str | None = None, places: tuple[Path, ..
 
     Raises :class:`UnknownPolicyError` with the nearest name, or :class:`ConfigError` with file, line and key.
     """
-    return _resolve(name, _merged(name, data.files(KIND, places=places)), package)
+
+    def read() -> tuple[model.Policy, tuple[tuple[str, ...], ...]]:
+        from lxcbuild.config import policy_files
+
+        return policy_files.load_policy(name, places=places), policy_files.override_patterns(name, places=places)
+
+    files = [path for paths in data.files(KIND, places=places).values() for path in paths]
+    machine = (machine_memory_bytes(), os.sysconf("SC_PAGE_SIZE"), sorted(os.sched_getaffinity(0)))
+    policy, overrides = settled("policy", name, files, read, given=machine)
+    if package is None or not any(matches(package, patterns) for patterns in overrides):
+        return policy
+    from lxcbuild.config import policy_files
+
+    return policy_files.load_policy(name, package=package, places=places)
 
 
 def load_policy_file(path: Path, *, package: str | None = None, places: tuple[Path, ...] | None = None) -> model.Policy:
     """A policy from a file that may lie anywhere; what it inherits comes from the known ones."""
-    known = data.files(KIND, places=places)
-    return _resolve(path.stem, _merged(path.stem, {**known, path.stem: [path]}), package)
+    from lxcbuild.config import policy_files
+
+    return policy_files.load_policy_file(path, package=package, places=places)
 
 
-def _merged_files(name: str, paths: Sequence[Path]) -> dict[str, Any]:
-    """The files of one name over each other, without what they inherit; tables as plain dictionaries."""
-    merged: dict[str, Any] = {}
-    for path in paths:
-        document = read_document(path)
-        own = _plain(validate(document, PolicyFile))
-        if own.get("inherits") == name:
-            raise document.error(("inherits",), "a policy cannot inherit from itself (files of one name add up anyway)")
-        merged = merge(merged, own)
-    return merged
-
-
-def _plain(table: BaseModel) -> dict[str, Any]:
-    """The keys that the file really has; sizes stay objects, for they are resolved when everything is merged."""
-    found: dict[str, Any] = {}
-    for key in table.model_fields_set:
-        value = getattr(table, key)
-        if isinstance(value, BaseModel) and not isinstance(value, Size):
-            value = _plain(value)
-        elif isinstance(value, tuple):
-            value = [_plain(each) if isinstance(each, BaseModel) else each for each in value]
-        found[key] = value
-    return found
-
-
-def _merged(name: str, known: Mapping[str, Sequence[Path]], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if name in seen:
-        chain = " -> ".join([*seen[seen.index(name) :], name])
-        raise ConfigError(f"policies inherit from each other in a circle: {chain}", resolution="remove one inherits:")
-    if name not in known:
-        inherited = f"policy {seen[-1]} inherits from it: " if seen else ""
-        raise UnknownPolicyError(
-            f"{inherited}there is no policy {name[:80]!r}.{nearest(name, known)}",
-            details=f"known: {', '.join(known) or 'none'}",
-            resolution="run: lxcbuild policy list",
-        )
-    own = _merged_files(name, known[name])
-    parent = own.pop("inherits", None)
-    if parent is None:
-        return own
-    base = _merged(parent, known, (*seen, name))
-    base.pop("description", None)
-    return merge(base, own)
-
-
-def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables key by key; everything else, lists and null included, is replaced by the stronger side.
-
-    Overrides for packages add up instead (the last that matches is the strongest), unless the stronger side has an empty list.
-    """
-    merged = dict(weak)
-    for key, value in strong.items():
-        below = merged.get(key)
-        if key == "packages" and value:
-            merged[key] = [*(below or ()), *value]
-        elif isinstance(below, dict) and isinstance(value, dict):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _resolve(name: str, table: dict[str, Any], package: str | None) -> model.Policy:
-    for override in table.get("packages") or ():
-        if package is not None and _matches(package, override["match"]):
-            table = merge(table, {key: value for key, value in override.items() if key != "match"})
-    memory_max = _pages(_need(name, table, "memory", "max").resolve(machine_memory_bytes()))
-    memory, time = table["memory"], table.get("time") or {}
-    high: Size | None = memory.get("high")
-    optional: dict[str, Any] = {
-        "pids_max": (table.get("pids") or {}).get("max"),
-        "network": model.NetworkMode(table["network"]) if table.get("network") else None,
-        "backend": model.BackendChoice(table["backend"]) if table.get("backend") else None,
-        "seccomp": table.get("seccomp"),
-    }
-    return model.Policy(
-        name=name,
-        memory=model.MemoryLimits(
-            max_bytes=memory_max,
-            high_bytes=_pages(high.resolve(machine_memory_bytes())) if high else None,
-            swap_max_bytes=memory.get("swap_max") or 0,
-        ),
-        disk=model.DiskLimits(
-            max_bytes=_pages(_need(name, table, "disk", "max").resolve(memory_max)),
-            max_inodes=_need(name, table, "disk", "max_inodes"),
-            retry_factor=table["disk"].get("retry_factor") or 1.0,
-        ),
-        time=model.TimeLimits(
-            wall_s=_need(name, table, "time", "wall"), silence_s=time.get("silence"), cpu_s=time.get("cpu")
-        ),
-        cpu=_cpu(table.get("cpu") or {}),
-        io=_io(table.get("io") or {}),
-        log=_renamed(model.LogLimits, table.get("log"), {"max": "max_bytes", "max_line": "max_line_bytes"}),
-        output=_renamed(model.OutputLimits, table.get("output"), {"max": "max_bytes", "max_file": "max_file_bytes"}),
-        best_effort=frozenset(table.get("best_effort") or ()),
-        proxy_hosts=tuple(table.get("proxy_hosts") or ()),
-        **{key: value for key, value in optional.items() if value is not None},
-    )
-
-
-def _need(name: str, table: Mapping[str, Any], group: str, key: str) -> Any:
-    value = (table.get(group) or {}).get(key)
-    if value is None:
-        raise ConfigError(
-            f"policy {name}: {group}.{key}: is missing", resolution=f"set it, or write inherits: default in {name}.yaml"
-        )
-    return value
-
-
-def _cpu(table: Mapping[str, Any]) -> model.CpuLimits:
-    return model.CpuLimits(
-        weight=table.get("weight") or 100, quota_percent=table.get("quota"), cpuset=table.get("cpuset")
-    )
-
-
-def _io(table: Mapping[str, Any]) -> model.IoLimits:
-    devices = tuple(
-        model.IoDeviceLimits(
-            device=each["device"],
-            read_bytes_per_s=each.get("read"),
-            write_bytes_per_s=each.get("write"),
-            read_ops_per_s=each.get("read_ops"),
-            write_ops_per_s=each.get("write_ops"),
-        )
-        for each in table.get("devices") or ()
-    )
-    return model.IoLimits(weight=table.get("weight") or 100, devices=devices)
-
-
-def _renamed(kind: Any, table: Mapping[str, Any] | None, names: Mapping[str, str]) -> Any:
-    """A limits object from the keys of a file; keys that are absent or null keep the object's defaults."""
-    return kind(**{names.get(key, key): value for key, value in (table or {}).items() if value is not None})
-
-
-def _matches(package: str, patterns: Sequence[str]) -> bool:
+def matches(package: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns of an override means that project, however either is written."""
     normalised = re.sub(r"[-_.]+", "-", package).lower()
     return any(fnmatch.fnmatchcase(normalised, re.sub(r"[_.]+", "-", pattern).lower()) for pattern in patterns)
-
-
-def _pages(count: int) -> int:
-    """Down to whole pages, as the kernel does, so that what is read back equals what was asked for."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return max(count // page, 1) * page
 
 
 def machine_memory_bytes() -> int:

@@ -5,49 +5,44 @@ A file of the administrator replaces the shipped one of the same name as a whole
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lxcbuild.config import data
-from lxcbuild.config.documents import nearest, read_document, validate
-from lxcbuild.config.units import parse_seconds
+from lxcbuild.config.settled import settled
 from lxcbuild.errors import UnknownTargetError
 from lxcbuild.model import Target
+from lxcbuild.values import dataclass
 
 KIND = "rootfs"
+#: The keys in the order of the file's schema: images are told apart by a hash over this text.
+_HASHED = (
+    "distribution", "suite", "description", "components", "variant", "updates", "security", "mirrors", "security_mirrors",
+    "keyring", "packages", "toolchain", "hooks", "version_suffix", "expires_after_s",
+)  # fmt: skip
 
-Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+/-]{0,99}$")]
-Mirror = Annotated[str, Field(pattern=r"^(https?|file|copy|cdrom|mirror\+https?|tor\+https?)://?[!-~]{1,500}$")]
-Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Suffix = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+]{0,30}$")]
-Keyring = Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 
-
-class Recipe(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
     """One base image: what it is made from and what is in it."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    distribution: Word
-    suite: Word
+    distribution: str
+    suite: str
+    version_suffix: str  # marks the versions of packages built for this target: deb12
+    directory: Path  # where the file lies
     description: str = ""
-    components: tuple[Word, ...] = ("main",)
-    variant: Word = "minbase"
-    updates: tuple[Word, ...] = ()  # further suites on the main mirror
-    security: tuple[Word, ...] = ()  # suites on the security mirror
-    mirrors: tuple[Mirror, ...] = ()  # none: the host's, else mmdebstrap's own defaults
-    security_mirrors: tuple[Mirror, ...] = ()
-    keyring: Keyring | None = None
-    packages: tuple[Word, ...] = ()
-    toolchain: tuple[Word, ...] = ()  # what the layer for Python builds holds
-    hooks: tuple[Hook, ...] = ()  # scripts in hooks/ beside the recipe
-    version_suffix: Suffix  # marks the versions of packages built for this target: deb12
-    expires_after_s: Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)] = Field(
-        default=7 * 86400.0, alias="expires_after"
-    )
-    directory: Path = Field(default=Path(), exclude=True)
+    components: tuple[str, ...] = ("main",)
+    variant: str = "minbase"
+    updates: tuple[str, ...] = ()  # further suites on the main mirror
+    security: tuple[str, ...] = ()  # suites on the security mirror
+    mirrors: tuple[str, ...] = ()  # none: the host's, else mmdebstrap's own defaults
+    security_mirrors: tuple[str, ...] = ()
+    keyring: str | None = None
+    packages: tuple[str, ...] = ()
+    toolchain: tuple[str, ...] = ()  # what the layer for Python builds holds
+    hooks: tuple[str, ...] = ()  # scripts in hooks/ beside the recipe
+    expires_after_s: float = 7 * 86400.0
 
     def target(self, architecture: str = "amd64") -> Target:
         """What this recipe is for."""
@@ -60,6 +55,11 @@ class Recipe(BaseModel):
     def _hook(self, name: str) -> Path:
         own = self.directory / "hooks" / name
         return own if own.exists() else data.shipped_directory(KIND) / "hooks" / name
+
+    def to_json(self) -> str:
+        """All keys of the file, in one line; the same whatever the file's layout, and wherever it lies."""
+        assert {field.name for field in fields(self)} == {*_HASHED, "directory"}
+        return json.dumps({name: getattr(self, name) for name in _HASHED}, separators=(",", ":"), ensure_ascii=False)
 
 
 def load_recipes(*, places: tuple[Path, ...] | None = None) -> tuple[Recipe, ...]:
@@ -79,6 +79,8 @@ def load_recipe(target: Target, *, places: tuple[Path, ...] | None = None) -> Re
     for recipe in recipes:
         if (recipe.distribution, recipe.suite) == (target.distribution, target.suite):
             return recipe
+    from lxcbuild.config.documents import nearest
+
     known = [str(recipe.target()) for recipe in recipes]
     raise UnknownTargetError(
         f"no recipe describes {target}.{nearest(str(target), known)}",
@@ -88,7 +90,9 @@ def load_recipe(target: Target, *, places: tuple[Path, ...] | None = None) -> Re
 
 
 def _read(path: Path) -> Recipe:
-    document = read_document(path)
-    if "directory" in document.value:
-        raise document.error(("directory",), "there is no such key")
-    return validate(document, Recipe).model_copy(update={"directory": path.parent})
+    def read() -> Recipe:
+        from lxcbuild.config.recipe_files import read_recipe
+
+        return read_recipe(path)
+
+    return settled("recipe", path.stem, [path], read)

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from dataclasses import field
 
 from lxcbuild.config.data import configuration_directory
-from lxcbuild.config.documents import read_document, validate
-from lxcbuild.config.units import parse_bytes, parse_seconds
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0)]
+from lxcbuild.values import dataclass
 
 
-class FailedStates(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStates:
     """States of failed builds: the newest ones, as long as all of these hold. ``count: 0`` keeps none."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    count: int = Field(default=20, ge=0, le=10_000)
-    max_bytes: Bytes = Field(default=4 * 1024**3, alias="max")
-    max_each_bytes: Bytes = Field(default=1024**3, alias="max_each")
-    age_s: Seconds = Field(default=7 * 86400.0, alias="age")
+    count: int = 20
+    max_bytes: int = 4 * 1024**3
+    max_each_bytes: int = 1024**3
+    age_s: float = 7 * 86400.0
 
 
-class Layers(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
     """Dependency layers: compressed ones on disk, and unpacked ones in memory. What saves least per byte goes first."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    max_bytes: Bytes = Field(default=20 * 1024**3, alias="max")
-    hot_bytes: Bytes | None = Field(default=None, alias="hot")  # None: a quarter of the machine's memory
+    max_bytes: int = 20 * 1024**3
+    hot_bytes: int | None = None  # None: a quarter of the machine's memory
 
 
-class Retention(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
     """The whole file."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    failed_states: FailedStates = Field(default_factory=FailedStates)
-    layers: Layers = Field(default_factory=Layers)
+    failed_states: FailedStates = field(default_factory=FailedStates)
+    layers: Layers = field(default_factory=Layers)
 
 
 def load_retention() -> Retention:
     """The administrator's file, or the defaults; raises :class:`lxcbuild.errors.ConfigError` with file, line and key."""
     path = configuration_directory() / "retention.yaml"
-    return validate(read_document(path), Retention) if path.exists() else Retention()
+    if not path.exists():
+        return Retention()
+    from lxcbuild.config.retention_file import read_retention
+
+    return read_retention(path)

@@ -1,85 +1,41 @@
-"""System-call filters: ``cgroups/seccomp/*.yaml`` and the administrator's, merged by name and resolved to one answer per call.
-
-Order of strength, weakest first: what ``inherits`` names, the shipped file, the administrator's file of the same name. The stronger
-file has the last word on every call that it names.
-"""
+"""System-call filters: ``cgroups/seccomp/*.yaml`` and the administrator's, merged by name and resolved to one answer per call."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lxcbuild.config import data
-from lxcbuild.config.documents import nearest, read_document, validate
-from lxcbuild.errors import ConfigError, LimitRefusedError
+from lxcbuild.config.settled import settled
 from lxcbuild.values import dataclass
 
 KIND = "cgroups/seccomp"
 
 
-def _names(value: object) -> object:
-    return value.split() if isinstance(value, str) else value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """About the low 32 bits of one argument: after ``mask`` it is one of ``is_``, or it has a bit of ``any_bit``."""
+
+    argument: int
+    mask: int
+    is_: tuple[int, ...]
+    any_bit: int | None
 
 
-def _answer(value: object) -> object:
-    if value == "allow" or value in errno.errorcode.values():
-        return value
-    raise ValueError(f"{str(value)[:40]!r} is neither 'allow' nor the name of an error such as EPERM")
-
-
-Names = Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")], ...], BeforeValidator(_names)]
-Answer = Annotated[str, BeforeValidator(_answer)]
-ErrnoName = Literal["EPERM", "ENOSYS", "EACCES", "EINVAL", "ENOTSUP", "EAFNOSUPPORT"]
-Word = Annotated[int, Field(ge=0, le=0xFFFFFFFF, strict=True)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-
-class Test(_Table):
-    """About the low 32 bits of one argument: after ``mask`` it is one of ``is``, or it has a bit of ``any_bit``."""
-
-    argument: Annotated[int, Field(ge=0, le=5, strict=True)]
-    mask: Word = 0xFFFFFFFF
-    is_: Annotated[tuple[Word, ...], Field(alias="is")] = ()
-    any_bit: Annotated[Word, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _tests_something(self) -> Self:
-        if not self.is_ and self.any_bit is None:
-            raise ValueError("needs 'is' or 'any_bit'")
-        return self
-
-
-class Rule(_Table):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
     """The answer when all the tests hold."""
 
-    when: Annotated[tuple[Test, ...], Field(min_length=1, max_length=6)]
-    answer: Answer
+    when: tuple[Test, ...]
+    answer: str
 
 
-class Conditions(_Table):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
     """The first rule that holds answers, else ``otherwise``."""
 
     rules: tuple[Rule, ...]
-    otherwise: Answer
-
-
-class SeccompFile(_Table):
-    """One file of ``cgroups/seccomp/``. The names of groups are for readers only."""
-
-    description: str | None = None
-    inherits: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = None
-    otherwise: ErrnoName | None = None
-    allow: Mapping[str, Names] = {}
-    deny: Mapping[ErrnoName, Mapping[str, Names]] = {}
-    conditions: Mapping[str, Conditions] = {}
-    first: Mapping[ErrnoName, Names] = {}
+    otherwise: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,42 +51,10 @@ class SeccompProfile:
 def load_seccomp(name: str, *, places: tuple[Path, ...] | None = None) -> SeccompProfile:
     """The profile of that name. Raises :class:`LimitRefusedError` for an unknown name, :class:`ConfigError` for a mistake."""
     known = data.files(KIND, places=places)
-    calls: dict[str, str | Conditions] = {}
-    first: dict[str, str] = {}
-    otherwise = None
-    for path in _chain(name, known):
-        document = read_document(path)
-        file = validate(document, SeccompFile)
-        own: dict[str, str | Conditions] = {}
-        stated = [(("allow", group), "allow", names) for group, names in file.allow.items()]
-        stated += [(("deny", error), error, names) for error, groups in file.deny.items() for names in groups.values()]
-        for at, answer, names in stated:
-            for call in names:
-                if call in own:
-                    raise document.error(at, f"{call} is named twice in this file")
-                own[call] = answer
-        if twice := own.keys() & file.conditions.keys():
-            raise document.error(("conditions", min(twice)), "is also named under allow or deny")
-        calls |= own
-        calls |= file.conditions
-        first |= {call: error for error, names in file.first.items() for call in names}
-        otherwise = file.otherwise or otherwise
-    if otherwise is None:
-        raise ConfigError(f"{KIND}/{name}.yaml: otherwise: is missing", resolution="add otherwise: ENOSYS")
-    return SeccompProfile(name=name, otherwise=otherwise, calls=calls, first=first)
 
+    def read() -> SeccompProfile:
+        from lxcbuild.config.seccomp_files import read_seccomp
 
-def _chain(name: str, known: Mapping[str, list[Path]], seen: tuple[str, ...] = ()) -> list[Path]:
-    """The files that make up the profile, weakest first."""
-    if name in seen:
-        raise ConfigError(f"seccomp profiles inherit from each other in a circle: {' -> '.join([*seen, name])}")
-    if name not in known:
-        raise LimitRefusedError(
-            f"there is no seccomp profile {name[:80]!r}.{nearest(name, known)}",
-            resolution=f"profiles are: {', '.join([*known, 'none'])}",
-        )
-    own = known[name]
-    parents = {validate(read_document(path), SeccompFile).inherits for path in own} - {None}
-    if len(parents) > 1:
-        raise ConfigError(f"the files of seccomp profile {name} disagree about inherits:")
-    return [*(_chain(parent, known, (*seen, name)) if (parent := next(iter(parents), None)) else []), *own]
+        return read_seccomp(name, known)
+
+    return settled("seccomp", name, [path for paths in known.values() for path in paths], read)

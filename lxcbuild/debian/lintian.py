@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from importlib import resources
+from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict
-
+from lxcbuild.config.settled import settled
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import OUT, InsideStep, Job
 from lxcbuild.errors import BadNameError
@@ -18,6 +16,7 @@ from lxcbuild.values import dataclass
 RESULT = "lintian.txt"
 PACKAGES = ("lintian",)
 BUILT = "/in/built"
+_TAGS = Path(__file__).with_name("lintian.yaml")
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.(?:deb|dsc)")
 _LINE = re.compile(
     r"(?P<level>[EWIPXO]): (?P<package>[a-z0-9][a-z0-9+.-]*)(?: (?:source|udeb|changes|buildinfo))?: "
@@ -28,17 +27,19 @@ _MAX_BYTES = 1 << 20
 _RUN = f'lintian --no-cfg --fail-on none --color never --no-tag-display-limit "$@" >{OUT}/{RESULT}'
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
-
-    fatal: frozenset[str]
-
-
 @functools.cache
 def fatal_tags() -> frozenset[str]:
     """The tags of ``lintian.yaml`` beside this file; a mistake in it is a bug and raises."""
-    text = (resources.files("lxcbuild.debian") / "lintian.yaml").read_text("utf-8")
-    return _Table.model_validate(yaml.safe_load(text)).fatal
+    return settled("table", "lintian", [_TAGS], _read_tags, given=(__file__,))
+
+
+def _read_tags() -> frozenset[str]:
+    import yaml
+    from pydantic import TypeAdapter
+
+    table: dict[str, list[str]] = yaml.safe_load(_TAGS.read_text("utf-8"))
+    assert table.keys() == {"fatal"}, table.keys()
+    return TypeAdapter(frozenset[str]).validate_python(table["fatal"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
+from typing import ClassVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict
+from lxcbuild.config.settled import settled
+from lxcbuild.values import dataclass
 
-_FILE = "requirements.yaml"
+_FILE = Path(__file__).with_name("requirements.yaml")
 
 
-class RequirementTable(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequirementTable:
     """See the comments in the file."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     fields: Mapping[str, Mapping[str, str]]
     programs: Mapping[str, str]
@@ -29,5 +31,11 @@ class RequirementTable(BaseModel):
 @functools.cache
 def requirement_table() -> RequirementTable:
     """The table; a mistake in it is a bug and raises."""
-    text = (resources.files("lxcbuild.debian") / _FILE).read_text("utf-8")
-    return RequirementTable.model_validate(yaml.safe_load(text))
+    return settled("table", "requirements", [_FILE], _read, given=(RequirementTable.__match_args__, __file__))
+
+
+def _read() -> RequirementTable:
+    import yaml
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RequirementTable).validate_python(yaml.safe_load(_FILE.read_text("utf-8")))

@@ -136,7 +136,7 @@ def _lines(path: str) -> list[str]:
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 over the recipe and the text of its hooks: another recipe makes another image."""
-    hashed = hashlib.sha256(recipe.model_dump_json(exclude={"directory"}).encode())
+    hashed = hashlib.sha256(recipe.to_json().encode())
     for option in DPKG_OPTIONS:
         hashed.update(option.encode())
     for path in recipe.hook_paths():

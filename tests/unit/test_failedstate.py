@@ -47,7 +47,7 @@ def test_the_newest_are_kept(fresh_state: StateDirs) -> None:
 
 def test_large_ones_make_room(fresh_state: StateDirs) -> None:
     several(fresh_state, 4, bytes_each=MIB)
-    assert ids(failedstate.prune(fresh_state, FailedStates(max=int(2.5 * MIB)))) == ["1", "0"]
+    assert ids(failedstate.prune(fresh_state, FailedStates(max_bytes=int(2.5 * MIB)))) == ["1", "0"]
 
 
 def test_old_ones_go(fresh_state: StateDirs) -> None:
