@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.bench import bare
-from lxcbuild.bench.clean_rooms import ROOMS, Ready
+from lxcbuild.bench.clean_rooms import ROOMS, Ready, Wanted
+from lxcbuild.bench.cold import forget_layers, layerless
 from lxcbuild.bench.samples import ratios
 from lxcbuild.bench.start import Budget
 from lxcbuild.build.layering import nearest_stack
@@ -30,10 +31,12 @@ from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0
 #: Budgets (docs/performance.md), as ratios of medians taken round by round.
 MAX_COMPILE, MAX_WHOLE, MIN_PEER, MIN_PEER_UNVERIFIED, MAX_EXTENSION = 0.75, 1.25, 6.0, 8.0, 1.15
+MAX_COLD = 1.0
 _LEAN = ("-us", "-uc", "-nc", "-sa", "-F")
 
 
@@ -64,9 +67,14 @@ class Series:
     lean: list[float] = field(default_factory=list)  # bare, as we build it: what the sandbox costs
     peers: dict[str, list[float]] = field(default_factory=dict)
     identical: bool = True  # whether the plain way gave the same packages, bit for bit, in every round
+    cold: bool = False
 
     def budgets(self, kind: str) -> Iterator[Budget]:
         """What was promised for this kind of sample."""
+        if self.cold:
+            for name, series in self.peers.items() if kind != "debian" else ():
+                yield Budget(f"cold: whole command / {name}", ratios(self.whole, series).median, MAX_COLD, "x")
+            return
         compiled = ratios(self.phases["compile"], self.plain).median
         if kind == "pure":
             yield Budget("compile / plain bare build", compiled, MAX_COMPILE, "x")
@@ -114,9 +122,14 @@ def measure(
     runs: int,
     peers: Sequence[str],
     samples: Sequence[Sample] = SAMPLES,
+    cold: bool = False,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Builds:
-    """Run ``runs`` rounds after one build of each sample that does not count. Raises CommandError for a build that fails."""
+    """Run ``runs`` rounds after one build of each sample that does not count. Raises CommandError for a build that fails.
+
+    ``cold``: each of our builds finds an empty layer store, each of the peers' a base without the build dependencies; package files
+    and package lists are there for all, so that nothing is downloaded.
+    """
     found = Builds(absent=tuple(name for name in peers if not ROOMS[name].present))
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcbuild-bench-")))
@@ -129,27 +142,31 @@ def measure(
                 origin[sample.name] = _fetch(sample.name, target, scratch / sample.name)
             warm[sample.name] = lxcbuild.build(sample, origin)
         dscs = {s.name: origin[s.name] if s.requirement is None else _dsc(warm[s.name].sources) for s in samples}
+        needed = sorted({"build-essential", "fakeroot", *(name for dsc in dscs.values() for name in _names(dsc))})
+        wanted = Wanted(recipe=load_recipe(target), packages=needed, cold=cold)
         rooms = []
         for name in (name for name in peers if name not in found.absent):
             progress(f"{name}: its base")
-            memory = Path("/dev/shm")  # noqa: S108 - as our own images are
-            place = stack.enter_context(tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-"))
-            Path(place).chmod(0o755)
-            needed = sorted({"build-essential", "fakeroot", *(name for dsc in dscs.values() for name in _names(dsc))})
-            rooms.append(Ready(ROOMS[name], load_recipe(target), needed, Path(place)))
+            rooms.append(_room(name, wanted, stack))
             found.peers_made_in_s[name] = rooms[-1].made_in_s
         bases = _Bases(dirs, monitor, target, stack)
+        if cold:
+            lxcbuild = _Command(stack.enter_context(layerless(dirs, target)), target, scratch, cold=True)
         for number in range(runs):
             for sample in samples:
                 progress(f"round {number + 1} of {runs}: {sample.name}")
-                series = found.series.setdefault(sample.name, Series())
+                series = found.series.setdefault(sample.name, Series(cold=cold))
                 one = _Round(sample, series, dscs[sample.name], bases, scratch / "kept")
-                ways: list[Callable[[], None]] = [functools.partial(one.ours, lxcbuild, origin), one.plain, one.lean]
-                ways += [functools.partial(one.peer, room) for room in rooms]
-                for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-                    way()
+                one.all_ways(lxcbuild, origin, rooms, first=number)
                 series.identical = series.identical and one.identical
     return found
+
+
+def _room(name: str, wanted: Wanted, stack: contextlib.ExitStack) -> Ready:
+    memory = Path("/dev/shm")  # noqa: S108 - as our own images are
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-")))
+    place.chmod(0o755)
+    return Ready(ROOMS[name], wanted, place)
 
 
 @dataclass(slots=True)
@@ -166,6 +183,14 @@ class _Round:
     @property
     def identical(self) -> bool:
         return all(debs == self.made["ours"] for debs in self.made.values())
+
+    def all_ways(self, lxcbuild: _Command, origin: Mapping[str, Path], rooms: Sequence[Ready], *, first: int) -> None:
+        """In an order that begins with another way in each round."""
+        ways: list[Callable[[], None]] = [functools.partial(self.ours, lxcbuild, origin), self.plain, self.lean]
+        ways += [functools.partial(self.peer, room) for room in rooms]
+        start = first % len(ways)
+        for way in (*ways[start:], *ways[:start]):
+            way()
 
     def ours(self, lxcbuild: _Command, origin: Mapping[str, Path]) -> None:
         done = lxcbuild.build(self.sample, origin)
@@ -201,7 +226,8 @@ class _Round:
 class _Command:
     """Our own command, as a process of its own, with its bytecode in place as an installed package has it."""
 
-    def __init__(self, dirs: StateDirs, target: Target, scratch: Path) -> None:
+    def __init__(self, dirs: StateDirs, target: Target, scratch: Path, *, cold: bool = False) -> None:
+        self._forget = functools.partial(forget_layers, dirs, target) if cold else None
         root = dirs.lib.parent
         place = ("--state-dir", os.fspath(root)) if StateDirs.choose(root) == dirs else ()
         self._argv = (sys.executable, "-m", "lxcbuild", *place, "build", "--target", str(target), "--force")
@@ -213,6 +239,8 @@ class _Command:
     def build(self, sample: Sample, origin: Mapping[str, Path]) -> _Ours:
         what = sample.requirement or os.fspath(origin[sample.name])
         argv = (*self._argv, "--rebuild", "--json", what)
+        if self._forget is not None:
+            self._forget()
         began = time.perf_counter()
         done = process.run(argv, env=self._env, timeout_s=_LIMIT_S, check=False)
         took_s = time.perf_counter() - began

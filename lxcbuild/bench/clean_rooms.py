@@ -7,16 +7,26 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian import sources
+from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0
 Command = Callable[[Path, Path], Sequence[str]]
 _MEMORY = Path("/dev/shm")  # noqa: S108 - where everything of theirs is kept, as our own images are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a clean room's base has to be good for. ``cold``: package files of ``packages`` lie in apt's cache inside, and are
+    installed in each build; otherwise they are installed ahead, so that nothing is left to install."""
+
+    recipe: Recipe
+    packages: Sequence[str]
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +35,7 @@ class CleanRoom:
 
     name: str
     programs: tuple[str, ...]
-    prepare: Callable[[Recipe, Sequence[str], Path], Command]
+    prepare: Callable[[Wanted, Path], Command]
     environment: Callable[[Path], Mapping[str, str]]
 
     @property
@@ -35,13 +45,12 @@ class CleanRoom:
 
 
 class Ready:
-    """A clean room whose base is made: it holds all build dependencies, so that none is downloaded."""
+    """A clean room whose base is made."""
 
-    def __init__(self, room: CleanRoom, recipe: Recipe, packages: Sequence[str], place: Path) -> None:
+    def __init__(self, room: CleanRoom, wanted: Wanted, place: Path) -> None:
         began = time.perf_counter()
         self.name = room.name
-        self._place = place
-        self._command = room.prepare(recipe, packages, place)
+        self._command = room.prepare(wanted, place)
         self._environment = room.environment(place)
         self.made_in_s = time.perf_counter() - began
 
@@ -58,24 +67,27 @@ class Ready:
         return took
 
 
-def _mirror(recipe: Recipe) -> Sequence[str]:
-    return sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))
+def _base(wanted: Wanted, where: Path, *extra: str) -> None:
+    """The same base for all: Debian's variant for builders with apt's lists, as a tarball or a directory by the name's end."""
+    recipe = wanted.recipe
+    mirror = sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))
+    include = [*extra, *(() if wanted.cold else wanted.packages)]
+    argv = ["mmdebstrap", "--variant=buildd", "--skip=cleanup/apt/lists"]
+    if include:
+        argv.append(f"--include={','.join(include)}")
+    if wanted.cold:
+        download = f'chroot "$1" apt-get install --download-only --yes --quiet {" ".join(wanted.packages)}'
+        argv += [
+            "--skip=cleanup/apt/cache",
+            '--customize-hook=chroot "$1" apt-get clean',
+            f"--customize-hook={download}",
+        ]
+    process.run((*argv, recipe.suite, os.fspath(where), *mirror), timeout_s=_LIMIT_S)
 
 
-def _sbuild(recipe: Recipe, packages: Sequence[str], place: Path) -> Command:
+def _sbuild(wanted: Wanted, place: Path) -> Command:
     tarball = place / "base.tar"
-    process.run(
-        (
-            "mmdebstrap",
-            "--variant=buildd",
-            "--skip=cleanup/apt/lists",
-            f"--include={','.join(packages)}",
-            recipe.suite,
-            tarball,
-            *_mirror(recipe),
-        ),
-        timeout_s=_LIMIT_S,
-    )
+    _base(wanted, tarball)
     tarball.chmod(0o644)
     (place / "config").write_text(f"$unshare_tmpdir_template = '{place}/sbuild.XXXXXXXXXX';\n1;\n")
 
@@ -85,13 +97,55 @@ def _sbuild(recipe: Recipe, packages: Sequence[str], place: Path) -> Command:
             "sbuild",
             "--chroot-mode=unshare",
             f"--chroot={tarball}",
-            f"--dist={recipe.suite}",
+            f"--dist={wanted.recipe.suite}",
             f"--build-dir={results}",
             "--purge-deps=never",
             "--nolog",
             *(f"--no-{name}" for name in skipped),
             os.fspath(dsc),
         )
+
+    return command
+
+
+#: Everything in memory, no network inside, apt to satisfy dependencies (the fastest of pbuilder's ways), nothing of the user's own.
+_PBUILDERRC = """\
+MIRRORSITE=file:/nowhere
+OTHERMIRROR=
+DISTRIBUTION={suite}
+BUILDPLACE={place}/build
+APTCACHE=
+AUTO_DEBSIGN=no
+USECGROUP=no
+USENETWORK=no
+PBUILDERSATISFYDEPENDSCMD=/usr/lib/pbuilder/pbuilder-satisfydepends-apt
+"""
+
+
+def _pbuilder(wanted: Wanted, place: Path) -> Command:
+    # gzip is what pbuilder reads a base of that name as; the least of it, because every build unpacks it.
+    tarball, plain = place / "base.tgz", place / "base.tar"
+    _base(wanted, plain)
+    process.run(("sh", "-c", 'gzip -1 < "$1" > "$2"', "-", plain, tarball), timeout_s=_LIMIT_S)
+    plain.unlink()
+    return _pbuilder_like(wanted, place, "pbuilder", "--basetgz", tarball)
+
+
+def _cowbuilder(wanted: Wanted, place: Path) -> Command:
+    _base(wanted, place / "base.cow", "cowdancer")
+    return _pbuilder_like(wanted, place, "cowbuilder", "--basepath", place / "base.cow")
+
+
+def _pbuilder_like(wanted: Wanted, place: Path, program: str, kind: str, base: Path) -> Command:
+    (place / "build").mkdir()
+    config = place / "pbuilderrc"
+    config.write_text(_PBUILDERRC.format(suite=wanted.recipe.suite, place=place))
+    (place / ".pbuilderrc").touch()  # it warns where there is none
+
+    def command(dsc: Path, results: Path) -> Sequence[str]:
+        flags = {kind: base, "--buildplace": place / "build", "--buildresult": results, "--configfile": config}
+        words = [word for flag, value in flags.items() for word in (flag, os.fspath(value))]
+        return (program, "--build", *words, os.fspath(dsc))
 
     return command
 
@@ -103,5 +157,17 @@ ROOMS: Mapping[str, CleanRoom] = {
         programs=("sbuild", "mmdebstrap"),
         prepare=_sbuild,
         environment=lambda place: {"SBUILD_CONFIG": os.fspath(place / "config")},
+    ),
+    "pbuilder": CleanRoom(
+        name="pbuilder",
+        programs=("pbuilder", "mmdebstrap"),
+        prepare=_pbuilder,
+        environment=lambda place: {"HOME": os.fspath(place)},  # where no ~/.pbuilderrc is
+    ),
+    "cowbuilder": CleanRoom(
+        name="cowbuilder",
+        programs=("cowbuilder", "mmdebstrap"),
+        prepare=_cowbuilder,
+        environment=lambda place: {"HOME": os.fspath(place)},
     ),
 }

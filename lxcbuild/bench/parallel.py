@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lxcbuild.config.paths import StateDirs
@@ -15,6 +15,7 @@ from lxcbuild.model import Policy
 from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Instance, InstanceSpec, Step
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ def measure(
         instances: list[Instance] = []
         before = _available_bytes()
         for number in range(count):
-            instance, took_ms = _start(backend, stack, number, image=image, policy=policy)
+            instance, took_ms = _start(backend, stack, number, lowers=(image,), policy=policy)
             instances.append(instance)
             first.append(took_ms)
             progress(number)
@@ -54,12 +55,63 @@ def measure(
     )
 
 
+#: Between two sandboxes that follow each other: the kernel takes their namespaces down later than it says.
+_SETTLE_S = 0.15
+_PER_DIRECTORY = 1000
+
+
+def measure_trees(
+    dirs: StateDirs,
+    *,
+    image: Path,
+    policy: Policy,
+    sizes: Sequence[int],
+    runs: int,
+    progress: Callable[[int], None] = lambda _round: None,
+) -> dict[int, list[float]]:
+    """Milliseconds to the first byte, by the number of files in a layer above the image; each round starts one of each size.
+
+    The layers are made beside the image, on the same file system. Raises SandboxError.
+    """
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    with (
+        LxcBackend(dirs) as backend,
+        tempfile.TemporaryDirectory(dir=image.parent, prefix="bench-trees-") as place,
+    ):
+        compiled.provide(dirs, backend, image)
+        layers = {size: _tree(Path(place) / f"{size}", size) for size in sizes}
+        for number in range(runs + 1):
+            for size in sizes if number % 2 else reversed(sizes):
+                backend.prestart()
+                time.sleep(_SETTLE_S)
+                with contextlib.ExitStack() as stack:
+                    lowers = (layers[size], image)
+                    instance, took_ms = _start(backend, stack, number, lowers=lowers, policy=policy)
+                    instance.stop()
+                backend.settle()
+                if number:
+                    found[size].append(took_ms)
+            progress(number)
+    return found
+
+
+def _tree(place: Path, files: int) -> Path:
+    """A directory with so many small files below it."""
+    place.mkdir(mode=0o755, parents=True)
+    for number in range(files):
+        if number % _PER_DIRECTORY == 0:
+            below = place / "usr" / "share" / "bench" / f"{number // _PER_DIRECTORY}"
+            below.mkdir(parents=True)
+        (below / f"{number}").write_bytes(b"x")
+    return place
+
+
 def _start(
-    backend: LxcBackend, stack: contextlib.ExitStack, number: int, *, image: Path, policy: Policy
+    backend: LxcBackend, stack: contextlib.ExitStack, number: int, *, lowers: tuple[Path, ...], policy: Policy
 ) -> tuple[Instance, float]:
     seen_at: list[float] = []
     began = time.perf_counter()
-    spec = InstanceSpec(instance_id=f"crowd-{os.getpid()}.{number}", lowers=(image,), policy=policy)
+    spec = InstanceSpec(instance_id=f"crowd-{os.getpid()}.{number}", lowers=lowers, policy=policy)
     instance = backend.create(spec)
     stack.callback(instance.close)
     instance.start()

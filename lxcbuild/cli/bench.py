@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lxcbuild.bench.machine import describe
+from lxcbuild.cli.bench_parallel import parallel, plot_option
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui
 from lxcbuild.events import Note
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lxcbuild.bench.samples import Spread
     from lxcbuild.bench.start import Starts
 
-_ROOMS = ("sbuild",)
+_ROOMS = ("sbuild", "pbuilder", "cowbuilder")
 _KINDS = ("pure", "extension", "debian")
 _PEERS = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
 
@@ -57,7 +58,7 @@ def start(ui: Ui, /, *, target: Target | None, policy: str, runs: int, peers: Se
             found = measure(ui.dirs, image=image.path, policy=limits, runs=runs, peers=peers or _PEERS)
         finally:
             images.close()
-    machine = {**_machine(), "load_before": before, "load_after": os.getloadavg()[0]}
+    machine = {**describe(), "load_before": before, "load_after": os.getloadavg()[0]}
     if as_json:
         ui.emit_json(_document(found, machine=machine, target=str(image.target), policy=policy))
     else:
@@ -87,7 +88,7 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
     series = {"build": Spread.of(found.build), "build --help": Spread.of(found.imports)}
     if as_json:
         document = {name: dataclasses.asdict(spread) for name, spread in series.items()}
-        ui.emit_json({"machine": _machine(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
+        ui.emit_json({"machine": describe(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
         return
     columns = ("CPU ms", "min", "q1", "median", "q3", "max")
     ui.table(columns, [(name, *_five(spread)) for name, spread in series.items()], right=columns[1:])
@@ -102,10 +103,21 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Rounds that count.")
 @click.option("--peer", "peers", multiple=True, type=click.Choice(_ROOMS), help="Also build with this program.")
 @click.option("--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only this kind of package.")
+@click.option("--cold", is_flag=True, help="With an empty layer store, and bases of peers without build dependencies.")
+@plot_option
 @json_option
 @pass_ui
 def builds(
-    ui: Ui, /, *, target: Target | None, runs: int, peers: Sequence[str], kinds: Sequence[str], as_json: bool
+    ui: Ui,
+    /,
+    *,
+    target: Target | None,
+    runs: int,
+    peers: Sequence[str],
+    kinds: Sequence[str],
+    cold: bool,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     """Build packages, beside the same builds bare and in other clean rooms.
 
@@ -125,66 +137,19 @@ def builds(
             runs=runs,
             peers=tuple(dict.fromkeys(peers)),
             samples=[sample for sample in SAMPLES if not kinds or sample.kind in kinds],
+            cold=cold,
             progress=lambda text: monitor.emit(Note(text=text)),
         )
-    machine = {**_machine(), "load_before": before, "load_after": os.getloadavg()[0]}
+    machine = {**describe(), "load_before": before, "load_after": os.getloadavg()[0]}
+    if plot is not None:
+        plot.write_text(bench_build.drawn(found, machine=machine, target=str(target or host_target())))
     if as_json:
         ui.emit_json(bench_build.document(found, machine=machine, target=str(target or host_target())))
     else:
         bench_build.show(ui, found, machine)
 
 
-@bench.command()
-@target_option
-@policy_option
-@click.option(
-    "--count", type=click.IntRange(1, 500), default=40, show_default=True, help="Sandboxes that live at once."
-)
-@json_option
-@pass_ui
-def parallel(ui: Ui, /, *, target: Target | None, policy: str, count: int, as_json: bool) -> None:
-    """Start many sandboxes that stay: what one more costs beside those that live, and the memory of each."""
-    from lxcbuild.bench.parallel import measure
-    from lxcbuild.config.policies import load_policy
-    from lxcbuild.images.store import ImageStore
-
-    require_root("start sandboxes")
-    limits = load_policy(policy)
-    with ui.monitor() as monitor:
-        images = ImageStore(ui.dirs, monitor)
-        try:
-            image = images.ensure(target or host_target())
-            found = measure(ui.dirs, image=image.path, policy=limits, count=count)
-        finally:
-            images.close()
-    if as_json:
-        ui.emit_json({"machine": _machine(), "target": str(image.target), **dataclasses.asdict(found)})
-        return
-    tenth = max(count // 10, 1)
-    rows = [
-        (
-            f"{start + 1} to {min(start + tenth, count)}",
-            f"{sum(part) / len(part):.1f}",
-            f"{max(part):.1f}",
-            f"{max(found.memory_bytes[start : start + tenth]) / (1 << 20):.1f}",
-        )
-        for start in range(0, count, tenth)
-        if (part := found.first_ms[start : start + tenth])
-    ]
-    columns = ("live", "start ms", "slowest ms", "memory MiB")
-    ui.table(columns, rows, right=columns[1:])
-    ui.line(f"{found.host_bytes / (1 << 20):.1f} MiB of the machine for each; all stopped in {found.stop_ms:.0f} ms")
-
-
-def _machine() -> dict[str, Any]:
-    """What a reader must know to judge the figures."""
-    cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": cpus[0].partition(":")[2].strip() if cpus else platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)),
-        "kernel": platform.release(),
-    }
+bench.add_command(parallel)
 
 
 def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: str) -> dict[str, Any]:

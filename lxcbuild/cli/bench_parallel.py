@@ -1,0 +1,140 @@
+"""``lxcbuild bench parallel``: how the start of a sandbox grows with those that live, and with the files below it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
+from lxcbuild.cli.render import Ui
+
+if TYPE_CHECKING:
+    from lxcbuild.bench.parallel import Crowd
+    from lxcbuild.model import Target
+
+plot_option = click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the figures into this SVG file."
+)
+
+
+@click.command()
+@target_option
+@policy_option
+@click.option(
+    "--count", type=click.IntRange(1, 500), default=40, show_default=True, help="Sandboxes that live at once."
+)
+@click.option(
+    "--files",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(0, 2_000_000),
+    help="Instead: start single sandboxes with so many more files in their tree. Give it several times.",
+)
+@click.option("--runs", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rounds, with --files.")
+@plot_option
+@json_option
+@pass_ui
+def parallel(
+    ui: Ui,
+    /,
+    *,
+    target: Target | None,
+    policy: str,
+    count: int,
+    sizes: Sequence[int],
+    runs: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Start many sandboxes that stay: what one more costs beside those that live, and the memory of each."""
+    from lxcbuild.bench.machine import describe
+    from lxcbuild.bench.parallel import measure, measure_trees
+    from lxcbuild.config.policies import load_policy
+    from lxcbuild.images.store import ImageStore
+
+    require_root("start sandboxes")
+    limits = load_policy(policy)
+    with ui.monitor() as monitor:
+        images = ImageStore(ui.dirs, monitor)
+        try:
+            image = images.ensure(target or host_target())
+            if sizes:
+                chosen = sorted(set(sizes))
+                trees = measure_trees(ui.dirs, image=image.path, policy=limits, sizes=chosen, runs=runs)
+            else:
+                found = measure(ui.dirs, image=image.path, policy=limits, count=count)
+        finally:
+            images.close()
+    machine = {"machine": describe(), "target": str(image.target)}
+    if plot is not None:
+        plot.write_text(_trees_drawn(trees) if sizes else _crowd_drawn(found))
+    if as_json:
+        of_trees = {str(size): series for size, series in trees.items()} if sizes else {}
+        ui.emit_json({**machine, "first_ms_by_files": of_trees} if sizes else {**machine, **dataclasses.asdict(found)})
+    elif sizes:
+        _show_trees(ui, trees)
+    else:
+        _show_crowd(ui, found)
+
+
+def _show_crowd(ui: Ui, found: Crowd) -> None:
+    count = len(found.first_ms)
+    tenth = max(count // 10, 1)
+    rows = [
+        (
+            f"{start + 1} to {min(start + tenth, count)}",
+            f"{sum(part) / len(part):.1f}",
+            f"{max(part):.1f}",
+            f"{max(found.memory_bytes[start : start + tenth]) / (1 << 20):.1f}",
+        )
+        for start in range(0, count, tenth)
+        if (part := found.first_ms[start : start + tenth])
+    ]
+    columns = ("live", "start ms", "slowest ms", "memory MiB")
+    ui.table(columns, rows, right=columns[1:])
+    ui.line(f"{found.host_bytes / (1 << 20):.1f} MiB of the machine for each; all stopped in {found.stop_ms:.0f} ms")
+
+
+def _show_trees(ui: Ui, trees: Mapping[int, Sequence[float]]) -> None:
+    from lxcbuild.bench.samples import Spread
+
+    columns = ("more files", "min", "q1", "median ms", "q3", "max")
+    rows = []
+    for size, series in trees.items():
+        five = Spread.of(series)
+        values = (five.minimum, five.quartile1, five.median, five.quartile3, five.maximum)
+        rows.append((str(size), *(f"{value:.1f}" for value in values)))
+    ui.table(columns, rows, right=columns[1:])
+
+
+def _crowd_drawn(found: Crowd) -> str:
+    from lxcbuild.bench.figures import curves
+
+    points = [(number, took_ms) for number, took_ms in enumerate(found.first_ms)]
+    return curves(
+        "Start of one more sandbox beside those that live",
+        {"first byte": points},
+        across="sandboxes that live already",
+        up="ms from request to first byte",
+    )
+
+
+def _trees_drawn(trees: Mapping[int, Sequence[float]]) -> str:
+    from lxcbuild.bench.figures import curves
+    from lxcbuild.bench.samples import Spread
+
+    spreads = {size: Spread.of(series) for size, series in trees.items()}
+    return curves(
+        "Start of a sandbox by the files in its tree",
+        {
+            "median": [(size, five.median) for size, five in spreads.items()],
+            "lower quartile": [(size, five.quartile1) for size, five in spreads.items()],
+        },
+        across="more files in the tree than the base image has (logarithmic)",
+        up="ms from request to first byte",
+        logarithmic=True,
+    )
