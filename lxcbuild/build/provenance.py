@@ -112,10 +112,7 @@ def seccomp_digest(name: str) -> str | None:
     if name == _NO_PROFILE:
         return None
     profile = load_seccomp(name)
-    calls = {
-        call: answer if isinstance(answer, str) else asdict(answer)
-        for call, answer in profile.calls.items()
-    }
+    calls = {call: answer if isinstance(answer, str) else asdict(answer) for call, answer in profile.calls.items()}
     text = json.dumps([profile.otherwise, calls, dict(profile.first)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
