@@ -52,7 +52,7 @@ def run(work: Work) -> None:
     problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
     if problem is not None:
         raise_failure(work, problem)
-    for text in verification.strained(seen):
+    for text in (*verification.optional_parts(seen), *verification.strained(seen)):
         work.note(text, warning=True)
     work.finish_sandbox()  # not before: a failure's state is kept
 

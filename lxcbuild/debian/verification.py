@@ -58,6 +58,7 @@ class Verification:
     """What was seen in the fresh base. ``problems`` of it are found by :func:`judge`."""
 
     modules: tuple[Trial, ...]
+    loose: frozenset[str]  # names of those that are single files of a namespace package
     scripts: tuple[Trial, ...]
     entry_points: tuple[Trial, ...]
     distributions: tuple[InstalledDistribution, ...]
@@ -118,6 +119,7 @@ def parse_verification(data: bytes) -> Verification | StepFailure:
             return failure
         return Verification(
             modules=_trials(reader, "modules"),
+            loose=frozenset(reader.texts("loose", count=1000)),
             scripts=_trials(reader, "scripts"),
             entry_points=_trials(reader, "entry_points"),
             distributions=_distributions(reader, "distributions", count=100),
@@ -166,13 +168,35 @@ def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure
     clashes = _clashes(seen.companions, seen)
     if clashes:
         return _failed(FailureClass.DEP_MISSING, f"what it needs does not fit together: {'; '.join(clashes)[:400]}")
-    for kind, trials in (("import of", seen.modules), ("command", seen.scripts), ("entry point", seen.entry_points)):
-        for trial in trials:
-            if trial.error is not None:
-                return _import_failure(kind, trial)
+    failed = _first_failure(seen, (("command", seen.scripts), ("entry point", seen.entry_points)))
+    if failed is not None:
+        return failed
     if not seen.modules:
         return _failed(FailureClass.IMPORT_FAILED, "the package holds no Python module")
     return None
+
+
+def _optional(seen: Verification) -> list[Trial]:
+    """Single files of a namespace package that want a module of somebody else, beside others that import: what an extra is for
+    (``google/longrunning/operations_grpc.py`` without grpc). One that is all the project has is not optional."""
+    if not any(trial.error is None for trial in seen.modules):
+        return []
+    return [trial for trial in seen.modules if trial.name in seen.loose and _foreign_module(trial) is not None]
+
+
+def optional_parts(seen: Verification) -> list[str]:
+    """What people should know of them."""
+    return [
+        f"{trial.name} works only with the module {_foreign_module(trial)}, which it does not depend on"
+        for trial in _optional(seen)
+    ][:20]
+
+
+def _foreign_module(trial: Trial) -> str | None:
+    """The module of another project that an import did not find."""
+    absent = re.search(r"ModuleNotFoundError: No module named '([\w.]{1,200})'", trial.error or "")
+    own = trial.name.partition(".")[0]
+    return absent[1] if absent is not None and absent[1].partition(".")[0] != own else None
 
 
 def judge_debian(seen: Verification) -> StepFailure | None:
@@ -180,7 +204,13 @@ def judge_debian(seen: Verification) -> StepFailure | None:
 
     Their metadata may ask for less or more than they declare: maintainers patch one and not always the other.
     """
-    for kind, trials in (("import of", seen.modules), ("command", seen.scripts)):
+    return _first_failure(seen, (("command", seen.scripts),))
+
+
+def _first_failure(seen: Verification, others: Sequence[tuple[str, Sequence[Trial]]]) -> StepFailure | None:
+    excused = {trial.name for trial in _optional(seen)}
+    modules = [trial for trial in seen.modules if trial.name not in excused]
+    for kind, trials in (("import of", modules), *others):
         for trial in trials:
             if trial.error is not None:
                 return _import_failure(kind, trial)
@@ -189,13 +219,12 @@ def judge_debian(seen: Verification) -> StepFailure | None:
 
 def _import_failure(kind: str, trial: Trial) -> StepFailure:
     """An import that fails for want of another module is a dependency that upstream did not declare."""
-    absent = re.search(r"ModuleNotFoundError: No module named '([\w.]{1,200})'", trial.error or "")
-    own = trial.name.partition(".")[0]
-    if absent is not None and absent[1].partition(".")[0] != own:
-        parent, dot, _ = absent[1].rpartition(".")
+    absent = _foreign_module(trial)
+    if absent is not None:
+        parent, dot, _ = absent.rpartition(".")
         # Python names the first part that it does not find: the parent of a dotted name is there, in a version without that part.
         why = f"which the installed {parent} does not have" if dot else "which no declared dependency brings"
-        brief = f"{kind} {trial.name} needs the module {absent[1]}, {why}"
+        brief = f"{kind} {trial.name} needs the module {absent}, {why}"
         return StepFailure(failure_class=FailureClass.DEP_MISSING, brief=brief, details=trial.details)
     brief = f"{kind} {trial.name} fails: {trial.error}"
     return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)

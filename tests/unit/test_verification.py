@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lxcbuild.debian.inside.verify import _modules
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.debian.verification import (
     InstalledDistribution,
@@ -16,6 +17,7 @@ from lxcbuild.debian.verification import (
     classify_install_failure,
     install_job,
     judge,
+    optional_parts,
     parse_verification,
     strained,
 )
@@ -31,6 +33,7 @@ ENVIRONMENT = {
 def seen(**changes: Any) -> Verification:
     made = Verification(
         modules=(Trial(name="demo", error=None, details=None),),
+        loose=frozenset(),
         scripts=(),
         entry_points=(),
         distributions=(InstalledDistribution(name="Demo_Project", version="1.0rc1", requires=("six>=1.5",)),),
@@ -122,3 +125,35 @@ def test_a_part_that_an_installed_package_lacks_is_not_called_undeclared() -> No
     problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
     assert problem is not None
     assert "which the installed yaml does not have" in problem.brief
+
+
+def test_a_single_file_of_a_namespace_may_be_there_for_an_extra_if_others_import() -> None:
+    good, other, bad = (
+        Trial(name=name, error=error, details=None)
+        for name, error in (
+            ("space.api", None),
+            ("space.rpc", "ModuleNotFoundError: No module named 'grpc'"),
+            ("space.rpc", "ImportError: cannot import name 'x'"),
+        )
+    )
+
+    def judged(**changes: Any) -> str | None:
+        problem = judge(seen(**changes), distribution="demo.project", version="1.0rc1")
+        return None if problem is None else problem.failure_class.value
+
+    loose = frozenset({"space.api", "space.rpc"})
+    assert judged(modules=(good, other), loose=loose) is None
+    assert optional_parts(seen(modules=(good, other), loose=loose)) == [
+        "space.rpc works only with the module grpc, which it does not depend on"
+    ]
+    assert judged(modules=(good, other)) == "dep-missing"
+    assert judged(modules=(other,), loose=loose) == "dep-missing"
+    assert judged(modules=(good, bad), loose=loose) == "import-failed"
+
+
+def test_modules_are_named_by_the_first_level_that_has_code() -> None:
+    place = "/usr/lib/python3/dist-packages"
+    names = ["one.py", "pack/__init__.py", "pack/part.py", "space/api.py", "space/sub/__init__.py", "space/sub/x.py"]
+    found, loose = _modules([f"{place}/{name}" for name in names])
+    assert found == ["one", "pack", "space.api", "space.sub"]
+    assert loose == {"space.api"}

@@ -35,8 +35,10 @@ def _verify() -> dict[str, Any]:
     distributions = [_distribution(path) for path in sorted(_metadata_directories(files))]
     scripts = [_script(path) for path in files if re.fullmatch(r"/usr/s?bin/[^/]+", path)][:500]
     scripts.extend(_missing_scripts(distributions, files))
+    modules, loose = _modules(files)
     return {
-        "modules": [_try(name, [_IMPORT, name]) for name in _modules(files)[:_MAX_MODULES]],
+        "modules": [_try(name, [_IMPORT, name]) for name in modules[:_MAX_MODULES]],
+        "loose": sorted(loose.intersection(modules[:_MAX_MODULES])),
         "scripts": scripts,
         "entry_points": [entry for distribution in distributions for entry in _entry_points(distribution)][:100],
         "distributions": [_facts(distribution) for distribution in distributions],
@@ -82,11 +84,14 @@ def _normal(name: str | None) -> str:
     return re.sub(r"[-_.]+", "-", name or "").lower()
 
 
-def _modules(files: list[str]) -> list[str]:
-    """Importable names: top-level modules and packages; of a namespace package the first level that has code."""
+def _modules(files: list[str]) -> tuple[list[str], set[str]]:
+    """Importable names: top-level modules and packages; of a namespace package the first level that has code.
+
+    Second, those of them that are single files of a namespace: parts that stand beside each other, not what the project is.
+    """
     inside = [match.group(1) for match in map(_PACKAGES_DIRECTORY.fullmatch, files) if match]
     with_code = {name.rpartition("/")[0] for name in inside if name.endswith("/__init__.py") or "/__init__." in name}
-    found = set()
+    found, loose = set(), set()
     for name in inside:
         directory, _, base = name.rpartition("/")
         module = _MODULE_FILE.fullmatch(base)
@@ -101,7 +106,9 @@ def _modules(files: list[str]) -> list[str]:
             found.add(owner.replace("/", "."))
         elif len(parts) <= 3:
             found.add(".".join([*parts, module.group(1)]))
-    return sorted(found)
+            if parts:
+                loose.add(".".join([*parts, module.group(1)]))
+    return sorted(found), loose
 
 
 def _metadata_directories(files: list[str]) -> set[Path]:
