@@ -28,11 +28,11 @@ from lxcbuild.farm.jobs import Shelf, provided, request_for, task_for
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.records import reason, record_report, record_without_build
 from lxcbuild.farm.runs import Publish, Settings, Tally, Watcher
-from lxcbuild.farm.widen import widened
+from lxcbuild.farm.widen import places, widened
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 from lxcbuild.plan.capacity import Room
-from lxcbuild.plan.dependencies import reachable
+from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
 from lxcbuild.values import dataclass
@@ -72,6 +72,9 @@ class Head:
     _worker_cpu_s: float = 0.0
     _worker_jobs: int = 0
     _outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
+    # kept up to date, because they are asked for with every job: which job has a release, and which build came of it
+    _places: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    _releases: dict[tuple[str, str, str], Ready] = field(default_factory=dict)
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -119,6 +122,8 @@ class Head:
         for place, data in walk_results(self.store, self.settings.run):
             self._record_all(results.parse(data, place=place))
             self.store.remove(place)
+        self.plan = self.plan.model_copy(update={"jobs": dict(self.plan.jobs)})  # it may grow
+        self._places = places(self.plan.jobs)
         ended: dict[str, Mapping[str, object]] = {}
         for entry in self.journal.earlier:
             if entry["event"] == "added":
@@ -214,10 +219,7 @@ class Head:
     def _members_done(self, key: str) -> tuple[Ready, ...] | None:
         """The builds of a job whose members were all built as part of other jobs of this run."""
         job = self.plan.jobs[key]
-        by_release = {
-            (str(r.record.target), r.record.name, r.record.version): r for done in self._done.values() for r in done
-        }
-        found = [by_release.get((job.target, m.name, m.version)) for m in job.members]
+        found = [self._releases.get((job.target, m.name, m.version)) for m in job.members]
         return None if None in found else tuple(r for r in found if r is not None)
 
     # -- ends -------------------------------------------------------------------------------------------------------
@@ -274,6 +276,7 @@ class Head:
         if self.publish is not None:
             self.publish(self.plan.jobs[key].target, ready)
         self._done[key] = ready
+        self._releases.update({(str(r.record.target), r.record.name, r.record.version): r for r in ready})
         if reused:
             self._reused.add(key)
         if journal:
@@ -346,7 +349,7 @@ class Head:
     def _hold(self, key: str, result: JobResult) -> None:
         """The job turned out to need what the plan did not know of."""
         self._holds[key] = self._holds.get(key, 0) + 1
-        made = widened(self.plan, key, result.wanted)
+        made = widened(self.plan, key, result.wanted, self._places)
         if self._given[key].issuperset(made.needs) or self._holds[key] > _MAX_HOLDS:
             wanted = ", ".join(f"{item.name} {item.version}" for item in result.wanted)
             self._fail(
@@ -372,9 +375,10 @@ class Head:
             self.watcher.known(name, job.estimate.seconds)
         self.watcher.stopped(key)
         self._pruned([*pruned, *self._schedule.hold(key, made.needs)])
-        for name in self.plan.order():
-            if name in made.jobs and not self._schedule.state(name).ended:
-                self._recall(name, None)
+        for component in components({name: made.jobs.keys() & set(job.needs) for name, job in made.jobs.items()}):
+            for name in component:
+                if not self._schedule.state(name).ended:
+                    self._recall(name, None)
 
     def _with_needs(self, key: str, needs: Sequence[str]) -> PlannedJob:
         job = self.plan.jobs[key]
@@ -382,7 +386,8 @@ class Head:
 
     def _widen_plan(self, jobs: Mapping[str, PlannedJob], key: str) -> None:
         assert key in jobs, key
-        self.plan = self.plan.model_copy(update={"jobs": {**self.plan.jobs, **jobs}})
+        self._places.update(places({name: job for name, job in jobs.items() if name not in self.plan.jobs}))
+        self.plan.jobs.update(jobs)
 
     def _task(self, key: str) -> Task:
         job = self.plan.jobs[key]

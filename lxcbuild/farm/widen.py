@@ -18,23 +18,30 @@ class Widened:
     needs: tuple[str, ...]
 
 
-def widened(plan: Plan, key: str, wanted: Sequence[Wanted]) -> Widened:
-    """What a job wants as jobs of the plan: those that it has already, and new ones.
+#: Which job has a release: by target, project and version.
+Places = Mapping[tuple[str, str, str], str]
 
-    Where something wanted needs the asking job in turn, all that need each other become one new job, and the asking one is done
-    when that is.
+
+def places(jobs: Mapping[str, PlannedJob]) -> dict[tuple[str, str, str], str]:
+    """The releases of these jobs; of several jobs with the same one (alone, and in a cycle that was found later) the last."""
+    return {(job.target, m.name, m.version): key for key, job in jobs.items() for m in job.members}
+
+
+def widened(plan: Plan, key: str, wanted: Sequence[Wanted], known: Places) -> Widened:
+    """What a job wants as jobs of the plan: those that it has already (``known`` says which), and new ones.
+
+    Only what is below the asking job is looked at, because a plan has no cycles and every new need is of that job or of a new one:
+    growing costs no more in a large plan than in a small one. Where something wanted needs the asking job in turn, all that need
+    each other become one new job, and the asking one is done when that is.
     """
     asking, own = plan.jobs[key], {member.name for member in plan.jobs[key].members}
-    known = {
-        (m.name, m.version): other
-        for other, job in plan.jobs.items()
-        if job.target == asking.target
-        for m in job.members
-    }
     release = {item.name: (item.name, item.version) for item in wanted}
     nodes: dict[str, set[str]] = {key: set()}
     members: dict[str, tuple[Member, ...]] = {}
-    place = {name: known.get(release[name]) or job_key(asking.target, dict([release[name]])) for name in release}
+    place = {
+        name: known.get((asking.target, *release[name])) or job_key(asking.target, dict([release[name]]))
+        for name in release
+    }
     for item in wanted:
         other = place[item.name]
         nodes[key].add(other)
@@ -46,10 +53,8 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted]) -> Widened:
         nodes[other] = {place[need] for need in item.needs if need in place} | (
             {key} if own & set(item.needs) else set()
         )
-    graph = {other: set(job.needs) for other, job in plan.jobs.items()}
-    for node, others in nodes.items():
-        graph.setdefault(node, set()).update(others)
-    everything = {**{other: job.members for other, job in plan.jobs.items()}, **members}
+    graph = _below(plan.jobs, nodes)
+    everything = {**{other: plan.jobs[other].members for other in graph if other in plan.jobs}, **members}
     cycles = [component for component in components(graph) if len(component) > 1]
     merged = {component: _sorted_members(component, everything) for component in cycles}
     replaced = {
@@ -66,6 +71,18 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted]) -> Widened:
             jobs[other] = _job(asking, its, {replaced.get(each, each) for each in graph[other]} - {other})
     direct = {replaced.get(each, each) for each in nodes[key]} | ({replaced[key]} if key in replaced else set())
     return Widened(jobs=jobs, needs=tuple(sorted(direct - {key})))
+
+
+def _below(jobs: Mapping[str, PlannedJob], nodes: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Who needs whom among ``nodes``, which need more than the plan says, and all that is below them."""
+    graph: dict[str, set[str]] = {}
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in graph:
+            graph[node] = nodes.get(node, set()) | set(jobs[node].needs if node in jobs else ())
+            waiting += graph[node]
+    return graph
 
 
 def _sorted_members(component: Sequence[str], everything: Mapping[str, tuple[Member, ...]]) -> tuple[Member, ...]:

@@ -19,7 +19,7 @@ from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
 from lxcbuild.farm.engine import BuildReport, JobResult, StoredFile, Wanted
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.makespan import makespan
-from lxcbuild.farm.widen import widened
+from lxcbuild.farm.widen import places, widened
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 from lxcbuild.plan.capacity import Room
@@ -101,9 +101,8 @@ def test_the_makespan_follows_chains_and_room() -> None:
 
 def test_what_is_wanted_is_taken_from_the_plan_or_added() -> None:
     before = plan(job("app"), job("lib"))
-    found = widened(
-        before, key("app"), [Wanted(name="lib", version="1.0"), Wanted(name="new", version="1.0", needs=("lib",))]
-    )
+    asked = [Wanted(name="lib", version="1.0"), Wanted(name="new", version="1.0", needs=("lib",))]
+    found = widened(before, key("app"), asked, places(before.jobs))
     assert list(found.jobs) == [key("new")]
     assert found.jobs[key("new")].needs == (key("lib"),)
     assert set(found.needs) == {key("lib"), key("new")}
@@ -111,7 +110,7 @@ def test_what_is_wanted_is_taken_from_the_plan_or_added() -> None:
 
 def test_what_needs_the_asking_job_in_turn_is_built_with_it() -> None:
     before = plan(job("app"), job("top", needs=("app",)))
-    found = widened(before, key("app"), [Wanted(name="new", version="1.0", needs=("app",))])
+    found = widened(before, key("app"), [Wanted(name="new", version="1.0", needs=("app",))], places(before.jobs))
     assert list(found.jobs) == [key("app", "new")]
     assert found.needs == (key("app", "new"),)
 
@@ -136,7 +135,7 @@ def test_a_grown_plan_never_waits_for_itself(needs: dict[str, set[str]], wanted:
         )
         for name in asked
     ]
-    found = widened(before, key(asking), items)
+    found = widened(before, key(asking), items, places(before.jobs))
     graph = {each: set(planned.needs) for each, planned in {**before.jobs, **found.jobs}.items()}
     graph[key(asking)] |= set(found.needs)
     assert all(len(component) == 1 for component in components(graph)), "a cycle is left"
