@@ -134,7 +134,8 @@ sub start_python {
 	$python = $pid;
 	return if $pid;
 	delete $ENV{PYTHONPATH};
-	exec '/usr/bin/python3', $PYTHON_SERVER, $PLACE or POSIX::_exit(127);
+	# The last argument makes room for those of the programs that its forks become, which /proc then shows.
+	exec '/usr/bin/python3', $PYTHON_SERVER, $PLACE, '-' x 2000 or POSIX::_exit(127);
 }
 
 # dh_strip_nondeterminism starts file(1) for each file of a package, 2 to 10 ms, to find zip files behind a "#!" line. A file that

@@ -1,8 +1,8 @@
 """pybuild, dh_python3 and the builds that pybuild starts, as forks of processes that have their modules loaded.
 
-Started by forkserver.pl as ``python3 forkserver.py PLACE``, a file of its own. There are two servers. The first has modules of the
-standard library loaded and nothing else: its forks become ``python3 -m build`` and the backend's hooks, which must find their own
-libraries. The second, a fork of the first, has dh-python's modules too: its forks become the programs behind the stand-ins.
+Started by forkserver.pl as ``python3 forkserver.py PLACE ROOM``, a file of its own. There are two servers. The first has modules
+of the standard library loaded and nothing else: its forks become ``python3 -m build`` and the backend's hooks, which must find their
+own libraries. The second, a fork of the first, has dh-python's modules too: its forks become the programs behind the stand-ins.
 Whatever could make a difference is left to the real program, as in forkserver.pl.
 """
 
@@ -158,8 +158,8 @@ def _reap(waiting: dict[int, socket.socket], selector: selectors.BaseSelector) -
 
 def _run(code: types.CodeType, argv: Sequence[str]) -> NoReturn:
     """Run a program's code as an interpreter of its own would, and end; ``argv[0]`` is its path."""
-    sys.argv[:] = argv  # modules that are loaded already may hold the list
     _tell_arguments(sys.executable, argv)
+    sys.argv[:] = argv  # modules that are loaded already may hold the list
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=argv[0], __builtins__=__builtins__)
     sys.modules["__main__"] = module
@@ -167,8 +167,18 @@ def _run(code: types.CodeType, argv: Sequence[str]) -> NoReturn:
 
 
 def _tell_arguments(program: str, argv: Sequence[str]) -> None:
+    """Say what this process is now, to itself and in /proc: people are told by its arguments who wanted the network."""
+    words = [program, *argv]
     if hasattr(sys, "orig_argv"):  # CPython 3.10
-        sys.orig_argv[:] = [program, *argv]
+        sys.orig_argv[:] = words
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_bytes(os.fsencode(Path(program).name))
+        # proc(5), /proc/pid/stat: fields 48 and 49 are where the arguments lie; forkserver.pl has made room there.
+        start, end = map(int, Path("/proc/self/stat").read_bytes().rpartition(b") ")[2].split()[45:47])
+        text = b"\0".join(map(os.fsencode, words))[: end - start - 1]
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+            memory.seek(start)
+            memory.write(text.ljust(end - start, b"\0"))
 
 
 def _end(function: Callable[[], object]) -> NoReturn:
