@@ -1,9 +1,9 @@
 """Provisioning of a recorded workload, measured by really installing: no layers, exact match, nearest subset, planned.
 
 ``record`` resolves what the projects of the corpus build with, against the index and the suite as they are, and writes
-``layer_workload.json``. ``run`` provisions all of it once per strategy and prints seconds; it removes all layers of packages but
-the toolchain's, so give it a state directory of its own. ``options`` installs one set with options of the installation changed.
-All three need root, a network and minutes. ``model`` answers what ``run`` does from the recorded packages and the cost model.
+``layer_workload.json``. ``run`` provisions all of it once per strategy, interleaved, and writes ``layer_measured.json``.
+``options`` installs one set with options of the installation changed. All three need root, a network and minutes. ``model``
+answers what ``run`` does from the recorded packages and the cost model; ``fit`` gives the model's constants for what was measured.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 import unittest.mock
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lxcbuild.bench.cold import layerless
 from lxcbuild.build.layering import nearest_stack
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import load_recipe
@@ -30,7 +31,9 @@ from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import install as installing
+from lxcbuild.images.image import Image
 from lxcbuild.images.install import OPTIONS
+from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.shelf import package_id
 from lxcbuild.images.store import ImageStore
@@ -39,6 +42,7 @@ from lxcbuild.plan.layers import COSTS, Costs, LayerPlan, plan_layers
 from lxcbuild.sandbox.lxc import LxcBackend
 
 RECORDED = Path(__file__).with_name("layer_workload.json")
+MEASURED = Path(__file__).with_name("layer_measured.json")
 CORPUS = Path(__file__).parents[1] / "corpus" / "corpus.yaml"
 TARGET = Target("debian", "trixie")
 
@@ -130,94 +134,150 @@ def _build_set(work: Any) -> tuple[tuple[str, ...], ResolvedSet]:
 # -- strategies, measured -------------------------------------------------------------------------------------
 
 
-def run(base: StateDirs, where: Path, strategies: Sequence[str], *, limit: int | None = None) -> dict[str, Any]:
-    """Seconds per strategy and project. Package files are downloaded, and the toolchain's layer is made, before."""
+def run(base: StateDirs, where: Path, strategies: Sequence[str], *, every: int = 6) -> dict[str, Any]:
+    """Seconds per strategy and project, interleaved: each project is provided in all ways, beginning with another one each time.
+
+    Each strategy has a state directory of its own with the package files and the toolchain's layer, and no other layer. ``none``
+    installs the toolchain and the rest on the plain image, for each ``every``-th project only, and throws it away. ``installs``
+    has what was installed: layers of that many packages and bytes.
+    """
     document = workload()
-    names = list(document["projects"])[:limit]
+    names = list(document["projects"])
     relations = {name: document["projects"][name]["relations"] for name in names}
-    found: dict[str, Any] = {"target": document["target"], "projects": len(names), "strategies": {}}
-    images = ImageStore(base)
-    with LxcBackend(base) as backend:
-        image = images.ensure(TARGET)
-        archive = images.archive(image)
-        below = LayerStore(base, backend)
-        tools = below.provide(image, archive, load_recipe(TARGET).toolchain)
-        sets = {name: below.resolve(image, tools, archive, relations[name]) for name in names}
-        toolset = below.resolve(image, below.base(image), archive, load_recipe(TARGET).toolchain)
-        for resolved in (toolset, *sets.values()):
-            archive.fetch(resolved)
-        _forget_all_above(below, tools.key)
-        for strategy in strategies:
-            if strategy == "none":
-                found["strategies"]["none"] = _summary(
-                    _without_layers(backend, image.path, archive, toolset, sets, where)
-                )
-                continue
-            with _shelf_of_its_own(below):
-                store = LayerStore(base, backend, choose=None if strategy == "exact" else nearest_stack)
-                seconds: dict[str, float] = {}
-                if strategy == "planned":
-                    begun = time.monotonic()
-                    for packages in _steps(sets):
-                        store.extend(image, tools, archive, packages)
-                    seconds["(common subsets)"] = time.monotonic() - begun
-                for name in names:
-                    begun = time.monotonic()
-                    store.provide(image, archive, load_recipe(TARGET).toolchain, relations[name])
-                    seconds[name] = time.monotonic() - begun
-                    _say(f"{strategy} {name} {seconds[name]:.2f} s")
-                store.close()
-                found["strategies"][strategy] = _summary(seconds)
-        below.close()
-    images.close()
-    return found
+    ways = [name for name in strategies if name != "none"]
+    seconds: dict[str, dict[str, float]] = {name: {} for name in strategies}
+    installs: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        grounds = {way: stack.enter_context(_ground(base, way)) for way in ways}
+        first = next(iter(grounds.values()))
+        sets = {name: first.resolve(relations[name]) for name in names}
+        for resolved in (first.toolset, *sets.values()):
+            first.archive.fetch(resolved)
+        if "planned" in grounds:
+            for number, packages in enumerate(_steps(sets, asked=False)):
+                seconds["planned"][f"(common subset {number + 1})"] = grounds["planned"].provide(packages, installs)
+        for position, name in enumerate(names):
+            turn = position % max(len(ways), 1)
+            for way in (*ways[turn:], *ways[:turn]):
+                seconds[way][name] = grounds[way].provide(sets[name], installs)
+                _say(f"{way} {name} {seconds[way][name]:.2f} s")
+            if "none" in strategies and position % every == 0:
+                both = ResolvedSet(packages=tuple(sorted({*first.toolset.packages, *sets[name].packages})))
+                lowers = (first.image.path,)
+                took = _one_install(first.backend, lowers, first.archive, both, where)
+                seconds["none"][name] = took
+                installs.append({"way": "none", **_size(both.packages), "seconds": round(took, 3)})
+                _say(f"none {name} {took:.2f} s")
+    return {
+        "target": document["target"],
+        "projects": len(names),
+        "strategies": {name: _summary(each) for name, each in seconds.items()},
+        "installs": installs,
+    }
 
 
-def _steps(sets: Mapping[str, ResolvedSet]) -> Iterator[ResolvedSet]:
-    """All planned layers, parents first: what the head of a bulk run makes before the builds."""
-    by_id = {package_id(asdict(package)): package for each in sets.values() for package in each.packages}
-    plan = plan_layers(
-        {name: frozenset(package_id(asdict(package)) for package in each.packages) for name, each in sets.items()},
-        {identity: package.size_bytes for identity, package in by_id.items()},
-    )
-    for layer in plan.layers:
-        yield ResolvedSet(packages=tuple(sorted(by_id[identity] for identity in layer.packages)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """A state directory of one strategy with the toolchain's layer in it."""
 
+    way: str
+    backend: LxcBackend
+    store: LayerStore
+    image: Image
+    archive: AptArchive
+    tools: Layer
+    toolset: ResolvedSet
 
-def _forget_all_above(store: LayerStore, ground: str) -> None:
-    """What earlier runs or builds left would be found by any strategy."""
-    for key, layer in store.shelf.layers().items():
-        if key != ground and layer.kind == "packages" and not store.remove(key):
-            raise RuntimeError(f"the layer {key[:16]} is in use")
+    def resolve(self, relations: Sequence[str]) -> ResolvedSet:
+        return self.store.resolve(self.image, self.tools, self.archive, relations)
+
+    def provide(self, resolved: ResolvedSet, installs: list[dict[str, Any]]) -> float:
+        """Seconds until the layers are there; what was installed goes to ``installs``."""
+        before = set(self.store.shelf.layers())
+        begun = time.monotonic()
+        self.store.extend(self.image, self.tools, self.archive, resolved)
+        took = time.monotonic() - begun
+        for key in set(self.store.shelf.layers()) - before:
+            made = self.store.shelf.document(key)
+            assert made is not None
+            own = {package_id(package) for package in made["installed"]}
+            new = [package for package in resolved.packages if package_id(asdict(package)) in own]
+            installs.append({"way": self.way, **_size(new), "seconds": round(took, 3)})
+        return took
 
 
 @contextmanager
-def _shelf_of_its_own(store: LayerStore) -> Iterator[None]:
-    """Layers that are made meanwhile are removed; those of the toolchain were there before and stay."""
-    before = set(store.shelf.layers())
-    try:
-        yield
-    finally:
-        for key in sorted(set(store.shelf.layers()) - before):
-            if not store.remove(key):
-                raise RuntimeError(f"the layer {key[:16]} is in use")
+def _ground(base: StateDirs, way: str) -> Iterator[_Ground]:
+    with layerless(base, TARGET) as dirs, LxcBackend(dirs) as backend:
+        images = ImageStore(dirs)
+        store = LayerStore(dirs, backend, choose=None if way == "exact" else nearest_stack)
+        try:
+            image = images.ensure(TARGET)
+            archive = images.archive(image)
+            toolset = store.resolve(image, store.base(image), archive, load_recipe(TARGET).toolchain)
+            tools = store.extend(image, store.base(image), archive, toolset)
+            yield _Ground(
+                way=way, backend=backend, store=store, image=image, archive=archive, tools=tools, toolset=toolset
+            )
+        finally:
+            store.close()
+            images.close()
 
 
-def _without_layers(
-    backend: LxcBackend,
-    image: Path,
-    archive: AptArchive,
-    tools: ResolvedSet,
-    sets: Mapping[str, ResolvedSet],
-    where: Path,
-) -> dict[str, float]:
-    """As a builder without layers: the toolchain and the rest onto the plain image, each time, and thrown away."""
-    seconds = {}
-    for name, resolved in sets.items():
-        both = ResolvedSet(packages=tuple(sorted({*tools.packages, *resolved.packages})))
-        seconds[name] = _one_install(backend, (image,), archive, both, where)
-        _say(f"none {name} {seconds[name]:.2f} s")
-    return seconds
+def _size(packages: Sequence[ResolvedPackage]) -> dict[str, int]:
+    return {"packages": len(packages), "bytes": sum(package.size_bytes for package in packages)}
+
+
+def fitted(installs: Sequence[Mapping[str, Any]]) -> tuple[Costs, float]:
+    """The constants that say the measured seconds with the least squares of relative errors, none below zero; and the share of
+    the variance of seconds that they explain."""
+    rows = [(1.0, float(each["packages"]), each["bytes"] / 2**20) for each in installs]
+    took = [float(each["seconds"]) for each in installs]
+    weights = [1 / seconds**2 for seconds in took]
+    kept = [0, 1, 2]
+    while True:
+        found = _least_squares([[row[i] for i in kept] for row in rows], took, weights)
+        if min(found) >= 0:
+            break
+        kept.remove(kept[found.index(min(found))])
+    values = [0.0, 0.0, 0.0]
+    for place, value in zip(kept, found, strict=True):
+        values[place] = value
+    mean = sum(took) / len(took)
+    said = [sum(v * x for v, x in zip(values, row, strict=True)) for row in rows]
+    rest = sum((a - b) ** 2 for a, b in zip(said, took, strict=True))
+    return Costs(per_layer_s=values[0], per_package_s=values[1], per_mib_s=values[2]), 1 - rest / sum(
+        (t - mean) ** 2 for t in took
+    )
+
+
+def _least_squares(rows: Sequence[Sequence[float]], wanted: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """The normal equations, solved by elimination; at most three unknowns."""
+    size = len(rows[0])
+    left = [
+        [sum(w * row[i] * row[j] for row, w in zip(rows, weights, strict=True)) for j in range(size)]
+        + [sum(w * row[i] * y for row, w, y in zip(rows, weights, wanted, strict=True))]
+        for i in range(size)
+    ]
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda r: abs(left[r][i]))
+        left[i], left[pivot] = left[pivot], left[i]
+        left[i] = [value / left[i][i] for value in left[i]]
+        for other in range(size):
+            if other != i:
+                left[other] = [a - left[other][i] * b for a, b in zip(left[other], left[i], strict=True)]
+    return [row[-1] for row in left]
+
+
+def _steps(sets: Mapping[str, ResolvedSet], *, asked: bool = True) -> Iterator[ResolvedSet]:
+    """All planned layers, parents first: what the head of a bulk run makes before the builds. ``asked``: also those that are
+    asked for themselves, not only what they share."""
+    by_id = {package_id(asdict(package)): package for each in sets.values() for package in each.packages}
+    wanted = {name: frozenset(package_id(asdict(package)) for package in each.packages) for name, each in sets.items()}
+    plan = plan_layers(wanted, {identity: package.size_bytes for identity, package in by_id.items()})
+    for layer in plan.layers:
+        if asked or layer.packages not in wanted.values():
+            yield ResolvedSet(packages=tuple(sorted(by_id[identity] for identity in layer.packages)))
 
 
 #: What the installation could do otherwise; dpkg takes the last word on a path.
@@ -321,14 +381,18 @@ def _say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("record", "run", "model", "options"))
+    parser.add_argument("what", choices=("record", "run", "model", "fit", "options"))
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--every", type=int, default=6, help="of which projects 'none' is measured")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.what == "model":
         sys.stdout.write(json.dumps(modelled(workload()), indent=1) + "\n")
+        return
+    if given.what == "fit":
+        costs, explained = fitted(json.loads(MEASURED.read_text())["installs"])
+        sys.stdout.write(json.dumps({**asdict(costs), "explained": explained}, indent=1) + "\n")
         return
     dirs = StateDirs.choose(given.state_dir)
     if given.what == "record":
@@ -338,8 +402,9 @@ def main() -> None:
     if given.what == "options":
         sys.stdout.write(json.dumps(variants(dirs, where, rounds=given.rounds), indent=1) + "\n")
         return
-    found = run(dirs, where, given.strategies.split(","), limit=given.limit)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    found = run(dirs, where, given.strategies.split(","), every=given.every)
+    MEASURED.write_text(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write(json.dumps({name: each["total_s"] for name, each in found["strategies"].items()}) + "\n")
 
 
 if __name__ == "__main__":

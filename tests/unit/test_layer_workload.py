@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
-from lxcbuild.plan.layers import COSTS, MAX_DEPTH, KnownLayer, nearest, plan_layers
+import pytest
+
+from lxcbuild.plan.layers import COSTS, MAX_DEPTH, Costs, KnownLayer, nearest, plan_layers
 
 RECORDED = json.loads((Path(__file__).parents[1] / "bench" / "layer_workload.json").read_text())
 WISHES = {name: frozenset(project["packages"]) for name, project in RECORDED["projects"].items()}
@@ -43,3 +49,36 @@ def test_no_layers_at_all_cost_many_times_more() -> None:
     sizes = {**SIZES, **RECORDED["toolchain"]}
     none = sum(COSTS.of({*packages, *RECORDED["toolchain"]}, sizes) for packages in WISHES.values())
     assert none > 5 * nearest_seconds()
+
+
+def bench() -> ModuleType:
+    place = Path(__file__).parents[1] / "bench" / "layer_workload.py"
+    spec = importlib.util.spec_from_file_location("layer_workload", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "true", [Costs(per_layer_s=2.0, per_package_s=0.1, per_mib_s=0.3), Costs(per_layer_s=1.0, per_mib_s=0.0)]
+)
+def test_the_fit_finds_the_constants_behind_what_was_measured(true: Costs) -> None:
+    installs = [
+        {"packages": count, "bytes": mib << 20, "seconds": true.of([str(n) for n in range(count)], {"0": mib << 20})}
+        for count, mib in itertools.product((1, 4, 30), (1, 2, 50))
+    ]
+    costs, explained = bench().fitted(installs)
+    assert costs.per_layer_s == pytest.approx(true.per_layer_s)
+    assert costs.per_package_s == pytest.approx(true.per_package_s)
+    assert costs.per_mib_s == pytest.approx(true.per_mib_s, abs=1e-9)
+    assert explained == pytest.approx(1.0)
+
+
+def test_no_constant_of_the_fit_is_below_zero() -> None:
+    measured = ((1, 3), (10, 1), (20, 7), (39, 2), (5, 5))
+    installs = [{"packages": count, "bytes": mib << 20, "seconds": 10.0 - 0.1 * count} for count, mib in measured]
+    costs, _ = bench().fitted(installs)
+    assert costs.per_package_s == 0.0
+    assert min(costs.per_layer_s, costs.per_package_s, costs.per_mib_s) >= 0
