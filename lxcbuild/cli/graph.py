@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from lxcbuild import process
@@ -13,14 +14,17 @@ from lxcbuild.plan.document import Plan
 _MAX_NODES = 2000
 
 
-def draw(plan: Plan, path: Path) -> None:
-    """Write the drawing; raises ToolMissingError where graphviz is not installed, CommandError when dot fails."""
-    try:
-        done = process.run(["dot", "-Tsvg"], input_bytes=to_dot(plan).encode(), timeout_s=300)
-    except ToolMissingError:
+def require() -> None:
+    """Raises ToolMissingError where graphviz is not installed."""
+    if shutil.which("dot") is None:
         raise ToolMissingError(
             "graphs are drawn by graphviz's dot, which is not installed", resolution="run: sudo apt install graphviz"
-        ) from None
+        )
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Write the drawing; raises CommandError when dot fails."""
+    done = process.run(["dot", "-Tsvg"], input_bytes=to_dot(plan).encode(), timeout_s=300)
     path.write_bytes(done.stdout)
 
 

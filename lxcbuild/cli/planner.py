@@ -10,15 +10,19 @@ from pathlib import Path
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.cli.wishes import wishes
 from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.contents import ContentsIndex
 from lxcbuild.errors import InputError
 from lxcbuild.events import Monitor
+from lxcbuild.farm.layerplan import Ground, layers_of
 from lxcbuild.farm.planning import Suite, Wanted, make_plan
+from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Target
-from lxcbuild.plan.document import Plan
+from lxcbuild.plan.document import Plan, PlannedLayer
 from lxcbuild.pypi.crowd import CrowdClient
+from lxcbuild.sandbox.lxc import LxcBackend
 
 
 def plan_for(
@@ -53,14 +57,37 @@ def plan_for(
                 Suite(target=target, python=image.python_version, image=image.digest, find=contents.find_distribution)
             )
         with CrowdClient(dirs) as index:
-            return make_plan(
+            made = make_plan(
                 Wanted(requests=asked, policy=policy),
                 suites,
                 index=index,
                 costs=ledger.costs,
                 cpus=float(len(os.sched_getaffinity(0))),
             )
+        return _with_layers(made, targets, images, dirs=dirs, monitor=monitor, ledger=ledger)
     finally:
         for contents in opened:
             contents.close()
         images.close()
+
+
+def _with_layers(
+    made: Plan, targets: Sequence[Target], images: ImageStore, *, dirs: StateDirs, monitor: Monitor, ledger: Ledger
+) -> Plan:
+    recorded = ledger.layer_relations(member.name for job in made.jobs.values() for member in job.members)
+    if not recorded:
+        return made
+    store = LayerStore(dirs, LxcBackend(dirs), monitor)
+    try:
+        layers: list[PlannedLayer] = []
+        for target in targets:
+            layers += layers_of(made, str(target), recorded, ground_of(target, images), store, after=len(layers))
+    finally:
+        store.close()
+    return made.model_copy(update={"layers": tuple(layers)})
+
+
+def ground_of(target: Target, images: ImageStore) -> Ground:
+    """What layers of a target stand on here."""
+    image = images.get(target)
+    return Ground(image=image, archive=images.archive(image), toolchain=load_recipe(target).toolchain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import signal
@@ -79,6 +80,7 @@ def rebuild(
     directory = ui.dirs.bulk / run
     with Ledger.open(ui.dirs) as ledger, Journal(directory, resume=resume) as journal:
         made = _plan(ui, ledger, directory, plan_file, files, targets, own, policy, resume=resume)
+        _layers_first(ui, made, policy=policy, here=given["engine_name"] == "local")
         view = View(ui, quiet=as_json)
         with contextlib.ExitStack() as stack:
             head, flush = _head(ui, stack, made, run, ledger, journal, view, policy=policy, repo=repo, **given)
@@ -140,6 +142,31 @@ def _plan(
     fresh.write_text(dump_plan(made), "utf-8")
     fresh.replace(kept)
     return made
+
+
+def _layers_first(ui: Ui, made: Plan, *, policy: str, here: bool) -> None:
+    """Make the plan's layers before the first build asks for one, and say what became of them."""
+    if not made.layers:
+        return
+    from lxcbuild.cli.planner import ground_of
+    from lxcbuild.cli.workshop import workshop
+    from lxcbuild.config.sharing import load_sharing
+    from lxcbuild.farm.layerplan import make_first
+
+    sharing = load_sharing()
+    if not here and (sharing is None or not sharing.push):
+        ui.say(
+            f"{len(made.layers)} layers of the plan are not made first: the workers are other machines, "
+            "and no layers.yaml here lets them have this one's"
+        )
+        return
+    with ui.monitor() as monitor, workshop(ui.dirs, monitor, policy=policy) as facilities:
+        done = make_first(
+            made, functools.cache(lambda t: ground_of(Target.parse(t), facilities.images)), facilities.layers
+        )
+    ui.say(f"layers made first: {done.made}; there already: {done.known}; left to the builds: {len(done.left_out)}")
+    for text in done.left_out[:5]:
+        ui.warn(f"layer not made first: {text}")
 
 
 def _head(

@@ -1,4 +1,4 @@
-"""What projects took to build before: the base of every estimate."""
+"""What projects took to build before, and what they were built with: the base of every estimate."""
 
 from __future__ import annotations
 
@@ -48,4 +48,22 @@ def read(connection: sa.Connection, names: Iterable[str]) -> dict[tuple[str, str
             found[name, target] = Cost(
                 seconds=wall_s / count, cpu_s=cpu_s / count, peak_memory_bytes=int(peak), builds=count
             )
+    return found
+
+
+def relations(connection: sa.Connection, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """By (project, target), what the build layer of the newest build that ended well was asked for; see ``model.LayerUse``."""
+    build = schema.build
+    wanted = sorted(set(names))
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        query = (
+            sa.select(build.c.name, build.c.target, build.c.layers)
+            .where(build.c.name.in_(wanted[start : start + _CHUNK]))
+            .where(sa.literal("") + build.c.status == Status.BUILT.value)  # as above
+            .order_by(build.c.started_at, build.c.id)
+        )
+        for name, target, layers in connection.execute(query):
+            if layers:
+                found[name, target] = tuple(layers["relations"])
     return found

@@ -152,6 +152,11 @@ class Ledger:
         with self._reading() as connection:
             return costs.read(connection, names)
 
+    def layer_relations(self, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+        """What build layers were asked for, by project and target; see :mod:`lxcbuild.ledger.costs`."""
+        with self._reading() as connection:
+            return costs.relations(connection, names)
+
     def settle(self) -> Sequence[str]:
         """Turn running builds whose owner died into cancelled ones; gives their ids. See the rule at the top."""
         table = schema.build

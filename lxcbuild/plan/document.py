@@ -21,6 +21,7 @@ FORMAT = 1
 
 Text = Annotated[str, Field(max_length=4096)]
 Key = Annotated[str, Field(min_length=1, max_length=1000)]
+PackageText = Annotated[str, Field(max_length=400, pattern=r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+:~-]+=[0-9a-f]{64}$")]
 TargetText = Annotated[str, Field(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+(/[a-z0-9-]+)?$")]
 
 
@@ -89,11 +90,15 @@ class Refused(_Table):
 
 
 class PlannedLayer(_Table):
-    """A set of packages that several builds have in common, made before them. ``parent`` is a position in the list, or None."""
+    """A set of packages (name=version=sha256) above the toolchain that several builds have in common, made before them.
+
+    ``parent`` is a position in the list, or None; ``builds`` is how many stand on it.
+    """
 
     target: TargetText
-    packages: tuple[Text, ...]
-    parent: int | None = None
+    packages: Annotated[tuple[PackageText, ...], Field(min_length=1)]
+    parent: Annotated[int, Field(ge=0)] | None = None
+    builds: Annotated[int, Field(ge=0)] = 0
     seconds_saved: float = 0.0
 
 
@@ -172,6 +177,12 @@ def parse_plan(text: str | bytes, *, name: str = "the plan") -> Plan:
 
 
 def _check(plan: Plan, name: str) -> None:
+    for number, layer in enumerate(plan.layers):
+        if layer.target not in plan.targets or (layer.parent is not None and layer.parent >= number):
+            raise InputError(
+                f"{name}: layers.{number}: its target is not among those of the plan, or its parent does not come before it",
+                resolution="remove it: layers only save time",
+            )
     for key, job in plan.jobs.items():
         if job.key != key:
             raise InputError(
