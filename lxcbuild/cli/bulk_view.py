@@ -129,9 +129,13 @@ def summary(picture: Picture) -> str:
     parts = [f"{done} of {picture.total} done", f"{picture.built} built"]
     if picture.reused:
         parts.append(f"{picture.reused} built before")
-    parts += [f"{picture.failed} failed", f"{picture.pruned} pruned", f"{len(picture.running)} running"]
+    parts.append(f"{picture.failed} failed")
+    if picture.pruned:
+        parts.append(f"{picture.pruned} pruned")
+    if picture.running:
+        parts.append(f"{len(picture.running)} running")
     parts.append(f"{picture.per_hour:.0f} an hour")
-    if picture.left_s is not None:
+    if picture.left_s is not None and done < picture.total:
         parts.append(f"about {seconds_text(picture.left_s)} left")
     if picture.draining:
         parts.append("draining: nothing more is started")

@@ -108,6 +108,11 @@ def plan(
         )
     text = dump_plan(made)
     _write(made, text, output, graph)
+    _tell(ui, made, text, output, as_json=as_json)
+    return 0
+
+
+def _tell(ui: Ui, made: Plan, text: str, output: Path | None, *, as_json: bool) -> None:
     if as_json:
         import json
 
@@ -116,7 +121,6 @@ def plan(
         show(ui, made)
         if output is not None:
             ui.hint(f"lxcbuild rebuild {output}")
-    return 0
 
 
 def _write(made: Plan, text: str, output: Path | None, graph: Path | None) -> None:

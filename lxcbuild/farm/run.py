@@ -67,6 +67,7 @@ class Head:
     _holds: dict[str, int] = field(default_factory=dict)
     _given: dict[str, frozenset[str]] = field(default_factory=dict)  # what a running job has got of what it needs
     _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
+    _asked_to_drain: bool = False
     _draining: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _worker_cpu_s: float = 0.0
@@ -80,6 +81,7 @@ class Head:
 
     def drain(self) -> None:
         """Start nothing more, and end when what runs has ended. May be called from a signal handler."""
+        self._asked_to_drain = True
         self._draining.set()
         self._came.put(None)
 
@@ -97,6 +99,12 @@ class Head:
             if self._stopping.is_set() and not stopped:
                 stopped = True
                 self.engine.stop()
+            if self._asked_to_drain:
+                self._asked_to_drain = False
+                count = len(self._schedule.running())
+                self.watcher.note(
+                    f"nothing more is started; {count} that run are finished. Once more: everything stops"
+                )
             if not self._draining.is_set():
                 self._start()
             if self._schedule.done or (self._draining.is_set() and not self._schedule.running()):
