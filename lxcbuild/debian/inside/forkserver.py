@@ -1,9 +1,9 @@
 """pybuild, dh_python3 and the builds that pybuild starts, as forks of processes that have their modules loaded.
 
-Started by forkserver.pl as ``python3 forkserver.py PLACE ROOM``, a file of its own. There are two servers. The first has modules
-of the standard library loaded and nothing else: its forks become ``python3 -m build`` and the backend's hooks, which must find
-their own libraries. The second, a fork of the first, has dh-python's modules too: its forks become the programs behind the stand-ins.
-Whatever could make a difference is left to the real program, as in forkserver.pl.
+Started by forkserver.pl as ``python3 forkserver.py PLACE ROOM``, a file of its own. There are two servers. The first has
+modules of the standard library loaded and nothing else: its forks become ``python3 -m build`` and the backend's hooks, which
+must find their own libraries. The second, a fork of the first, has dh-python's modules too: its forks become the programs
+behind the stand-ins. Whatever could make a difference is left to the real program, as in forkserver.pl.
 """
 
 from __future__ import annotations
