@@ -15,6 +15,7 @@ _RULES = (
     ),
     (re.compile(r"https?://\S+"), "<url>"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
+    (re.compile(r"\b(?:debian|ubuntu)/[a-z]+\b"), "<suite>"),
     (re.compile(r"(?<![\w.])(?:\.{0,2}/)?(?:[\w.+~@-]+/){1,30}[\w.+~@-]+"), "<path>"),
     (re.compile(r"\b[\w.+-]+_[\w.+~:-]+_\w+\.deb(?::\w+)?"), "<package>"),
     (re.compile(r"'[^'\n]{1,200}'|`[^`\n]{1,200}`|\"[^\"\n]{1,200}\""), "<text>"),

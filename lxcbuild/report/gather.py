@@ -175,7 +175,7 @@ def to_build(record: BuildRecord) -> Build:
         wall_s=record.wall_s,
         cpu_s=sum(each.cpu_s for each in usage),
         peak_memory_bytes=max((each.peak_memory_bytes for each in usage), default=0),
-        phases=tuple((phase.phase.value, phase.usage.wall_s) for phase in record.phases),
+        phases=_phases(record),
         failure_class=failure.failure_class.value if failure else "",
         failure_phase=failure.phase.value if failure else "",
         brief=_text(failure.brief if failure else "", _MAX_BRIEF),
@@ -187,6 +187,14 @@ def to_build(record: BuildRecord) -> Build:
         log_path=record.log_path,
         saved_s=record.layers.saved_s if record.layers is not None else 0.0,
     )
+
+
+def _phases(record: BuildRecord) -> tuple[tuple[str, float], ...]:
+    """Seconds by phase; a phase that a build came back to counts once, with all its seconds."""
+    seconds: dict[str, float] = {}
+    for phase in record.phases:
+        seconds[phase.phase.value] = seconds.get(phase.phase.value, 0.0) + phase.usage.wall_s
+    return tuple(seconds.items())
 
 
 def _text(text: str, limit: int, *, lines: bool = False) -> str:

@@ -79,7 +79,8 @@ def columns(label: str, names: Sequence[str], stacks: Mapping[str, Sequence[floa
         if i % every == 0
     ]
     marks_y = [
-        Mark(_LEFT - 6, round(HEIGHT - _BOTTOM - room_y * part, 1), f"{top * part:g}") for part in (0.0, 0.5, 1.0)
+        Mark(_LEFT - 6, round(HEIGHT - _BOTTOM - room_y * part, 1), f"{top * part:g}")
+        for part in ((0.0, 0.5, 1.0) if top > 1 else (0.0, 1.0))
     ]
     return Plot(label=label, bars=tuple(bars), marks_x=tuple(marks_x), marks_y=tuple(marks_y))
 

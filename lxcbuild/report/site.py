@@ -165,7 +165,12 @@ class _Site:
 def _plots(group: Group) -> dict[str, plots.Plot]:
     names, stacks = group.over_time()
     months, releases = group.releases()
-    walls = [build.wall_s for build in group.builds if build.wall_s is not None and build.status in ("built", "failed")]
+    # What was refused or pruned never ran: it has no phases.
+    walls = [
+        build.wall_s
+        for build in group.builds
+        if build.wall_s is not None and build.phases and build.status in ("built", "failed")
+    ]
     return {
         "over_time": plots.columns("Builds over time, by how they ended", names, stacks),
         "walls": plots.histogram("Builds by how long they took", walls),

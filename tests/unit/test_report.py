@@ -164,12 +164,32 @@ def test_pages_of_the_ledger_are_read_whole_and_once(fresh_state: StateDirs) -> 
     [
         (("torch 2.15.0 has no source archive, only 28 wheels", "torch"), ("jax 1.0 has no source archive, only 2 wheels", "jax")),
         (("debian/sid has no package of a>=0.2.1", "x"), ("debian/trixie has no package of bcd[e] == 4.*", "y")),
+        (("debian/sid has no packages of it", "x"), ("ubuntu/noble has no packages of it", "y")),
         (("cannot import name 'x' from '/usr/lib/y.py'", "x"), ("cannot import name 'abc' from '/opt/z/q.py'", "q")),
     ],
 )  # fmt: skip
 def test_messages_that_say_the_same_are_one_cluster(first: tuple[str, str], second: tuple[str, str]) -> None:
     assert cluster(first[0], project=first[1]) == cluster(second[0], project=second[1])
     assert cluster(first[0], project=first[1]) != cluster("out of memory", project="x")
+
+
+def test_a_suite_is_called_one() -> None:
+    assert cluster("debian/bookworm has no package of /usr/x", project="y") == "<suite> has no package of <path>"
+
+
+def test_a_phase_that_a_build_came_back_to_counts_once(fresh_state: StateDirs) -> None:
+    target = Target("debian", "sid")
+    pieces = tuple(
+        PhaseRecord(phase=phase, started_at="2026-01-01", usage=Usage(wall_s=seconds))
+        for phase, seconds in ((Phase.FETCH, 1.0), (Phase.INSPECT, 2.0), (Phase.INSPECT, 4.0))
+    )
+    with Ledger.open(fresh_state) as ledger:
+        ledger.begin(NewBuild(build_id="b1", name="six", target=target, policy="default"))
+        ledger.finish(
+            Outcome(build_id="b1", name="six", version="1", target=target, status=Status.BUILT, phases=pieces)
+        )
+        group = gather.Group("all", list(gather.read(ledger, limit=10)))
+    assert group.phase_costs() == [("fetch", 1, 1.0, 1.0), ("inspect", 1, 6.0, 6.0)]
 
 
 def test_clusters_of_hostile_messages_take_no_time() -> None:
