@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import tarfile
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,10 @@ class World:
                 found.add(other)
                 waiting.append(other)
         return found
+
+    def has_wheel(self, name: str) -> bool:
+        """Whether a plan can know what it needs; else that is found out when it is built."""
+        return name not in self.failing and int(name[-4:]) % 4 != 0
 
     def expected(self, name: str) -> str:
         """built, failed or pruned."""
@@ -86,8 +91,27 @@ def _write(world: World, name: str) -> None:
             info = tarfile.TarInfo(f"{stem}/{path}")
             info.size = len(text.encode())
             archive.addfile(info, io.BytesIO(text.encode()))
-    data = b"this is no archive" if kind == "broken-sdist" else packed.getvalue()
+    published = {f"{stem}.tar.gz": b"this is no archive" if kind == "broken-sdist" else packed.getvalue()}
+    if world.has_wheel(name):
+        published[f"{stem}-py3-none-any.whl"] = _wheel(stem, module, files)
     page = world.root / name / "index.html"
     page.parent.mkdir(parents=True)
-    (page.parent / f"{stem}.tar.gz").write_bytes(data)
-    page.write_text(f'<a href="{stem}.tar.gz#sha256={hashlib.sha256(data).hexdigest()}">{stem}.tar.gz</a>\n')
+    for file, data in published.items():
+        (page.parent / file).write_bytes(data)
+    page.write_text(
+        "".join(
+            f'<a href="{file}#sha256={hashlib.sha256(data).hexdigest()}">{file}</a>\n'
+            for file, data in published.items()
+        )
+    )
+
+
+def _wheel(stem: str, module: str, files: dict[str, str]) -> bytes:
+    """What a plan reads the needs from (the binary distribution format of packaging.python.org)."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{module}.py", files[f"{module}.py"])
+        archive.writestr(f"{stem}.dist-info/METADATA", files["PKG-INFO"])
+        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{stem}.dist-info/RECORD", "")
+    return packed.getvalue()
