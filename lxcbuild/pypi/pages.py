@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
@@ -71,7 +70,9 @@ def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
 
 
 def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
-    parser = _Links()
+    from lxcbuild.pypi.anchors import Anchors  # most indexes speak JSON
+
+    parser = Anchors(limit=MAX_FILES)
     parser.feed(body.decode("utf-8", errors="replace"))
     parser.close()
     base = urljoin(url, parser.base) if parser.base else url
@@ -149,22 +150,3 @@ def _bad_page(url: str, what: str) -> NetworkError:
         details=split_credentials(url)[0],
         resolution="check the index-url that pip is configured with: pip config list",
     )
-
-
-class _Links(HTMLParser):
-    """Collects anchors and the first ``<base>``."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.base: str | None = None
-        self.links: list[dict[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take ``<a href>`` and ``<base href>``."""
-        attributes = dict(attrs)
-        if not attributes.get("href"):
-            return
-        if tag == "a" and len(self.links) <= MAX_FILES:
-            self.links.append(attributes)
-        elif tag == "base" and self.base is None:
-            self.base = attributes["href"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -121,6 +120,8 @@ def parse_metadata(data: bytes, *, where: str) -> WheelMetadata:
     """Core metadata, from a wheel or from the index; raises :class:`BrokenSdistError`."""
     if len(data) > MAX_METADATA_BYTES:
         raise broken_wheel(where, f"its metadata is longer than {MAX_METADATA_BYTES} bytes")
+    from email.parser import HeaderParser  # 7 ms, and most builds read no wheel
+
     message = HeaderParser().parsestr(data.decode("utf-8", "replace"))
     version = version_or_none(str(message.get("Version", "")))
     name = str(message.get("Name", "")).strip()
