@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 
 from lxcbuild.build import learning
@@ -35,8 +34,6 @@ def run(work: Work) -> None:
     if not end.ok:
         _explain(work, end)
     destination = work.workspace / "built"
-    if destination.exists():  # verification had it compiled again
-        shutil.rmtree(destination)
     files = take_output(work, instance, destination)
     _report_writes_outside(work, instance)
     work.finish_sandbox()

@@ -47,7 +47,8 @@ def _plan(work: Work) -> ConversionPlan:
     source, inspection, target = work.source, work.inspection, work.request.target
     known, by_hand = names(work), work.override
     runtime = _runtime(work)
-    extras = suggestions(inspection.requires_dist or (), python=target_python(work), names=known)
+    extras = suggestions(inspection.requires_dist or (), python=target_python(work), names=known).relations
+    promoted = [relation for relation in extras if relation.package in work.promoted]
     return ConversionPlan(
         distribution=inspection.name or source.name,
         version=source.version,
@@ -58,8 +59,8 @@ def _plan(work: Work) -> ConversionPlan:
         compiled=inspection.compiled,
         timestamp_s=_timestamp_s(source.uploaded_at),
         build_depends=work.build_relations,
-        depends=changed([str(relation) for relation in runtime.relations], by_hand.depends),
-        suggests=tuple(str(relation) for relation in extras.relations),
+        depends=changed([str(relation) for relation in (*runtime.relations, *promoted)], by_hand.depends),
+        suggests=tuple(str(relation) for relation in extras if relation not in promoted),
         overrides=_overrides(work),
         maintainer=work.request.maintainer,
         converter=work.converter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -130,8 +131,10 @@ def _raise_limit(work: Work, stop: FailureClass) -> str | None:
 
 
 def take_output(work: Work, instance: Instance, destination: Path) -> Mapping[str, ExtractedFile]:
-    """Stop the sandbox and take ``/out`` out of it, by name."""
+    """Stop the sandbox and take ``/out`` out of it, by name; what an earlier try of the phase left there goes."""
     instance.stop()
+    if destination.exists():
+        shutil.rmtree(destination)
     return {file.name: file for file in instance.extract(OUT, destination, work.policy.output)}
 
 

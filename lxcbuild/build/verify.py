@@ -7,6 +7,7 @@ what untrusted code has made.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +52,36 @@ def run(work: Work) -> None:
     assert work.conversion is not None
     problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
     if problem is not None:
+        _promote(work, problem)
         raise_failure(work, problem)
     for text in (*verification.optional_parts(seen), *verification.strained(seen)):
         work.note(text, warning=True)
     work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def _promote(work: Work, problem: StepFailure) -> None:
+    """Where an import wants a module that only one of the project's extras brings, the package is to depend on it.
+
+    Plugins do that: who installs them has what they plug into, and their metadata names it under an extra only
+    (sphinxcontrib-applehelp: Sphinx, "standalone"). What no extra names stays a failure: it may be anything.
+    """
+    assert work.conversion is not None
+    contents = work.facilities.contents_for(work.request.target)
+    offered = {relation.split(" ")[0] for relation in work.conversion.suggests} - work.promoted
+    for item in problem.missing:
+        found = offered.intersection(contents.modules(item.name.partition(".")[0]))
+        if item.kind == "module" and found:
+            package = min(found)
+            work.promoted.add(package)
+            work.note(
+                f"{package} becomes a dependency: without the module {item.name}, which only an extra names, nothing works"
+            )
+            raise PhaseFailedError(
+                Failure(
+                    failure_class=problem.failure_class, phase=work.phase, brief=problem.brief, details=problem.details
+                ),
+                mendable=True,
+            )
 
 
 def _declared(stanzas: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
@@ -139,6 +166,8 @@ def _keep_aside(work: Work) -> Path:
 def hand_in(work: Work, debs: Sequence[ExtractedFile], *, name: str) -> Path:
     """A directory of that name with the binary packages only: all that the sandbox gets to see."""
     shown = work.workspace / name
+    if shown.exists():  # what it forgot was learned, and it was built again
+        shutil.rmtree(shown)
     shown.mkdir(mode=0o755)
     for item in debs:
         (shown / item.path.name).hardlink_to(item.path)

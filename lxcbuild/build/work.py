@@ -56,6 +56,9 @@ class Work:
     newer_than_stdeb: bool = False  # stdeb's way of installing does not know the newer tools that the project asks for
     plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
     roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
+    promoted: set[str] = field(
+        default_factory=set
+    )  # packages that only extras name, and without which it does not import
     superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided

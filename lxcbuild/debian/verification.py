@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.control import check_package_name
 from lxcbuild.debian.documents import DocumentError, Reader, clean
-from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 
@@ -225,7 +225,12 @@ def _import_failure(kind: str, trial: Trial) -> StepFailure:
         # Python names the first part that it does not find: the parent of a dotted name is there, in a version without that part.
         why = f"which the installed {parent} does not have" if dot else "which no declared dependency brings"
         brief = f"{kind} {trial.name} needs the module {absent}, {why}"
-        return StepFailure(failure_class=FailureClass.DEP_MISSING, brief=brief, details=trial.details)
+        return StepFailure(
+            failure_class=FailureClass.DEP_MISSING,
+            brief=brief,
+            details=trial.details,
+            missing=(Missing("module", absent),),
+        )
     brief = f"{kind} {trial.name} fails: {trial.error}"
     return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)
 

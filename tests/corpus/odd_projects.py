@@ -202,6 +202,18 @@ PROJECTS: dict[str, Odd] = {
     "broken_toml": Odd(
         files={"pyproject.toml": "[build-system\nrequires = ", **PLAIN}, expect=("broken-sdist",), says="pyproject.toml"
     ),
+    # a plugin names what it plugs into under an extra only; what nothing names is another matter
+    "imports_its_extra": Odd(
+        files={
+            "pyproject.toml": FOUND + '[project.optional-dependencies]\nhost = ["simplejson"]\n',
+            "odd.py": "import simplejson\n",
+        },
+        pkg_info=(metadata("odd") + "Provides-Extra: host\nRequires-Dist: simplejson; extra == 'host'\n").encode(),
+        expect=(None,),
+    ),
+    "imports_undeclared": Odd(
+        files={"pyproject.toml": FOUND, "odd.py": "import simplejson\n"}, expect=("dep-missing",), says="simplejson"
+    ),
     # setuptools looks for packages itself, and debian/ lies beside them
     "found_package": Odd(
         files={"pyproject.toml": FOUND, "odd/__init__.py": "", "odd/part.py": ""}, module=False, expect=(None,)
