@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 #: Seconds between two plain lines while nothing ends.
 _EVERY_S = 30.0
 _MAX_ROWS = 40
+#: Lines of a terminal that are not for running jobs: heads, totals and failures, which may wrap.
+_OTHER_LINES = 7
+#: Where one build of a job ends and the next one begins; versions may have a plus as well.
+_NEXT_MEMBER = re.compile(r"\+(?=[a-z0-9.-]+==)")
 
 
 class View(Progress):
@@ -70,13 +75,18 @@ class View(Progress):
         self._console = Console(stderr=True, highlight=False)
         with Live(
             console=self._console,
-            get_renderable=lambda: draw(self.picture()),
+            get_renderable=self._drawn,
             refresh_per_second=4,
             transient=True,
             redirect_stdout=False,
         ):
             yield
         self._console = None
+
+    def _drawn(self) -> RenderableType:
+        """As many rows as there is room for: what does not fit on the terminal would take the totals with it."""
+        assert self._console is not None
+        return draw(self.picture(), rows=min(max(self._console.size.height - _OTHER_LINES, 3), _MAX_ROWS))
 
     @contextlib.contextmanager
     def _lines(self) -> Iterator[None]:
@@ -142,8 +152,15 @@ def summary(picture: Picture) -> str:
     return ", ".join(parts)
 
 
-def draw(picture: Picture) -> RenderableType:
-    """The whole picture: who builds what, and the totals."""
+def short_key(key: str) -> str:
+    """A job's name for a table, what tells most first: of several builds one, and how many more, then the target."""
+    target, _, members = key.rpartition("/")
+    first, *others = _NEXT_MEMBER.split(members)
+    return f"{first} and {len(others)} more  {target}" if others else f"{first}  {target}"
+
+
+def draw(picture: Picture, *, rows: int = _MAX_ROWS) -> RenderableType:
+    """The whole picture: who builds what, for as many as ``rows``, and the totals. On narrow terminals only projects are cut."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -151,12 +168,19 @@ def draw(picture: Picture) -> RenderableType:
     now = time.monotonic()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("worker", "project", "phase", "time", "expected"):
-        table.add_column(column, justify="right" if column in ("time", "expected") else "left", no_wrap=True)
-    for activity in sorted(picture.running, key=lambda item: item.since)[:_MAX_ROWS]:
-        name = activity.key + (f" (attempt {activity.attempt})" if activity.attempt > 1 else "")
-        cells = (activity.worker, name, activity.phase, seconds_text(now - activity.since))
-        table.add_row(*(Text(safe(cell)) for cell in cells), Text(seconds_text(activity.expected_s), "dim"))
-    lines: list[RenderableType] = [table, Text(summary(picture), "bold")]
+        right = column in ("time", "expected")
+        # rich takes what is missing from columns that may wrap: from this one, whose texts are cut instead
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "project", max_width=14)
+    table.columns[1].max_width = None
+    for activity in sorted(picture.running, key=lambda item: item.since)[:rows]:
+        again = f"again ({activity.attempt}): " if activity.attempt > 1 else ""
+        project = Text(safe(again + short_key(activity.key)), no_wrap=True, overflow="ellipsis")
+        taken, expected = seconds_text(now - activity.since), Text(seconds_text(activity.expected_s), "dim")
+        table.add_row(Text(safe(activity.worker)), project, Text(activity.phase), Text(taken), expected)
+    lines: list[RenderableType] = [table]
+    if len(picture.running) > rows:
+        lines.append(Text(f"and {len(picture.running) - rows} more", "dim"))
+    lines.append(Text(summary(picture), "bold"))
     if picture.failures:
         shown = ", ".join(f"{name} {count}" for name, count in list(picture.failures.items())[:8])
         lines.append(Text(f"failures: {shown}", "red"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from lxcbuild.cli.bulk_view import draw, short_key
 from lxcbuild.config import slots
 from lxcbuild.errors import FarmError, InputError, WrongHashError
 from lxcbuild.farm import results
@@ -19,6 +22,7 @@ from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
 from lxcbuild.farm.engine import BuildReport, JobResult, StoredFile, Wanted
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.makespan import makespan
+from lxcbuild.farm.progress import Activity, Picture
 from lxcbuild.farm.widen import places, widened
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
@@ -258,3 +262,34 @@ def test_slots_are_seen_by_others_and_go_with_their_holder(tmp_path: Path) -> No
     with slots.hold(slots.Kind.BULK, memory_bytes=1, directory=tmp_path):
         assert [item.pid for item in slots.held(tmp_path)] == [os.getpid()]
     assert slots.held(tmp_path) == []
+
+
+# -- the live view ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_view_of_long_names_keeps_phase_time_and_totals(width: int) -> None:
+    long = "debian/trixie/" + "+".join(f"sphinxcontrib-{name}==2.0.0+local" for name in ("a" * 40, "b", "c"))
+    running = [
+        Activity(key=key, worker="node-17.lab.example.org", expected_s=600.0, attempt=1, phase="provision")
+        for key in (long, *(f"debian/trixie/p{number}==1" for number in range(30)))
+    ]
+    picture = Picture(
+        running=tuple(running), total=40, built=3, reused=0, failed=1, pruned=0, elapsed_s=60.0, per_hour=240.0,
+        left_s=90.0, failures={"oom": 1}, draining=True,
+    )  # fmt: skip
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(draw(picture, rows=10))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 10 + 7
+    assert sum("provision" in line and "10 min 00 s" in line for line in lines) == 10
+    text = " ".join(" ".join(line.split()) for line in lines)
+    assert "and 21 more 4 of 40 done" in text
+    assert "draining: nothing more is started failures: oom 1" in text
+
+
+def test_a_cycle_is_named_by_one_of_its_projects() -> None:
+    assert short_key("debian/trixie/a==1.0+local+b-c==2") == "a==1.0+local and 1 more  debian/trixie"
+    assert short_key("debian/trixie/a==1.0+local") == "a==1.0+local  debian/trixie"
