@@ -67,7 +67,7 @@ def context(workshop: Workshop) -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
     modules = [__name__, getattr(workshop, "__module__", __name__)]
     # Imported by builds when they get there: once in the server instead of once in each job.
-    modules += ["lxcbuild.build.family", "lxcbuild.farm.results", "lxcbuild.pypi.client", "pydantic"]
+    modules += ["lxcbuild.build.family", "lxcbuild.farm.warm", "lxcbuild.pypi.client", "pydantic"]
     made.set_forkserver_preload(modules)
     return made
 
