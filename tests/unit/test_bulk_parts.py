@@ -293,3 +293,14 @@ def test_the_view_of_long_names_keeps_phase_time_and_totals(width: int) -> None:
 def test_a_cycle_is_named_by_one_of_its_projects() -> None:
     assert short_key("debian/trixie/a==1.0+local+b-c==2") == "a==1.0+local and 1 more  debian/trixie"
     assert short_key("debian/trixie/a==1.0+local") == "a==1.0+local  debian/trixie"
+
+
+def test_workers_find_done_what_each_of_them_would_do_first() -> None:
+    script = (
+        "import sys; from lxcbuild.farm import apart, results; from lxcbuild.cli.bulk_workshop import bulk_workshop\n"
+        "from multiprocessing import forkserver; apart.context(bulk_workshop)\n"
+        "for name in forkserver._forkserver._preload_modules: __import__(name)\n"
+        "print(results._adapter.cache_info().currsize, 'urllib3' in sys.modules, 'sqlalchemy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 True False\n"
