@@ -214,14 +214,32 @@ def _ground(base: StateDirs, way: str) -> Iterator[_Ground]:
         try:
             image = images.ensure(TARGET)
             archive = images.archive(image)
+            if (base.images / "layers").is_dir():  # with the toolchain's, if it is there: it is not what is measured
+                shutil.copytree(base.images / "layers", dirs.images / "layers", copy_function=_copy)
             toolset = store.resolve(image, store.base(image), archive, load_recipe(TARGET).toolchain)
             tools = store.extend(image, store.base(image), archive, toolset)
+            _forget_all_above(store, tools.key)
             yield _Ground(
                 way=way, backend=backend, store=store, image=image, archive=archive, tools=tools, toolset=toolset
             )
         finally:
             store.close()
             images.close()
+
+
+def _forget_all_above(store: LayerStore, ground: str) -> None:
+    """What earlier builds left would be found by any strategy."""
+    for key, layer in store.shelf.layers().items():
+        if key != ground and layer.kind == "packages" and not store.remove(key):
+            raise RuntimeError(f"the layer {key[:16]} is in use")
+
+
+def _copy(source: str, destination: str) -> None:
+    """Archives are only ever replaced as a whole: those may be shared by a link."""
+    if source.endswith(".tar.zst"):
+        Path(destination).hardlink_to(source)
+    else:
+        shutil.copy2(source, destination)
 
 
 def _size(packages: Sequence[ResolvedPackage]) -> dict[str, int]:

@@ -33,3 +33,11 @@ def test_sandboxes_that_live_side_by_side_start_all_and_cost_little(dirs: StateD
     assert len(found.first_ms) == len(found.memory_bytes) == 8
     assert 0 < max(found.memory_bytes) < 30 << 20
     assert found.stop_ms > 0
+
+
+def test_starts_are_measured_by_the_files_of_the_tree_and_the_trees_are_removed(dirs: StateDirs, rootfs: Path) -> None:
+    before = set(rootfs.parent.iterdir())
+    found = parallel.measure_trees(dirs, image=rootfs, policy=load_policy("default"), sizes=[0, 1500], runs=2)
+    assert {size: len(series) for size, series in found.items()} == {0: 2, 1500: 2}
+    assert all(took_ms > 0 for series in found.values() for took_ms in series)
+    assert set(rootfs.parent.iterdir()) == before
