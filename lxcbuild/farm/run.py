@@ -101,10 +101,8 @@ class Head:
                 self.engine.stop()
             if self._asked_to_drain:
                 self._asked_to_drain = False
-                count = len(self._schedule.running())
-                self.watcher.note(
-                    f"nothing more is started; {count} that run are finished. Once more: everything stops"
-                )
+                running = len(self._schedule.running())
+                self.watcher.note(f"nothing more is started, what runs ({running}) is finished; Ctrl-C again stops all")
             if not self._draining.is_set():
                 self._start()
             if self._schedule.done or (self._draining.is_set() and not self._schedule.running()):

@@ -1,0 +1,81 @@
+"""A worker process that is killed: its build is tried again, and the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import LxcBuild, argv
+from synthetic import make_world
+
+from lxcbuild.config.paths import StateDirs
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+TARGET = "debian/bookworm"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lxcbuild: LxcBuild, made_image: Any) -> Iterator[None]:
+    made_image(TARGET)
+    yield
+    done = lxcbuild("doctor", "--leftovers")
+    assert done.status == 0, done.stdout + done.stderr
+
+
+def test_a_worker_that_is_killed_in_the_middle_costs_one_attempt(
+    lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
+) -> None:
+    salt = f"lxcbuild-syn-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    made = make_world(tmp_path / "index", 2, seed=7, failing=0, salt=salt)
+    (tmp_path / "names.txt").write_text("\n".join(made.needs) + "\n")
+    with subprocess.Popen(
+        argv(state, "rebuild", "--from", tmp_path / "names.txt", "-t", TARGET, "-j", "1", "--json"),
+        env={**os.environ, **made.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as head:
+        worker = _worker_with_a_sandbox(head.pid)
+        os.kill(worker, signal.SIGKILL)
+        out, err = head.communicate(timeout=600)
+    assert head.returncode == 0, err
+    assert [job["state"] for job in json.loads(out)["jobs"].values()] == ["built", "built"], out
+    assert err.count("died (signal SIGKILL)") == 1, err
+    assert err.count("it is tried again") == 1, err
+
+
+def _worker_with_a_sandbox(head: int) -> int:
+    """The first process of a job that has started a helper for sandboxes: its build is under way."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for server in _children(head):
+            if "multiprocessing.forkserver" in _words(server):
+                for worker in _children(server):
+                    if _children(worker):
+                        return worker
+        time.sleep(0.02)
+    raise AssertionError("no build was started in two minutes")
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def _words(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    return ""
