@@ -28,7 +28,9 @@ class Layer:
     packages: tuple[InstalledPackage, ...]
     hit: bool  # nothing was installed for this request
     seconds: float  # what this request took
-    savings: Mapping[str, float] = field(default_factory=dict)  # by layer: seconds that making it took; 0 where made now
+    savings: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by layer: seconds that making it took; 0 where made now
 
     @property
     def status(self) -> Path:
