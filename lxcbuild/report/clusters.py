@@ -24,6 +24,7 @@ _RULES = (
     # Lists of packages with what is said of each are one thing, however long.
     (re.compile(rf"{_ITEM} \([^()]{{0,80}}\)(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{0,200}}"), "<packages>"),
     (re.compile(rf"{_ITEM}(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{1,200}}"), "<packages>"),
+    (re.compile(r"<packages> \.\.\."), "<packages>"),  # cut by who wrote the message
 )
 
 

@@ -165,6 +165,7 @@ def test_pages_of_the_ledger_are_read_whole_and_once(fresh_state: StateDirs) -> 
         (("torch 2.15.0 has no source archive, only 28 wheels", "torch"), ("jax 1.0 has no source archive, only 2 wheels", "jax")),
         (("debian/sid has no package of a>=0.2.1", "x"), ("debian/trixie has no package of bcd[e] == 4.*", "y")),
         (("debian/sid has no packages of it", "x"), ("ubuntu/noble has no packages of it", "y")),
+        (("no crates a 1.0 (no package), b 2.1 (no package) ...", "x"), ("no crates c 3.0 (the suite has 1.1), d 4.5", "y")),
         (("cannot import name 'x' from '/usr/lib/y.py'", "x"), ("cannot import name 'abc' from '/opt/z/q.py'", "q")),
     ],
 )  # fmt: skip
