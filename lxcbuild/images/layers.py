@@ -273,8 +273,7 @@ class LayerStore:
         """The cold form of a layer: its archive, then the record that makes it known."""
         plain = workdir / "layer.tar"
         pack.tar_tree(tree, plain)
-        digest = pack.digest_of(plain)
-        pack.compress(plain, workdir / "layer.tar.zst")
+        digest = pack.compress(plain, workdir / "layer.tar.zst")
         complete = {
             "key": key,
             "parent": parent,

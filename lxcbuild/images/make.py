@@ -153,10 +153,9 @@ def make(plan_: MakePlan, workdir: Path, monitor: Monitor) -> tuple[Path, ImageR
     started = datetime.now(UTC)
     used = _bootstrap(plan_, plain, started, monitor)
     packages = read_status(_read_status(plain))
-    digest = pack.digest_of(plain)
     unpacked = pack.tar_bytes(plain)
     python_version = python_version_of(packages)
-    pack.compress(plain, compressed)
+    digest = pack.compress(plain, compressed)
     record = ImageRecord(
         name=plan_.target.image_name,
         digest=digest,
