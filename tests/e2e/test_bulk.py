@@ -55,7 +55,8 @@ def check(made: World, jobs: dict[str, dict[str, Any]], state: StateDirs) -> Non
     assert jobs.keys() == made.needs.keys()
     for name, job in jobs.items():
         expected = made.expected(name)
-        unsatisfiable = any(made.failing.get(other) == "dep-missing" for other in made.below(name))
+        # Whose needs cannot be known, nobody can choose versions of.
+        unsatisfiable = any(made.failing.get(other) in ("dep-missing", "broken-sdist") for other in made.below(name))
         if expected == "pruned" and unsatisfiable and job["state"] == "failed":
             assert job["failure"] == "dep-missing"  # its own choice of versions has failed already
             continue
