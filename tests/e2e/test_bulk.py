@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,11 @@ from synthetic import World, make_world
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.ledger.store import Ledger
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
 #: Design: CPU seconds of the orchestrator per build, the head's share and the worker process.
 MAX_CPU_S = 0.4
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild, made_image: Any) -> Iterator[None]:
-    made_image(TARGET)
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 def world(tmp_path: Path, count: int, *, failing: int, seed: int = 7) -> World:

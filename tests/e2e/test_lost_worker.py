@@ -9,9 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import LxcBuild, argv
@@ -19,17 +17,9 @@ from synthetic import make_world
 
 from lxcbuild.config.paths import StateDirs
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild, made_image: Any) -> Iterator[None]:
-    made_image(TARGET)
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_one_attempt(
