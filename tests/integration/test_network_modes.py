@@ -58,8 +58,10 @@ def make(*arguments):
 """
 
 
-def attempts(instance: LxcInstance, script: str, *, user: User = User.BUILD) -> tuple[dict[str, Any], StepResult]:
-    """Run a script that tries things; what it met, by label. Each must have ended within a second."""
+def attempts(
+    instance: LxcInstance, script: str, *, user: User = User.BUILD, within_s: float = 1
+) -> tuple[dict[str, Any], StepResult]:
+    """Run a script that tries things; what it met, by label. Each must have ended within ``within_s`` seconds."""
     parts: list[bytes] = []
     result = instance.run(Step(argv=("python3", "-c", TRY + script), user=user), parts.append)
     output = b"".join(parts).decode()
@@ -67,7 +69,7 @@ def attempts(instance: LxcInstance, script: str, *, user: User = User.BUILD) -> 
     met = {}
     for line in output.splitlines():
         label, ended, took_s = json.loads(line)
-        assert took_s < 1, line
+        assert took_s < within_s, line
         met[label] = ended
     return met, result
 
@@ -210,8 +212,10 @@ begun = time.monotonic()
 flood()
 attempt("after", lambda: socket.create_connection(("8.8.8.8", 443)))
 """
-    _, result = attempts(instance, script)
-    # The device keeps 500 packets; what a sender piles up beyond that is dropped by the kernel.
+    # The device keeps 500 packets; what a sender piles up beyond that is dropped by the kernel, and that may be the
+    # first packet of the connection after the flood, too: TCP repeats it after 1 and after 3 seconds (RFC 6298).
+    met, result = attempts(instance, script, within_s=4)
+    assert met["after"] == "ECONNREFUSED"
     assert len(result.network) == sinkhole.MAX_ATTEMPTS
     assert 0 < result.network_lost < 10000
     (guard,) = _guards(instance)
