@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lxcbuild.build.installed import hand_in, open_installed
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
-from lxcbuild.build.verify import hand_in, pass_gate
+from lxcbuild.build.verify import pass_gate
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateRequest, RuleSet
 from lxcbuild.debian.installsets import install_sets, python_packages
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
-from lxcbuild.debian.steps import DEBS, StepFailure
+from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Phase
-from lxcbuild.sandbox.base import Bind, ExtractedFile
+from lxcbuild.sandbox.base import ExtractedFile
 
 Stanzas = Mapping[str, Mapping[str, str]]
 
@@ -66,11 +67,7 @@ def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, num
     archive = work.facilities.archive_for(work.request.target)
     layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name=f"debs-{number}")
-    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
-    end = run_job(work, instance, verification.install_job([item.name for item in debs], reinstall=True))
-    if not end.ok:
-        status = f"exit status {end.result.exit_status}"
-        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    instance = open_installed(work, layer.lowers, [item.name for item in debs], shown=shown, reinstall=True)
     packages = python_packages(stanzas.values())
     if packages:
         run_job(work, instance, verification.check_job(packages))

@@ -12,16 +12,16 @@ from packaging.utils import canonicalize_name
 from lxcbuild.build import backends
 from lxcbuild.build.closure import LocalDeb
 from lxcbuild.build.failures import fail
+from lxcbuild.build.installed import hand_in, open_installed
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.naming import names, target_python
-from lxcbuild.build.verify import hand_in
 from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import OFF
-from lxcbuild.debian import upstreamtests, verification
+from lxcbuild.debian import upstreamtests
 from lxcbuild.debian.names import canonical_or_none
 from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
-from lxcbuild.debian.steps import DEBS, SOURCE, StepFailure
+from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.debian.upstreamtests import TestsRun, Verdict, usage_error
 from lxcbuild.errors import DependencyError, LxcbuildError
 from lxcbuild.images.layer import Layer
@@ -276,12 +276,8 @@ def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, bytes]:
     shown = hand_in(work, debs, name=f"debs-for-tests-{number}")
     for deb in companions:
         deb.copy_to(shown)
-    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS), *_binds(work)))
-    installing = verification.install_job([item.name for item in debs] + [deb.path.name for deb in companions])
-    end = run_job(work, instance, installing)
-    if not end.ok:
-        status = f"exit status {end.result.exit_status}"
-        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    names = [item.name for item in debs] + [deb.path.name for deb in companions]
+    instance = open_installed(work, layer.lowers, names, shown=shown, binds=_binds(work))
     job = upstreamtests.run_job(work.source.path.name, work.inspection.modules, command=work.override.tests)
     tail = run_job(work, instance, job).tail
     files = take_output(work, instance, work.workspace / f"tests-{number}")

@@ -7,7 +7,6 @@ what untrusted code has made.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,14 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from lxcbuild.build.failures import PhaseFailedError
+from lxcbuild.build.installed import hand_in, open_installed
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
-from lxcbuild.debian.steps import DEBS, StepFailure
+from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Failure, FailureClass, Phase
-from lxcbuild.sandbox.base import Bind, ExtractedFile
 
 
 def run(work: Work) -> None:
@@ -37,12 +36,8 @@ def run(work: Work) -> None:
     shown = hand_in(work, debs, name="debs")
     for deb in companions:
         deb.copy_to(shown)
-    instance = work.open_sandbox(layer.lowers, binds=(Bind(host=shown, inside=DEBS),))
     names = [item.name for item in debs] + [deb.path.name for deb in companions]
-    end = run_job(work, instance, verification.install_job(names))
-    if not end.ok:
-        status = f"exit status {end.result.exit_status}"
-        raise_failure(work, verification.classify_install_failure(end.tail, status=status))
+    instance = open_installed(work, layer.lowers, names, shown=shown)
     others = tuple(deb.package for deb in companions)
     run_job(work, instance, verification.check_job(tuple(report.relations), companions=others))
     files = take_output(work, instance, work.workspace / "verify")
@@ -161,14 +156,3 @@ def _keep_aside(work: Work) -> Path:
     kept = work.facilities.dirs.lib / "rejected" / work.build_id
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return work.built.rename(kept)
-
-
-def hand_in(work: Work, debs: Sequence[ExtractedFile], *, name: str) -> Path:
-    """A directory of that name with the binary packages only: all that the sandbox gets to see."""
-    shown = work.workspace / name
-    if shown.exists():  # what it forgot was learned, and it was built again
-        shutil.rmtree(shown)
-    shown.mkdir(mode=0o755)
-    for item in debs:
-        (shown / item.path.name).hardlink_to(item.path)
-    return shown

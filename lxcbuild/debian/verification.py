@@ -19,6 +19,7 @@ from lxcbuild.model import FailureClass
 
 RESULT = "verification.json"
 _DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")
+_DPKG = ("dpkg", "--install", "--force-unsafe-io", "--force-confold")
 # apt takes what is in the files and what is installed, and nothing else: no lists, no sources, no network, no second user.
 _APT = (
     "apt-get", "install", "--yes", "--no-install-recommends", "--allow-downgrades",
@@ -26,7 +27,7 @@ _APT = (
     "-o", "APT::Get::List-Cleanup=false", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io",
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
-_APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+_INSTALLING = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 _UNMET = re.compile(
     r"^ [a-z0-9][a-z0-9+.:-]* : (?:Pre)?Depends: (?P<what>.{1,500}?)(?: but .*)?$"
     r"|^ +(?:Pre)?Depends: (?P<more>.{1,500}?)(?: but .*)?$",
@@ -68,17 +69,31 @@ class Verification:
     dependents: tuple[InstalledDistribution, ...] = ()  # the suite's, as far as they require any of these
 
 
-def install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
-    """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with apt, offline.
+def install_job(deb_names: Sequence[str]) -> Job:
+    """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with dpkg.
+
+    Half the time that apt takes, and enough where all that they declare is installed. Raises BadNameError.
+    """
+    return _installing((*_DPKG, *_paths(deb_names)))
+
+
+def apt_install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
+    """The same with apt, offline, which also removes what conflicts and says what is missing. Raises BadNameError.
 
     ``reinstall``: the suite's package of the same name and version may be there already.
     """
+    return _installing((*_APT, *(("--reinstall",) if reinstall else ()), *_paths(deb_names)))
+
+
+def _paths(deb_names: Sequence[str]) -> list[str]:
     for name in deb_names:
         if not _DEB_NAME.fullmatch(name):
             raise BadNameError(f"{name[:80]!r} is no file name of a Debian package")
-    options = ("--reinstall",) if reinstall else ()
-    argv = (*_APT, *options, *(f"{steps.DEBS}/{name}" for name in deb_names))
-    return Job(files={}, steps=(InsideStep(argv=argv, env=_APT_ENVIRONMENT, cwd="/", as_root=True),))
+    return [f"{steps.DEBS}/{name}" for name in deb_names]
+
+
+def _installing(argv: tuple[str, ...]) -> Job:
+    return Job(files={}, steps=(InsideStep(argv=argv, env=_INSTALLING, cwd="/", as_root=True),))
 
 
 def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job:

@@ -118,6 +118,16 @@ def test_a_python_package_of_a_source_package_must_import(tree: Path, lxcbuild: 
     assert "lxcbuild_nowhere" in outcome["failure"]["brief"]
 
 
+def test_what_dpkg_cannot_order_is_left_to_apt(tree: Path, lxcbuild: LxcBuild) -> None:
+    control = CONTROL.replace(", lxcbuild-demo-common (= ${binary:Version})", "").replace(
+        "Depends: ${misc:Depends}\n", "Depends: ${misc:Depends}\nPre-Depends: python3-lxcbuild-demo\n"
+    ).replace("Conflicts: python3-lxcbuild-demo\n", "")  # fmt: skip
+    (tree / "debian" / "control").write_text(control)
+    outcome = build(lxcbuild, tree)
+    assert outcome["status"] == "built", outcome
+    assert "dpkg alone cannot install it" in Path(outcome["log"]).read_text()
+
+
 def test_a_setuid_program_is_not_published(tree: Path, lxcbuild: LxcBuild) -> None:
     rules = FILES["debian/rules"] + "execute_after_dh_fixperms:\n\tchmod 4755 debian/lxcbuild-demo-common/usr/bin/*\n"
     (tree / "debian" / "rules").write_text(rules)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from lxcbuild.debian.inside.verify import _modules
-from lxcbuild.debian.steps import StepFailure
+from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.debian.verification import (
     InstalledDistribution,
     Trial,
     Verification,
+    apt_install_job,
     classify_install_failure,
     install_job,
     judge,
@@ -108,11 +110,12 @@ def test_packages_of_the_suite_that_want_older_ones_are_told_of() -> None:
     assert "official 3 asks for six<1.10, and 1.16.0 is installed" in told
 
 
-def test_only_file_names_of_packages_reach_apt() -> None:
-    assert install_job(["a_1.0~rc1+x-1_all.deb"]).steps[0].argv[-1] == "/in/debs/a_1.0~rc1+x-1_all.deb"
+@pytest.mark.parametrize("job", [install_job, apt_install_job])
+def test_only_file_names_of_packages_reach_dpkg_and_apt(job: Callable[[Sequence[str]], Job]) -> None:
+    assert job(["a_1.0~rc1+x-1_all.deb"]).steps[0].argv[-1] == "/in/debs/a_1.0~rc1+x-1_all.deb"
     for name in ("-o=x.deb", "../a.deb", "a.deb;x", "a"):
         with pytest.raises(BadNameError):
-            install_job([name])
+            job([name])
 
 
 def test_a_forged_result_is_a_failure() -> None:
