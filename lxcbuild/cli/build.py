@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import field
@@ -125,17 +126,25 @@ def _build(
 ) -> _Built:
     if not wishes:
         return _Built()
-    from lxcbuild.build.family import build_family
-    from lxcbuild.cli.workshop import workshop
-    from lxcbuild.config.overrides import load_overrides
-    from lxcbuild.config.recipes import load_recipe
+    from lxcbuild.sandbox.nursery import Nursery
 
-    for target in {wish.target for wish in wishes}:
-        load_recipe(target)
-    by_hand = load_overrides(overrides)
-    with _courtesy(policy), workshop(ui.dirs, watcher, policy=policy, overrides=by_hand) as facilities:
-        meant = [wish for wish in wishes if _applies(wish, facilities)]
-        made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
+    with contextlib.closing(Nursery(ui.dirs.run)) as nursery:
+        nursery.warm()  # it needs as long as the imports that follow
+        from lxcbuild.build.family import build_family
+        from lxcbuild.cli.workshop import workshop
+        from lxcbuild.config.overrides import load_overrides
+        from lxcbuild.config.recipes import load_recipe
+
+        for target in {wish.target for wish in wishes}:
+            load_recipe(target)
+        with (
+            _courtesy(policy),
+            workshop(
+                ui.dirs, watcher, policy=policy, overrides=load_overrides(overrides), nursery=nursery
+            ) as facilities,
+        ):
+            meant = [wish for wish in wishes if _applies(wish, facilities)]
+            made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
     return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
 
 

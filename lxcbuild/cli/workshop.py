@@ -23,16 +23,25 @@ from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Policy, Target
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.nursery import Nursery
 
 
 @contextlib.contextmanager
 def workshop(
-    dirs: StateDirs, monitor: Monitor, *, policy: str, overrides: Overrides | None = None
+    dirs: StateDirs,
+    monitor: Monitor,
+    *,
+    policy: str,
+    overrides: Overrides | None = None,
+    nursery: Nursery | None = None,
 ) -> Iterator[Facilities]:
-    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, ConfigError, HostError."""
+    """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, ConfigError, HostError.
+
+    ``nursery`` is for who wants it to start while the modules of this one are still loading.
+    """
     load_policy(policy)  # a mistake in it is told before anything is started
     with contextlib.ExitStack() as stack:
-        backend = stack.enter_context(LxcBackend(dirs))
+        backend = stack.enter_context(LxcBackend(dirs, nursery=nursery))
         backend.prestart()
         images = ImageStore(dirs, monitor)
         stack.callback(images.close)

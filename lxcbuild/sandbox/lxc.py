@@ -36,13 +36,16 @@ _OWN_BYTES, _OWN_INODES = 1 << 20, 128
 
 
 class LxcBackend:
-    """Makes sandboxes that are LXC containers. One object serves any number of threads; close it at the end."""
+    """Makes sandboxes that are LXC containers. One object serves any number of threads; close it at the end.
+
+    A ``nursery`` that is given was started earlier, to be up by now; it is closed with the backend as its own would be.
+    """
 
     name = "lxc"
 
-    def __init__(self, dirs: StateDirs) -> None:
+    def __init__(self, dirs: StateDirs, *, nursery: Nursery | None = None) -> None:
         self._dirs = dirs
-        self._nursery = Nursery(dirs.run)
+        self._nursery = nursery or Nursery(dirs.run)
         self._behind = Behind()
         self._host: CgroupHost | None = None
 
