@@ -1,4 +1,4 @@
-# Every dh_* and dpkg-* command of a build as a fork of one process that has debhelper's and dpkg's modules loaded.
+# Every dh_* and dpkg-* command of a build as a fork of a process that has debhelper's and dpkg's modules loaded.
 #
 #     perl forkserver.pl COMMAND [ARGUMENT]...
 #
@@ -7,6 +7,9 @@
 # runs the real program's file. Whatever could make a difference (another locale, other options that the modules have read,
 # fakeroot, a jobserver, other limits, output to a file) makes the stand-in execute the real program instead. Loading the
 # modules takes 50 to 120 ms, in every one of some 25 programs of a small build; a fork takes 2.
+#
+# The servers are a chain: the first loads what dpkg-buildpackage itself needs and runs COMMAND, while a fork of it loads what the
+# next programs need, and so on.
 #
 # forkserver.py does the same for Python's part of debhelper, and is started from here.
 package LxcbuildForkserver;
@@ -20,33 +23,53 @@ my $PYTHON_SERVER = '/lxcbuild/forkserver.py';
 my $SO_PEERCRED = 17;    # asm-generic/socket.h
 # Read while the modules are loaded: a program that is to see others must load them itself.
 my $DECISIVE = qr/^(?:LD_|PERL|MALLOC_|LANG|LC_|NLSPATH$|TZ|DPKG_|DEB_BUILD_OPTIONS$|DEB_BUILD_PROFILES$|DH_DATAFILES$)/;
-my @PERL_PROGRAMS = (
-	(map { s{.*/}{}r } '/usr/bin/dh', glob('/usr/bin/dh_*')),
-	map { "dpkg-$_" } qw(architecture buildflags buildpackage checkbuilddeps distaddfile genbuildinfo genchanges gencontrol
-	  gensymbols parsechangelog shlibdeps source vendor)
-);
 my @PYTHON_PROGRAMS = qw(pybuild dh_python3);
 # What is not there is no loss. Modules that do something when they are loaded (debhelper's sequences) must not be here.
-my @MODULES = (
-	qw(B Cwd Digest Digest::MD5 Digest::SHA Errno Fcntl File::Basename File::Copy File::Find File::Path File::Spec File::Temp
-	  Getopt::Long IO::File List::Util Text::ParseWords Time::Local),
-	'Dpkg', (map { "Dpkg::$_" } qw(
-	  Arch BuildEnv BuildFlags BuildInfo BuildOptions BuildProfiles BuildTypes Changelog Changelog::Debian Changelog::Parse
-	  Checksums Compression Compression::FileHandle Conf Control Control::Fields Control::Info Control::Tests Deps Dist::Files
-	  ErrorHandling File Gettext IPC Lock OpenPGP Path Shlibs Shlibs::Objdump Shlibs::Symbol Shlibs::SymbolFile Source::Archive
-	  Source::Format Source::Package Source::Package::V1 Source::Package::V2 Source::Package::V3::Native
-	  Source::Package::V3::Quilt Source::Patch Source::Quilt Substvars Vars Vendor Vendor::Debian Version)),
-	(map { "Debian::Debhelper::$_" } qw(
-	  Dh_Lib Dh_Getopt Dh_Buildsystems Buildsystem Buildsystem::pybuild Buildsystem::makefile Buildsystem::autoconf
-	  DH::SequenceState Sequence SequencerUtil)),
-	'File::StripNondeterminism',
+my @STAGES = (
+	{
+		name => 'first',
+		programs => sub { map { "dpkg-$_" } qw(architecture buildpackage checkbuilddeps parsechangelog) },
+		modules => [
+			qw(Cwd Digest Errno Fcntl File::Basename File::Copy File::Find File::Path File::Spec File::Temp Getopt::Long IO::File
+			  List::Util Time::Local),
+			'Dpkg', (map { "Dpkg::$_" } qw(
+			  Arch BuildEnv BuildOptions BuildProfiles BuildTypes Changelog::Debian Changelog::Parse Checksums Compression
+			  Compression::FileHandle Conf Control Control::Info Deps ErrorHandling File Getopt Gettext IPC OpenPGP
+			  OpenPGP::Backend::GnuPG OpenPGP::Backend::SOP OpenPGP::Backend::Sequoia OpenPGP::KeyHandle Package Path Vendor
+			  Vendor::Debian Version)),
+		],
+	},
+	{
+		name => 'dpkg',
+		programs => sub {
+			map { "dpkg-$_" } qw(buildflags distaddfile genbuildinfo genchanges gencontrol gensymbols shlibdeps source vendor);
+		},
+		modules => [
+			qw(Digest::MD5 Digest::SHA Encode Text::ParseWords),
+			(map { "Dpkg::$_" } qw(
+			  BuildFlags BuildInfo Changelog Control::Fields Control::Tests Dist::Files Lock Shlibs Shlibs::Objdump Shlibs::Symbol Shlibs::SymbolFile Source::Archive Source::Format Source::Package
+			  Source::Package::V1 Source::Package::V2 Source::Package::V3::Native Source::Package::V3::Quilt Source::Patch
+			  Source::Quilt Substvars Vars)),
+		],
+	},
+	{
+		name => 'debhelper',
+		programs => sub { map { s{.*/}{}r } '/usr/bin/dh', glob '/usr/bin/dh_*' },
+		modules => [
+			'B',
+			(map { "Debian::Debhelper::$_" } qw(
+			  Dh_Lib Dh_Getopt Dh_Buildsystems Buildsystem Buildsystem::pybuild Buildsystem::makefile Buildsystem::autoconf
+			  DH::SequenceState Sequence SequencerUtil)),
+			'File::StripNondeterminism',
+		],
+	},
 );
 
 my $STAND_IN = <<'PERL';
 #!/usr/bin/perl
-($d, $n) = $0 =~ m{^(.*)/(.*)$};
+($n) = $0 =~ m{([^/]*)$};
 $r = 'no';
-if (socket(S, 1, 1, 0) && connect(S, pack('Sa108', 1, "$d.sock"))) {
+if (socket(S, 1, 1, 0) && connect(S, pack('Sa108', 1, 'SOCKET'))) {
 	$r = '';
 	sysread(S, $r, 16);
 }
@@ -58,17 +81,29 @@ PERL
 
 my ($own, @standard, %inherited, $limits, $namespaces);    # of this server, to compare with those who ask
 my %waiting;        # pid of a program to the connection of its stand-in
-my $python = 0;     # pid of the other server
+my $python = 0;     # pid of Python's server
+my $next = 0;       # pid of the next server of the chain
 
 sub main_loop {
 	my @command = @_;
-	my $server = prepare() or fall_back(@command);
+	my @servers = prepare() or fall_back(@command);
 	$ENV{PATH} = "$PLACE/perl:$PLACE/python:" . ($ENV{PATH} // '/usr/bin:/bin');
 	remember();
-	my $driver = fork();
-	if (!$driver) {    # the command itself, or all of it where no process can be had
+	my $stage = shift @STAGES;
+	load($stage);
+	while (@STAGES and defined($next = fork()) and !$next) {
+		close shift @servers;
+		($stage, $python) = (shift @STAGES, 0);
+		load($stage);
+	}
+	my $server = shift @servers;
+	$next //= 0;
+	@servers = ();    # the next one has them; where there is none, nobody answers, and programs run as they are
+	my $driver = 0;
+	if ($stage->{name} eq 'first' and !($driver = fork())) {    # the command itself, or all of it where no process can be had
 		exec { $command[0] } @command or POSIX::_exit(127);
 	}
+	$SIG{TERM} = \&end_others;
 	pipe(my $wake, my $alarm) or die "pipe: $!";
 	$_->blocking(0) for $wake, $alarm;
 	$SIG{CHLD} = sub { syswrite($alarm, 'x') };
@@ -96,31 +131,46 @@ sub fall_back {
 	exec { $command[0] } @command or POSIX::_exit(127);
 }
 
-# Make the stand-ins and the socket, start the other server and load the modules. False where that cannot be.
+sub end_others {
+	kill 'TERM', grep { $_ } $python, $next;
+	POSIX::_exit(0);
+}
+
+# Make the stand-ins and a socket for each stage, and start Python's server. Nothing where that cannot be.
 sub prepare {
 	mkdir $PLACE, 0755 or return;
 	start_python() if -x '/usr/bin/pybuild' and -e $PYTHON_SERVER;
 	mkdir "$PLACE/perl", 0755 or return;
-	for my $name (@PERL_PROGRAMS) {
-		my $text = slurp("/usr/bin/$name");
-		write_stand_in("$PLACE/perl/$name", $text) or return if $text =~ m{\A#!\s*/usr/bin/perl};
+	my @servers;
+	for my $stage (@STAGES) {
+		my $socket = "$PLACE/$stage->{name}.sock";
+		for my $name ($stage->{programs}->()) {
+			my $text = slurp("/usr/bin/$name");
+			write_stand_in("$PLACE/perl/$name", $text, $socket) or return if $text =~ m{\A#!\s*/usr/bin/perl};
+		}
+		socket(my $server, AF_UNIX, SOCK_STREAM, 0) or return;
+		bind($server, pack_sockaddr_un($socket)) or return;
+		listen($server, 128) or return;
+		push @servers, $server;
 	}
-	socket(my $server, AF_UNIX, SOCK_STREAM, 0) or return;
-	bind($server, pack_sockaddr_un("$PLACE/perl.sock")) or return;
-	listen($server, 128) or return;
-	for my $module (@MODULES) {
+	return @servers;
+}
+
+sub load {
+	my ($stage) = @_;
+	for my $module (@{ $stage->{modules} }) {
 		(my $file = "$module.pm") =~ s{::}{/}g;
 		eval { require $file };
 	}
 	ask_file_less();
-	return $server;
+	return;
 }
 
 sub write_stand_in {
-	my ($path, $original) = @_;
+	my ($path, $original, $socket) = @_;
 	open(my $out, '>', $path) or return;
 	# dh reads these comments to see whether a command would do anything.
-	print {$out} $STAND_IN, map { "$_\n" } $original =~ /^(# PROMISE:.*)$/mg;
+	print {$out} $STAND_IN =~ s/SOCKET/$socket/r, map { "$_\n" } $original =~ /^(# PROMISE:.*)$/mg;
 	chmod 0755, $out;
 	return close $out;
 }
@@ -128,7 +178,7 @@ sub write_stand_in {
 sub start_python {
 	mkdir "$PLACE/python", 0755 or return;
 	for my $name (@PYTHON_PROGRAMS) {
-		write_stand_in("$PLACE/python/$name", slurp("/usr/bin/$name")) if -x "/usr/bin/$name";
+		write_stand_in("$PLACE/python/$name", slurp("/usr/bin/$name"), "$PLACE/python.sock") if -x "/usr/bin/$name";
 	}
 	my $pid = fork() // return;
 	$python = $pid;
@@ -188,7 +238,7 @@ sub reap {
 	while ((my $pid = waitpid(-1, POSIX::WNOHANG())) > 0) {
 		my $status = $?;
 		if ($pid == $driver) {
-			kill 'TERM', $python if $python;
+			kill 'TERM', grep { $_ } $python, $next;
 			POSIX::_exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 		}
 		my $connection = delete $waiting{$pid} or next;
@@ -208,7 +258,7 @@ sub serve {
 		$waiting{$pid} = $connection;
 	} else {
 		close $_ for @$private, values %waiting;
-		@SIG{qw(CHLD PIPE)} = ('DEFAULT') x 2;
+		@SIG{qw(CHLD PIPE TERM)} = ('DEFAULT') x 3;
 		my $program = become($connection);
 		if (!defined $program) {
 			syswrite($connection, "no\n");
