@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from lxcbuild.build import lint, reproduce, upstream_tests
 from lxcbuild.build.work import Work
 from lxcbuild.errors import GateError
 
@@ -21,6 +20,8 @@ def after(verify: Callable[[Work], None]) -> Callable[[Work], None]:
         asked = work.request
         if not asked.wants_checks or asked.needed_by:
             return
+        from lxcbuild.build import lint, reproduce, upstream_tests
+
         if asked.lintian:
             lint.run(work)
         if asked.tests:

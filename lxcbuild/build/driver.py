@@ -18,8 +18,6 @@ from lxcbuild.build import (
     checks,
     collect,
     compile,  # noqa: A004
-    debian_source,
-    debian_verify,
     debianize,
     failedstate,
     fetch,
@@ -50,15 +48,19 @@ PHASES: Mapping[Phase, PhaseFunction] = {
     Phase.COLLECT: collect.run,
 }
 
-#: A Debian source package brings its own debian/: other ways of reading it, the same compilation and collection.
-DSC_PHASES: Mapping[Phase, PhaseFunction] = {
-    **PHASES,
-    Phase.FETCH: debian_source.fetch,
-    Phase.INSPECT: debian_source.inspect,
-    Phase.PROVISION: debian_source.provision,
-    Phase.DEBIANIZE: debian_source.unpack,
-    Phase.VERIFY: checks.after(debian_verify.run),
-}
+
+def _dsc_phases() -> Mapping[Phase, PhaseFunction]:
+    """A Debian source package brings its own debian/: other ways of reading it, the same compilation and collection."""
+    from lxcbuild.build import debian_source, debian_verify
+
+    return {
+        **PHASES,
+        Phase.FETCH: debian_source.fetch,
+        Phase.INSPECT: debian_source.inspect,
+        Phase.PROVISION: debian_source.provision,
+        Phase.DEBIANIZE: debian_source.unpack,
+        Phase.VERIFY: checks.after(debian_verify.run),
+    }
 
 
 def build(work: Work) -> Outcome:
@@ -175,7 +177,7 @@ def _cpu_s() -> float:
 def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Instruction:
     phase = instruction.phase
     work.enter(phase, instruction.converter)
-    function = (DSC_PHASES if machine.kind is SourceKind.DSC else PHASES)[phase]
+    function = (_dsc_phases() if machine.kind is SourceKind.DSC else PHASES)[phase]
     result, failure, mendable = _measured(work, phase, lambda: _next(machine, phase, work, function))
     if failure is None:
         assert result is not None

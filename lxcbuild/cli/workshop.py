@@ -11,7 +11,7 @@ from lxcbuild.build.layering import nearest_stack
 from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
-from lxcbuild.config.recipes import Recipe, load_recipe
+from lxcbuild.config.recipes import load_recipe
 from lxcbuild.config.sharing import load_sharing
 from lxcbuild.debian.apt import AptArchive
 from lxcbuild.debian.contents import ContentsIndex
@@ -20,7 +20,7 @@ from lxcbuild.images.layer import Share
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
-from lxcbuild.model import Policy, Target
+from lxcbuild.model import Target
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.nursery import Nursery
@@ -48,10 +48,6 @@ def workshop(
         index = stack.enter_context(IndexClient(dirs, monitor=monitor))
 
         @functools.cache
-        def recipe_for(target: Target) -> Recipe:
-            return load_recipe(target)
-
-        @functools.cache
         def archive_for(target: Target) -> AptArchive:
             return images.archive(images.get(target))
 
@@ -59,10 +55,6 @@ def workshop(
         def contents_for(target: Target) -> ContentsIndex:
             made = ContentsIndex.open(dirs, target, archive_for(target).contents_files, monitor=monitor)
             return stack.enter_context(made)
-
-        @functools.cache
-        def policy_for(package: str | None) -> Policy:
-            return load_policy(policy, package=package)
 
         layers = LayerStore(dirs, backend, monitor, choose=nearest_stack, share=_share(dirs, monitor))
         stack.callback(_keep_within_budget, layers)
@@ -75,10 +67,10 @@ def workshop(
             layers=layers,
             wheels=WheelLayers(layers, backend, monitor),
             backend=backend,
-            recipe_for=recipe_for,
+            recipe_for=functools.cache(load_recipe),
             archive_for=archive_for,
             contents_for=contents_for,
-            policy_for=policy_for,
+            policy_for=functools.cache(lambda package: load_policy(policy, package=package)),
             overrides=load_overrides() if overrides is None else overrides,
         )
 

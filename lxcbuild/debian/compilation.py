@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from lxcbuild.debian import steps
 from lxcbuild.debian.decisive import decisive_lines
@@ -13,6 +12,7 @@ from lxcbuild.debian.documents import DocumentError, clean, load
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 #: What a build is told about the world; nothing of the host's environment comes along.
 BASE_ENVIRONMENT: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
@@ -13,6 +13,7 @@ from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 RESULT = "inspection.json"
 #: Backends that make compiled modules as their purpose.

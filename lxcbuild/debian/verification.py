@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
@@ -16,6 +15,7 @@ from lxcbuild.debian.documents import DocumentError, Reader, clean
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.values import dataclass
 
 RESULT = "verification.json"
 _DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")

@@ -36,10 +36,7 @@ _OWN_BYTES, _OWN_INODES = 1 << 20, 128
 
 
 class LxcBackend:
-    """Makes sandboxes that are LXC containers. One object serves any number of threads; close it at the end.
-
-    A ``nursery`` that is given was started earlier, to be up by now; it is closed with the backend as its own would be.
-    """
+    """Makes sandboxes that are LXC containers, for any number of threads; close it at the end, and with it ``nursery``."""
 
     name = "lxc"
 

@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from lxcbuild import process
 from lxcbuild.errors import SandboxError
 from lxcbuild.linux import ids
 from lxcbuild.sandbox import launcher
+from lxcbuild.values import dataclass
 
 #: python3-lxc belongs to the distribution's Python, which need not be the one that runs us.
 PYTHON = "/usr/bin/python3"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import binascii
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from lxcbuild.errors import SandboxError
+from lxcbuild.values import dataclass
 
 #: Output comes in chunks of 64 KiB, which base64 makes 4/3 as long.
 MAX_LINE_BYTES = 128 * 1024
