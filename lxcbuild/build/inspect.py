@@ -1,4 +1,4 @@
-"""Phase inspect (sandbox): what kind of project the archive holds, read without running it."""
+"""Phase inspect (sandbox): what kind of project the archive holds, read without running it; once for equal archives."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from lxcbuild.build import readings
 from lxcbuild.build.failures import fail
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import inspection as inspecting
 from lxcbuild.debian.inspection import Inspection
-from lxcbuild.debian.steps import SOURCE, StepFailure
+from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.model import FailureClass, Phase
 from lxcbuild.sandbox.base import Bind
 
@@ -26,18 +27,9 @@ def run(work: Work) -> None:
     assert work.image is not None
     patches = work.override.patches
     job = inspecting.inspect_job(work.source.path.name, patches)
-    bind = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
-    instance = work.open_sandbox(_lowers(work, patches), binds=(bind,))
-    run_job(work, instance, job)
-    files = take_output(work, instance, work.workspace / f"inspect-{len(patches)}")
-    found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
-    if isinstance(found, StepFailure):
-        ours = patches and found.failure_class is FailureClass.CONVERT_FAILED
-        mend = (
-            f"mend it beside {work.override.sources[-1]}: lxcbuild shell --failed shows what it met" if ours else None
-        )
-        raise_failure(work, found, resolution=mend)  # with the sandbox still there, so that its state can be kept
-    work.finish_sandbox()
+    found = _read_before(work, job) if not patches else None
+    if found is None:
+        found = _read(work, job, patches)
     work.inspection = found
     _settle_identity(work, found)
     override = work.override
@@ -45,6 +37,41 @@ def run(work: Work) -> None:
         run(work)  # only now it is known whose override it is: the sources are looked at with its patches
     elif override.sources:
         work.note(override.describe())
+
+
+def _read_before(work: Work, job: Job) -> Inspection | None:
+    data = readings.recall(work.facilities.dirs, _key(work, job))
+    found = None if data is None else inspecting.parse_inspection(data)
+    return found if isinstance(found, Inspection) else None
+
+
+def _read(work: Work, job: Job, patches: Sequence[Patch]) -> Inspection:
+    """Let a sandbox read it."""
+    assert work.source is not None
+    bind = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
+    instance = work.open_sandbox(_lowers(work, patches), binds=(bind,))
+    run_job(work, instance, job)
+    data = result_bytes(take_output(work, instance, work.workspace / f"inspect-{len(patches)}"), inspecting.RESULT)
+    found = inspecting.parse_inspection(data)
+    if isinstance(found, StepFailure):
+        ours = patches and found.failure_class is FailureClass.CONVERT_FAILED
+        mend = (
+            f"mend it beside {work.override.sources[-1]}: lxcbuild shell --failed shows what it met" if ours else None
+        )
+        raise_failure(work, found, resolution=mend)  # with the sandbox still there, so that its state can be kept
+    work.finish_sandbox()
+    if not patches:
+        try:
+            readings.keep(work.facilities.dirs, _key(work, job), data)
+        except OSError as error:
+            work.note(f"what was read of the archive cannot be kept for the next time: {error}", warning=True)
+    return found
+
+
+def _key(work: Work, job: Job) -> str:
+    assert work.source is not None
+    assert work.image is not None
+    return readings.key_of(job, archive_sha256=work.source.sha256, image_digest=work.image.digest)
 
 
 def _lowers(work: Work, patches: Sequence[Patch]) -> tuple[Path, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -89,6 +90,26 @@ def test_a_project_becomes_a_package_that_installs_and_imports(
     deb = Path(by_kind[".deb"][0]["path"])
     where = installs_and_imports(state, target, deb, project, tmp_path)
     assert where.startswith("/usr/lib/python3/dist-packages/")
+
+
+def test_an_archive_is_read_once_and_makes_the_same_packages(
+    lxcbuild: LxcBuild, made_image: Callable[[str], None], state: StateDirs
+) -> None:
+    made_image("debian/bookworm")
+    shutil.rmtree(state.cache / "readings", ignore_errors=True)
+    memory, made = [], []
+    for _ in range(3):
+        (build,) = lxcbuild("build", "idna==3.10", "--force", "--rebuild", "--json").document["builds"]
+        assert build["status"] == "built", build
+        memory.append(build["phases"][2]["peak_memory_bytes"])
+        made.append(
+            {Path(item["path"]).name: item["sha256"] for item in build["artifacts"] if "amd64" not in item["path"]}
+        )
+        if len(made) == 2:
+            for path in (state.cache / "readings").glob("*/*"):
+                path.write_bytes(b"")  # as after a power cut
+    assert [bytes_ > 0 for bytes_ in memory] == [True, False, True]
+    assert made[0] == made[1] == made[2]
 
 
 def test_what_the_distribution_ships_is_not_built(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> None:
@@ -206,6 +227,7 @@ def test_a_killed_build_leaves_nothing(
     phase: str, lxcbuild: LxcBuild, made_image: Callable[[str], None], state: StateDirs
 ) -> None:
     made_image("debian/bookworm")
+    shutil.rmtree(state.cache / "readings", ignore_errors=True)  # else there is no sandbox in inspect
     child = started_build(state, phase)
     time.sleep(0.1)
     child.kill()
