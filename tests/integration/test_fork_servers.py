@@ -15,7 +15,7 @@ from lxcbuild.debian import steps
 from lxcbuild.debian.steps import InsideStep
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
-from lxcbuild.sandbox.base import Step
+from lxcbuild.sandbox.base import Step, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -123,6 +123,33 @@ dpkg-parsechangelog; exit 5
     )
     assert "dpkg-source: error:" in output
     assert "\n7\n137\n" in output
+
+
+#: How a program may end while something is open, by what it has to leave in the directory here.
+_ENDINGS = {
+    "an open file": "open our $out, '>', 'here/file'; print $out 'all of it'; exit 3",
+    "a pipe": "open our $out, '|-', 'sleep 0.3; cat >here/piped'; print $out 'all of it'; exit 4",
+    "a pipe to read": "open our $in, '-|', 'sleep 0.3; echo late >here/late'; exit 0",
+    "a temporary file": "use File::Temp; our $out = File::Temp->new(DIR => 'here'); print $out 'x'; exit 5",
+    "a temporary directory": "use File::Temp qw(tempdir); mkdir tempdir(DIR => 'here', CLEANUP => 1) . '/x'; exit 6",
+    "an object of its own": "our $mine = bless []; sub DESTROY { print 'freed' } exit 7",
+    "an object of a module": "use lib '/tmp/lib'; use Effect; our $mine = bless [], 'Effect'; exit 8",
+    "an END block": "END { print 'last'; $? = 9 } print 'first '",
+    "a death": "open our $out, '>', 'here/file'; print $out 'all of it'; die 'words'",
+    "a fork": "if (!fork) { print 'child '; exit 0 } wait; print 'parent'",
+}
+
+
+@pytest.mark.parametrize("ending", _ENDINGS)
+def test_programs_that_end_quickly_leave_what_they_would(ending: str, sandbox: LxcInstance) -> None:
+    program = f"#!/usr/bin/perl\nuse strict; {_ENDINGS[ending]};\n"
+    sandbox.put("/tmp/program", program.encode(), mode=0o755)
+    sandbox.put("/tmp/lib/Effect.pm", b"package Effect; sub DESTROY { print 'freed' } 1;\n")
+    parts: list[bytes] = []
+    replaced = Step(argv=("cp", "/tmp/program", "/usr/bin/dpkg-vendor"), user=User.ROOT)
+    assert sandbox.run(replaced, parts.append).ok, parts
+    output = served_alike(sandbox, "mkdir here; dpkg-vendor; echo $?; find here | sort; cat here/*")
+    assert output
 
 
 def test_who_stops_asking_ends_the_program(sandbox: LxcInstance) -> None:

@@ -83,6 +83,10 @@ my ($own, @standard, %inherited, $limits, $namespaces);    # of this server, to 
 my %waiting;        # pid of a program to the connection of its stand-in
 my $python = 0;     # pid of Python's server
 my $next = 0;       # pid of the next server of the chain
+my $ends_quickly = 0;    # see the END block
+# Classes whose objects may be left as they are. Of File::Temp those are not objects but names, removed by an END block of its own.
+my %HARMLESS = map { $_ => 1 } qw(Class::Struct Config Data::Dumper Digest::MD5 Digest::SHA Dpkg::Control::HashCore Encode::Encoding
+  File::Temp IO::Dir IO::Handle SelectSaver);
 
 sub main_loop {
 	my @command = @_;
@@ -91,6 +95,7 @@ sub main_loop {
 	remember();
 	my $stage = shift @STAGES;
 	load($stage);
+	notice_temporary_files();
 	while (@STAGES and defined($next = fork()) and !$next) {
 		close shift @servers;
 		($stage, $python) = (shift @STAGES, 0);
@@ -163,6 +168,17 @@ sub load {
 		eval { require $file };
 	}
 	ask_file_less();
+	return;
+}
+
+# Objects of File::Temp remove their files when they are freed.
+sub notice_temporary_files {
+	no strict 'refs';
+	no warnings 'redefine';
+	for my $make (qw(new newdir)) {
+		my $real = File::Temp->can($make) or next;
+		*{"File::Temp::$make"} = sub { $ends_quickly = 0; goto &$real };
+	}
 	return;
 }
 
@@ -309,9 +325,11 @@ sub streams {
 
 sub run {
 	my ($program) = @_;
+	my $text = slurp($program);
+	$ends_quickly = $text !~ /\bDESTROY\b/;
 	$0 = $program;
 	$^T = time;
-	$^W = 1 if slurp($program) =~ /\A#![^\n]* -w/;
+	$^W = 1 if $text =~ /\A#![^\n]* -w/;
 	no warnings 'once';
 	$Dpkg::PROGNAME = $Debian::Debhelper::Dh_Lib::TOOL_NAME = $program =~ s{.*/}{}r;
 	($!, $?, $@) = (0, 0, '');
@@ -323,6 +341,27 @@ sub run {
 		exit $status;
 	}
 	exit 0;
+}
+
+# Before a program ends Perl frees all that it has, and a fork would copy all of it for that: 8 ms, a third of what such a program
+# takes. So it ends at once, after its own END blocks (this one, compiled first, runs last), wherever nothing can hang on the freeing:
+# no child that is waited for when its pipe is closed, no object whose end means something beyond this process.
+END {
+	if ($ends_quickly) {
+		my $status = $?;
+		if (waitpid(-1, POSIX::WNOHANG()) == -1 and STDOUT->flush and !grep { ends_with_effect($_) } keys %INC) {
+			no warnings 'exec';
+			exec { "$PLACE/nothing" } 'nothing';    # it fails; Perl has flushed all files before (perldoc -f exec)
+			POSIX::_exit($status);
+		}
+		$? = $status;
+	}
+}
+
+sub ends_with_effect {
+	my ($file) = @_;
+	my $class = $file =~ s{\.pm$}{}r =~ s{/}{::}gr;
+	return defined &{"${class}::DESTROY"} && !$HARMLESS{$class};
 }
 
 main_loop(@ARGV);
