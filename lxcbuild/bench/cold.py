@@ -26,11 +26,11 @@ _LINKED = (".deb", ".tar.zst", ".tar.gz", ".whl", ".zip")
 
 @contextmanager
 def layerless(dirs: StateDirs, target: Target) -> Iterator[StateDirs]:
-    """A state directory beside ``dirs`` with its caches and an empty layer store; the base image lies unpacked, in memory."""
+    """A state directory beside ``dirs`` with what was downloaded, no layers and no archive read; the base image lies in memory."""
     with tempfile.TemporaryDirectory(dir=dirs.cache, prefix=_PREFIX) as place:
         fresh = StateDirs.choose(place)
         for path in dirs.cache.iterdir():
-            if path.is_dir() and path.name != "unpacked" and not path.name.startswith(_PREFIX):
+            if path.is_dir() and path.name not in ("unpacked", "readings") and not path.name.startswith(_PREFIX):
                 shutil.copytree(path, fresh.cache / path.name, symlinks=True, copy_function=_copy, ignore=_layers)
         images = ImageStore(fresh)
         try:

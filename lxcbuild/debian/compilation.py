@@ -45,6 +45,8 @@ def compile_job(
 ) -> Job:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
+    The job that has laid the tree out has left our scripts in the sandbox.
+
     ``program_paths`` are directories of programs before the suite's own. ``nocheck`` leaves tests to their own phase; a
     foreign Debian source package gets it too unless asked otherwise. ``profiles`` are build profiles, for the build itself and
     for its check of build dependencies.
@@ -68,7 +70,7 @@ def compile_job(
     build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
     parent = tree.rsplit("/", 1)[0]
     return Job(
-        files={steps.TOOLS: steps.tools_archive(), **steps.fork_server_files()},
+        files=steps.fork_server_files(),
         steps=(InsideStep(argv=build, env=env, cwd=tree, fork_served=True), steps.python_step("collect", parent)),
     )
 
