@@ -84,6 +84,7 @@ my %waiting;        # pid of a program to the connection of its stand-in
 my $python = 0;     # pid of Python's server
 my $next = 0;       # pid of the next server of the chain
 my $ends_quickly = 0;    # see the END block
+my %judged;         # files of modules whose objects may be left as they are
 # Classes whose objects may be left as they are. Of File::Temp those are not objects but names, removed by an END block of its own.
 my %HARMLESS = map { $_ => 1 } qw(Class::Struct Config Data::Dumper Digest::MD5 Digest::SHA Dpkg::Control::HashCore Encode::Encoding
   File::Temp IO::Dir IO::Handle SelectSaver);
@@ -168,6 +169,7 @@ sub load {
 		eval { require $file };
 	}
 	ask_file_less();
+	%judged = map { $_ => 1 } grep { !ends_with_effect($_) } keys %INC;
 	return;
 }
 
@@ -349,7 +351,7 @@ sub run {
 END {
 	if ($ends_quickly) {
 		my $status = $?;
-		if (waitpid(-1, POSIX::WNOHANG()) == -1 and STDOUT->flush and !grep { ends_with_effect($_) } keys %INC) {
+		if (waitpid(-1, POSIX::WNOHANG()) == -1 and STDOUT->flush and !grep { !$judged{$_} && ends_with_effect($_) } keys %INC) {
 			no warnings 'exec';
 			exec { "$PLACE/nothing" } 'nothing';    # it fails; Perl has flushed all files before (perldoc -f exec)
 			POSIX::_exit($status);

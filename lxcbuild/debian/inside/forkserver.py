@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -116,6 +117,7 @@ def _serve(
     selector = selectors.DefaultSelector()
     selector.register(server, selectors.EVENT_READ)
     selector.register(wake, selectors.EVENT_READ)
+    gc.freeze()  # a fork that collects garbage need not look at what it shares, and so copy it
     while True:
         for key, _ in selector.select():
             if key.fileobj is wake:
