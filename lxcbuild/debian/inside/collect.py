@@ -1,8 +1,7 @@
-"""Copy what dpkg-buildpackage made beside the source tree to /out, and leave /out/observed.json."""
+"""Move what dpkg-buildpackage made beside the source tree to /out, and leave /out/observed.json."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,7 +27,17 @@ def main(arguments: list[str]) -> int:
         and not path.is_symlink()
     ]
     for path in found:
-        shutil.copyfile(path, Path("/out") / path.name)
+        _move(path, Path("/out") / path.name)
         sys.stdout.write(f"{path.name}\n")
     write_result("observed.json", observe(Path(place)))
     return 0 if any(path.suffix == ".changes" for path in found) else 1
+
+
+def _move(path: Path, destination: Path) -> None:
+    """Under one name only: what has others might be written to through them."""
+    if path.stat().st_nlink == 1:
+        path.rename(destination)
+        return
+    import shutil
+
+    shutil.copyfile(path, destination)

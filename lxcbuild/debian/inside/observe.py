@@ -10,9 +10,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lxcbuild.debian.inside.report import clip_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Where debian/rules writes the paths that it removes (debhelper's own scratch directory, gone with the next clean).
 LEFT_OUT = "debian/.debhelper/lxcbuild-left-out"

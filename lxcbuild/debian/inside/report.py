@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # typing's own needs its import, which costs more than most of these scripts do
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 REQUEST = Path("/lxcbuild/request.json")
 OUT = Path("/out")
@@ -85,6 +87,8 @@ def answer(result_name: str, work: Callable[[], dict[str, Any]], *, fallback_cla
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO):
             raise
+        import traceback
+
         traceback.print_exc()
         brief = f"{type(error).__name__}: {error}"
         write_result(
