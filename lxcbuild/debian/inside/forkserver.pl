@@ -105,30 +105,26 @@ sub main_loop {
 	my $server = shift @servers;
 	$next //= 0;
 	@servers = ();    # the next one has them; where there is none, nobody answers, and programs run as they are
+	$SIG{TERM} = \&end_others;
+	$SIG{CHLD} = sub { };    # it ends the wait below
+	$SIG{PIPE} = 'IGNORE';
 	my $driver = 0;
 	if ($stage->{name} eq 'first' and !($driver = fork())) {    # the command itself, or all of it where no process can be had
+		@SIG{qw(CHLD PIPE TERM)} = ('DEFAULT') x 3;
 		exec { $command[0] } @command or POSIX::_exit(127);
 	}
-	$SIG{TERM} = \&end_others;
-	pipe(my $wake, my $alarm) or die "pipe: $!";
-	$_->blocking(0) for $wake, $alarm;
-	$SIG{CHLD} = sub { syswrite($alarm, 'x') };
-	$SIG{PIPE} = 'IGNORE';
-	my @private = ($server, $wake, $alarm);
 	while (1) {
+		reap($driver);
 		my $ready = '';
-		vec($ready, fileno($_), 1) = 1 for $server, $wake, values %waiting;
-		next if select($ready, undef, undef, undef) < 0;
-		if (vec($ready, fileno($wake), 1)) {
-			sysread($wake, my $ignored, 4096);
-			reap($driver);
-		}
+		vec($ready, fileno($_), 1) = 1 for $server, values %waiting;
+		# Perl runs handlers between its own operations only: a signal that arrives just before the wait does not end it.
+		next if select($ready, undef, undef, 0.1) <= 0;
 		for my $pid (keys %waiting) {
 			next if !defined fileno($waiting{$pid}) or !vec($ready, fileno($waiting{$pid}), 1);
 			kill 'TERM', $pid;    # who asked has died, of timeout(1) perhaps
 			close delete $waiting{$pid};
 		}
-		serve($server, \@private) if vec($ready, fileno($server), 1);
+		serve($server) if vec($ready, fileno($server), 1);
 	}
 }
 
@@ -267,7 +263,7 @@ sub reap {
 }
 
 sub serve {
-	my ($server, $private) = @_;
+	my ($server) = @_;
 	accept(my $connection, $server) or return;
 	my $pid = fork();
 	if (!defined $pid) {
@@ -275,7 +271,7 @@ sub serve {
 	} elsif ($pid) {
 		$waiting{$pid} = $connection;
 	} else {
-		close $_ for @$private, values %waiting;
+		close $_ for $server, values %waiting;
 		@SIG{qw(CHLD PIPE TERM)} = ('DEFAULT') x 3;
 		my $program = become($connection);
 		if (!defined $program) {
