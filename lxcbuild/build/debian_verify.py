@@ -67,7 +67,7 @@ def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, num
     archive = work.facilities.archive_for(work.request.target)
     layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name=f"debs-{number}")
-    instance = open_installed(work, layer.lowers, [item.name for item in debs], shown=shown, reinstall=True)
+    instance = open_installed(work, layer.lowers, shown, reinstall=True)
     packages = python_packages(stanzas.values())
     if packages:
         run_job(work, instance, verification.check_job(packages))

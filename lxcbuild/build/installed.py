@@ -16,18 +16,18 @@ from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 def open_installed(
     work: Work,
     lowers: Sequence[Path],
-    names: Sequence[str],
-    *,
     shown: Path,
+    *,
     binds: Sequence[Bind] = (),
     reinstall: bool = False,
 ) -> Instance:
-    """A sandbox above ``lowers``, and in it all packages ``names`` of the directory ``shown``. Raises PhaseFailedError.
+    """A sandbox above ``lowers``, and in it all packages of the directory ``shown``. Raises PhaseFailedError.
 
     What they declare is there, so that dpkg alone installs nearly all of them. Where it cannot, apt is asked in a fresh sandbox:
     it takes away what conflicts, knows the order that Pre-Depends want, and names what is missing.
     """
     binds = (Bind(host=shown, inside=DEBS), *binds)
+    names = sorted(path.name for path in shown.iterdir())
     instance = work.open_sandbox(lowers, binds=binds)
     if run_job(work, instance, verification.install_job(names)).ok:
         return instance

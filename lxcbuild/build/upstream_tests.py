@@ -276,8 +276,7 @@ def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, bytes]:
     shown = hand_in(work, debs, name=f"debs-for-tests-{number}")
     for deb in companions:
         deb.copy_to(shown)
-    names = [item.name for item in debs] + [deb.path.name for deb in companions]
-    instance = open_installed(work, layer.lowers, names, shown=shown, binds=_binds(work))
+    instance = open_installed(work, layer.lowers, shown, binds=_binds(work))
     job = upstreamtests.run_job(work.source.path.name, work.inspection.modules, command=work.override.tests)
     tail = run_job(work, instance, job).tail
     files = take_output(work, instance, work.workspace / f"tests-{number}")

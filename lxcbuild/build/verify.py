@@ -36,8 +36,7 @@ def run(work: Work) -> None:
     shown = hand_in(work, debs, name="debs")
     for deb in companions:
         deb.copy_to(shown)
-    names = [item.name for item in debs] + [deb.path.name for deb in companions]
-    instance = open_installed(work, layer.lowers, names, shown=shown)
+    instance = open_installed(work, layer.lowers, shown)
     others = tuple(deb.package for deb in companions)
     run_job(work, instance, verification.check_job(tuple(report.relations), companions=others))
     files = take_output(work, instance, work.workspace / "verify")

@@ -47,8 +47,8 @@ my @STAGES = (
 		modules => [
 			qw(Digest::MD5 Digest::SHA Encode Text::ParseWords),
 			(map { "Dpkg::$_" } qw(
-			  BuildFlags BuildInfo Changelog Control::Fields Control::Tests Dist::Files Lock Shlibs Shlibs::Objdump Shlibs::Symbol Shlibs::SymbolFile Source::Archive Source::Format Source::Package
-			  Source::Package::V1 Source::Package::V2 Source::Package::V3::Native Source::Package::V3::Quilt Source::Patch
+			  BuildFlags BuildInfo Changelog Control::Fields Control::Tests Dist::Files Lock Shlibs Shlibs::Objdump
+			  Shlibs::Symbol Shlibs::SymbolFile Source::Archive Source::Format Source::Package Source::Package::V1 Source::Package::V2 Source::Package::V3::Native Source::Package::V3::Quilt Source::Patch
 			  Source::Quilt Substvars Vars)),
 		],
 	},
