@@ -50,9 +50,10 @@ def abandoned(run: Path) -> Iterator[tuple[Path, Path]]:
     for path in sorted(directory_of(run).glob("*")):
         if locks.is_free(path):
             # Between making the file and locking it a claim is empty: its owner is alive, or died before it made anything.
-            named = path.read_bytes()
-            if named:
-                yield path, Path(os.fsdecode(named))
+            with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+                named = path.read_bytes()
+                if named:
+                    yield path, Path(os.fsdecode(named))
 
 
 def sweep(run: Path) -> None:

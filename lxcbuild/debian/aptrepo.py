@@ -326,7 +326,8 @@ class Repository:
                     named |= _named(path)
         for trash in (self.path / _PRIVATE).glob("trash*"):
             shutil.rmtree(trash)
-        for path in (self.path / "pool").rglob("*"):
+        # All found before any is removed: a directory goes with its last file, also from under a walk.
+        for path in list((self.path / "pool").rglob("*")):
             if path.is_file() and os.fspath(path.relative_to(self.path)) not in named:
                 _remove_file(self.path, os.fspath(path.relative_to(self.path)))
 
