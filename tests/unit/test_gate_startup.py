@@ -171,7 +171,7 @@ def test_48_an_archive_of_millions_of_members_is_refused_at_once(tmp_path: Path)
     begun = time.monotonic()
     with pytest.raises(ArtifactError, match="does not consist of"):
         read_deb(path)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
 
 
 def test_48_names_may_not_fill_the_readers_memory(tmp_path: Path) -> None:
