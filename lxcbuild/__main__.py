@@ -11,9 +11,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without ``argv`` this is the whole program: it takes the process's arguments, and ends the process.
     """
-    status = _run(sys.argv[1:] if argv is None else list(argv))
-    if argv is None:
-        _end(status)
+    if argv is not None:
+        return _run(list(argv))
+    _open_missing_streams()
+    status = _run(sys.argv[1:])
+    _end(status)
     return status
 
 
@@ -21,11 +23,30 @@ def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:  # scripts ask it, and click alone takes longer than Python's start
         from lxcbuild import __version__
 
-        sys.stdout.write(f"lxcbuild {__version__}\n")
-        return 0
+        try:
+            sys.stdout.write(f"lxcbuild {__version__}\n")
+            sys.stdout.flush()
+        except OSError:
+            pass  # what is wrong with the output is said below
+        else:
+            return 0
     from lxcbuild.cli.main import run_command_line
 
     return run_command_line(arguments)
+
+
+def _open_missing_streams() -> None:
+    """Standard streams that the caller has closed lead nowhere; the next file to be opened must not become one of them."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    import os
+
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one
+        os.set_inheritable(fd, True)  # noqa: FBT003 - takes no name
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _end(status: int) -> None:

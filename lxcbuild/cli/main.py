@@ -173,7 +173,7 @@ def _unexpected(ui: Ui, error: Exception) -> int:
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         full = DiskFullError(
-            f"no space left on device: {error.filename or ui.dirs.lib}",
+            f"no space left on device: {error.filename or f'{ui.dirs.lib}, or where the output goes'}",
             resolution="free some space (lxcbuild gc helps), or choose another place with --state-dir",
         )
         ui.error(full)

@@ -78,6 +78,28 @@ def test_the_version_is_one_line() -> None:
     assert re.fullmatch(r"lxcbuild \d+\.\d+\.\d+\n", done.stdout)
 
 
+@pytest.mark.parametrize("verb", ["--version", "--help"])
+@pytest.mark.parametrize(
+    ("streams", "status", "says"),
+    [
+        (">/dev/full", 34, "no space left"),
+        ("| true", 0, ""),
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">/dev/full 2>&-", 34, ""),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_streams_that_do_not_work(verb: str, streams: str, status: int, says: str, unbuffered: str) -> None:
+    command = f"{sys.executable} -m lxcbuild {verb} {streams}"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_verb_is_guessed() -> None:
     done = lxcbuild("histroy")
     assert (done.returncode, done.stdout) == (2, "")
