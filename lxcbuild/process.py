@@ -16,6 +16,9 @@ from lxcbuild.values import dataclass
 
 log = Logger()
 
+#: For the streams of :func:`spawn`: a pipe to or from the program.
+PIPE = subprocess.PIPE
+
 #: Variables of the caller that programs of the host keep: how the network and its certificates are configured, and no more.
 _KEPT = (
     "PATH", "HOME", "TMPDIR", "LANG", "TERM",

@@ -149,10 +149,9 @@ def _fill(work: Work, failure: Failure, fresh: Path, retention: FailedStates) ->
     try:
         instance.save_delta(upper, max_bytes=retention.max_each_bytes)
         upper_bytes = pack.tree_bytes(upper)
-        pack.tar_tree(upper, fresh / "upper.tar")
+        pack.pack_tree(upper, fresh / UPPER)
     finally:
         shutil.rmtree(upper, ignore_errors=True)
-    pack.compress(fresh / "upper.tar", fresh / UPPER)
     binds = tuple(_keep_bind(bind, fresh, str(number)) for number, bind in enumerate(instance.spec.binds))
     state = FailedState(
         build_id=work.build_id,

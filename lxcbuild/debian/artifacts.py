@@ -36,7 +36,6 @@ _MAX_NAMES_BYTES = 64 * 1024 * 1024
 _READ = re.compile(r"[^\0]*\.pth")
 _MAX_READ_BYTES = 64 * 1024
 _CHUNK = 1 << 18
-_PIPE = -1  # what Popen takes for "make a pipe"; the module that names it belongs to process.py
 _XZ_MEMORY_BYTES = 256 * 1024 * 1024
 _AR_HEADER = re.compile(rb"(.{16})(.{12})(.{6})(.{6})(.{8})(.{10})`\n", re.DOTALL)
 
@@ -223,7 +222,7 @@ def _zstd(raw: Iterator[bytes]) -> Generator[bytes, None, None]:
             packed.write(data)
         packed.seek(0)
         argv = ["zstd", "--decompress", "--stdout", "--quiet", "--memory=256MB"]
-        with process.spawn(argv, stdin=packed.fileno(), stdout=_PIPE) as child:
+        with process.spawn(argv, stdin=packed.fileno(), stdout=process.PIPE) as child:
             assert child.stdout is not None
             while data := child.stdout.read(_CHUNK):
                 yield data

@@ -271,9 +271,7 @@ class LayerStore:
 
     def _store(self, tree: Path, key: str, *, parent: str, workdir: Path, record: Mapping[str, object]) -> None:
         """The cold form of a layer: its archive, then the record that makes it known."""
-        plain = workdir / "layer.tar"
-        pack.tar_tree(tree, plain)
-        digest = pack.compress(plain, workdir / "layer.tar.zst")
+        digest = pack.pack_tree(tree, workdir / "layer.tar.zst")
         complete = {
             "key": key,
             "parent": parent,

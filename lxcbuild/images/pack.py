@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 from lxcbuild import process
@@ -16,24 +18,53 @@ _XATTRS = (
     "--xattrs-include=security.capability",
 )
 
+_CHUNK_BYTES = 1 << 20
 
-def tar_tree(tree: Path, archive: Path) -> None:
-    """Write a directory as an uncompressed tar with a stable order and without names of users."""
-    _run(
-        [
-            "tar",
-            "--create",
-            f"--file={archive}",
-            f"--directory={tree}",
-            "--sort=name",
-            "--numeric-owner",
-            "--format=posix",
-            "--pax-option=delete=atime,delete=ctime,exthdr.name=%d/PaxHeaders/%f",
-            "--one-file-system",
-            *_XATTRS,
-            ".",
-        ]
-    )
+
+def pack_tree(tree: Path, compressed: Path) -> str:
+    """Write a directory as a tar, with a stable order and without names of users, compressed with zstd; SHA-256 of the plain tar.
+
+    The tar itself is never on disk. Raises :class:`CommandError`, :class:`DiskFullError`.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryFile() as said, contextlib.ExitStack() as running:
+        err = said.fileno()
+        tar = running.enter_context(process.spawn(_tar(tree), stdout=process.PIPE, stderr=err))
+        zstd = running.enter_context(process.spawn(_zstd(compressed), stdin=process.PIPE, stderr=err))
+        assert tar.stdout is not None
+        assert zstd.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # zstd says why
+            while chunk := tar.stdout.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                zstd.stdin.write(chunk)
+            zstd.stdin.close()
+        # zstd first: tar, whose reader is gone when zstd has failed, is not what is to blame.
+        for child, argv in ((zstd, _zstd(compressed)), (tar, _tar(tree))):
+            status = child.wait()
+            if status != 0:
+                said.seek(0)
+                raise _full_disk_or(process.failed(process.Completed(tuple(argv), status, b"", said.read())))
+    return digest.hexdigest()
+
+
+def _tar(tree: Path) -> list[str]:
+    return [
+        "tar",
+        "--create",
+        "--file=-",
+        f"--directory={tree}",
+        "--sort=name",
+        "--numeric-owner",
+        "--format=posix",
+        "--pax-option=delete=atime,delete=ctime,exthdr.name=%d/PaxHeaders/%f",
+        "--one-file-system",
+        *_XATTRS,
+        ".",
+    ]
+
+
+def _zstd(compressed: Path, *more: str) -> list[str]:
+    return ["zstd", "-q", "-3", "-T0", "-o", os.fspath(compressed), *more]
 
 
 def digest_of(archive: Path) -> str:
@@ -48,7 +79,7 @@ def compress(archive: Path, compressed: Path) -> str:
 
     with ThreadPoolExecutor(max_workers=1) as beside:
         digest = beside.submit(digest_of, archive)
-        _run(["zstd", "-q", "-3", "-T0", "-o", os.fspath(compressed), os.fspath(archive)])
+        _run(_zstd(compressed, os.fspath(archive)))
         found = digest.result()
     archive.unlink()
     return found
@@ -97,8 +128,11 @@ def _run(argv: list[str]) -> None:
     try:
         process.run(argv)
     except CommandError as error:
-        if "No space left on device" in (error.details or ""):
-            raise DiskFullError(
-                "no space left on device while an image is stored", details=error.details, resolution="lxcbuild gc"
-            ) from error
-        raise
+        raise _full_disk_or(error) from error
+
+
+def _full_disk_or(error: CommandError) -> CommandError | DiskFullError:
+    if "No space left on device" not in (error.details or ""):
+        return error
+    said = "no space left on device while an image is stored"
+    return DiskFullError(said, details=error.details, resolution="lxcbuild gc")

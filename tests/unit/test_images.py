@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import signal
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from lxcbuild import process
 from lxcbuild.config import locks
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import Recipe, load_recipe, load_recipes
 from lxcbuild.debian.apt import ResolvedPackage, ResolvedSet
-from lxcbuild.errors import ImageError, ImageMissingError, UnknownTargetError
+from lxcbuild.errors import CommandError, DiskFullError, ImageError, ImageMissingError, UnknownTargetError
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import make, pack
 from lxcbuild.images.hot import GIB, HotStore, choose_storage
@@ -247,9 +249,18 @@ def test_packing_is_canonical(tmp_path: Path) -> None:
             (tree / file).write_text(file)
             os.utime(tree / file, (1, 1))
         os.utime(tree, (1, 1))
-        pack.tar_tree(tree, tmp_path / f"{name}.tar")
-        digests.append(pack.digest_of(tmp_path / f"{name}.tar"))
+        digests.append(pack.pack_tree(tree, tmp_path / f"{name}.tar.zst"))
     assert digests[0] == digests[1]
+    plain = process.run(["zstd", "-dc", tmp_path / "one.tar.zst"]).stdout
+    assert hashlib.sha256(plain).hexdigest() == digests[0]
+
+
+def test_what_cannot_be_packed_says_why(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(8 << 20))
+    with pytest.raises(DiskFullError, match="no space left"):
+        pack.pack_tree(tmp_path, Path("/dev/full"))
+    with pytest.raises(CommandError, match="tar failed"):
+        pack.pack_tree(tmp_path / "nothing", tmp_path / "x.tar.zst")
 
 
 def test_damaged_archives_are_an_error_with_a_name(tmp_path: Path) -> None:
