@@ -16,6 +16,8 @@ from lxcbuild.values import dataclass
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _TIMEOUT_S = 120
+#: Of a GnuPG home, what using keys needs.
+_KEYS = ("private-keys-v1.d", "pubring.kbx", "pubring.gpg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def make_key(home: Path, *, user_id: str) -> str:
     home.chmod(0o700)
     if fingerprints(home):
         raise RepositoryError(f"{home} already holds a key", resolution="name it: --key FINGERPRINT --key-home DIR")
-    with _gpg(home) as gpg:
+    with _gpg(home, writes=True) as gpg:
         gpg("--quick-generate-key", user_id, "ed25519", "sign", "never")
     (made,) = fingerprints(home)
     return made
@@ -126,15 +128,26 @@ class _Caller:
 
 
 @contextlib.contextmanager
-def _gpg(home: Path) -> Iterator[_Caller]:
-    """gpg in that home, whose agent is gone afterwards.
+def _gpg(home: Path, *, writes: bool = False) -> Iterator[_Caller]:
+    """gpg with the keys of that home and an agent of its own, which is gone afterwards.
 
-    The agent's socket lies in the home, and a socket's path has 107 bytes at most (unix(7)): a short link stands for the home.
+    The agent's socket lies in the home that gpg is given: a directory of this call alone, in which the keys are links. So nobody
+    else's agent is met, neither one that is just ending nor one that others still need, and no path is too long for a socket
+    (107 bytes, unix(7)). Where keys are written the home itself is needed, by a short name: gpg replaces files and with them links.
     """
     with tempfile.TemporaryDirectory(prefix="lxg-") as scratch:
-        link = Path(scratch) / "h"
-        link.symlink_to(home.absolute())
+        place = Path(scratch) / "h"
+        if writes:
+            place.symlink_to(home.absolute())
+        else:
+            place.mkdir(mode=0o700)
+            for name in _KEYS:
+                if (home / name).exists():
+                    (place / name).symlink_to(home.absolute() / name)
         try:
-            yield _Caller(link)
+            yield _Caller(place)
         finally:
-            process.run(["gpgconf", "--homedir", link, "--kill", "gpg-agent"], timeout_s=_TIMEOUT_S)
+            process.run(["gpgconf", "--homedir", place, "--kill", "gpg-agent"], timeout_s=_TIMEOUT_S)
+            # Where there is such a directory, the socket lies in it, in a place that is named after the home's hash.
+            if Path(f"/run/user/{os.getuid()}").is_dir():
+                process.run(["gpgconf", "--homedir", place, "--remove-socketdir"], check=False, timeout_s=_TIMEOUT_S)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -286,6 +287,20 @@ def test_the_secret_key_stays_private(repository: Repository, key_home: Path) ->
     assert b"PUBLIC KEY" in (repository.path / KEY_FILE).read_bytes()
     assert not any(b"PRIVATE" in path.read_bytes() for path in repository.path.rglob("*") if path.is_file())
     assert [each for each in running_programs() if b"gpg-agent" in each and b"lxg-" in each] == []
+
+
+def test_who_uses_a_key_does_not_disturb_others(key_home: Path) -> None:
+    """An agent that ends with one use was the agent of the next: which then found no key."""
+    from lxcbuild.debian import aptsign
+
+    (fingerprint,) = aptsign.fingerprints(key_home)
+    with ThreadPoolExecutor(4) as pool:
+        signing = [pool.submit(aptsign.sign, key_home, fingerprint, b"x\n", at_s=2_000_000_000) for _ in range(24)]
+        signed = {each.result() for each in signing}
+        found = list(pool.map(aptsign.fingerprints, [key_home] * 24))
+    assert len(signed) == 1
+    assert found == [[fingerprint]] * 24
+    assert not list(key_home.glob("S.*"))
 
 
 def running_programs() -> Iterator[bytes]:
