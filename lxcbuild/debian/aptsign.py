@@ -6,16 +6,22 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lxcbuild import process
+from lxcbuild.config import locks
 from lxcbuild.errors import CommandError, RepositoryError
 from lxcbuild.values import dataclass
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _TIMEOUT_S = 120
+_AGENTS_END_S = 10.0
+_SCRATCH, _LOCK, _FRESH_S = "lxg-", "lock", 60.0
 #: Of a GnuPG home, what using keys needs.
 _KEYS = ("private-keys-v1.d", "pubring.kbx", "pubring.gpg")
 
@@ -135,7 +141,8 @@ def _gpg(home: Path, *, writes: bool = False) -> Iterator[_Caller]:
     else's agent is met, neither one that is just ending nor one that others still need, and no path is too long for a socket
     (107 bytes, unix(7)). Where keys are written the home itself is needed, by a short name: gpg replaces files and with them links.
     """
-    with tempfile.TemporaryDirectory(prefix="lxg-") as scratch:
+    _clear_up()
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch, locks.exclusive(Path(scratch) / _LOCK):
         place = Path(scratch) / "h"
         if writes:
             place.symlink_to(home.absolute())
@@ -147,7 +154,29 @@ def _gpg(home: Path, *, writes: bool = False) -> Iterator[_Caller]:
         try:
             yield _Caller(place)
         finally:
-            process.run(["gpgconf", "--homedir", place, "--kill", "gpg-agent"], timeout_s=_TIMEOUT_S)
-            # Where there is such a directory, the socket lies in it, in a place that is named after the home's hash.
-            if Path(f"/run/user/{os.getuid()}").is_dir():
-                process.run(["gpgconf", "--homedir", place, "--remove-socketdir"], check=False, timeout_s=_TIMEOUT_S)
+            _end_agent(place)
+
+
+def _clear_up() -> None:
+    """End the agents of callers that were killed, and remove their directories."""
+    for scratch in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(FileNotFoundError):  # its owner ends, or somebody else clears up
+            info = scratch.lstat()
+            ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid()
+            old = time.time() - info.st_mtime > _FRESH_S  # before that it may not be locked yet
+            if ours and old and (locks.is_free(scratch / _LOCK) or not (scratch / _LOCK).exists()):
+                if (scratch / "h").exists():
+                    _end_agent(scratch / "h")
+                shutil.rmtree(scratch)
+
+
+def _end_agent(home: Path) -> None:
+    """Returns when the agent is gone: it removes its socket last. Below /run/user a directory for it remains, which goes, too."""
+    conf = ["gpgconf", "--homedir", os.fspath(home)]
+    process.run([*conf, "--kill", "gpg-agent"], timeout_s=_TIMEOUT_S)
+    sockets = Path(os.fsdecode(process.run([*conf, "--list-dirs", "socketdir"]).stdout.strip()))
+    deadline = time.monotonic() + _AGENTS_END_S
+    while (sockets / "S.gpg-agent").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if not sockets.samefile(home):
+        process.run([*conf, "--remove-socketdir"], check=False, timeout_s=_TIMEOUT_S)

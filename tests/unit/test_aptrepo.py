@@ -7,9 +7,12 @@ import hashlib
 import http.server
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -301,6 +304,35 @@ def test_who_uses_a_key_does_not_disturb_others(key_home: Path) -> None:
     assert len(signed) == 1
     assert found == [[fingerprint]] * 24
     assert not list(key_home.glob("S.*"))
+
+
+def test_the_agent_of_a_killed_caller_is_ended_later(
+    key_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lxcbuild.debian import aptsign
+
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        from lxcbuild.debian import aptsign
+        with aptsign._gpg(Path(sys.argv[1])) as gpg:
+            gpg("--list-secret-keys")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    short = Path(tempfile.mkdtemp())
+    try:
+        monkeypatch.setenv("TMPDIR", os.fspath(short))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(aptsign, "_FRESH_S", 0.0)
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), key_home], check=False)
+        assert done.returncode == -signal.SIGKILL
+        (left,) = short.iterdir()
+        assert (left / "h" / "S.gpg-agent").exists()
+        assert aptsign.fingerprints(key_home)
+        assert not left.exists()
+        assert [each for each in running_programs() if os.fsencode(short) in each] == []
+    finally:
+        shutil.rmtree(short)
 
 
 def running_programs() -> Iterator[bytes]:
