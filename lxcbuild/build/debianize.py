@@ -59,7 +59,7 @@ def _plan(work: Work) -> ConversionPlan:
         compiled=inspection.compiled,
         timestamp_s=_timestamp_s(source.uploaded_at),
         build_depends=work.build_relations,
-        depends=changed([str(relation) for relation in (*runtime.relations, *promoted)], by_hand.depends),
+        depends=changed([*map(str, (*runtime.relations, *promoted)), *sorted(work.native_depends)], by_hand.depends),
         suggests=tuple(str(relation) for relation in extras if relation not in promoted),
         overrides=_overrides(work),
         maintainer=work.request.maintainer,

@@ -44,12 +44,17 @@ class PhaseFailedError(Exception):
 
 
 def fail(
-    failure_class: FailureClass, phase: Phase, brief: str, *, details: str | None = None, resolution: str | None = None
+    failure_class: FailureClass,
+    phase: Phase,
+    brief: str,
+    *,
+    details: str | None = None,
+    resolution: str | None = None,
+    mendable: bool = False,
 ) -> PhaseFailedError:
     """The exception for a failure of a known class."""
-    return PhaseFailedError(
-        Failure(failure_class=failure_class, phase=phase, brief=brief, details=details, resolution=resolution)
-    )
+    failure = Failure(failure_class=failure_class, phase=phase, brief=brief, details=details, resolution=resolution)
+    return PhaseFailedError(failure, mendable=mendable)
 
 
 def failure_of(error: errors.LxcbuildError, phase: Phase) -> Failure:

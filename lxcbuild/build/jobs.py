@@ -143,6 +143,11 @@ def result_bytes(files: Mapping[str, ExtractedFile], name: str) -> bytes:
     return files[name].path.read_bytes() if name in files else b""
 
 
-def raise_failure(work: Work, failure: StepFailure, *, resolution: str | None = None) -> NoReturn:
+def raise_failure(
+    work: Work, failure: StepFailure, *, resolution: str | None = None, mendable: bool = False
+) -> NoReturn:
     """Raise what a script inside reported."""
-    raise fail(failure.failure_class, work.phase, failure.brief, details=failure.details, resolution=resolution)
+    details = failure.details
+    raise fail(
+        failure.failure_class, work.phase, failure.brief, details=details, resolution=resolution, mendable=mendable
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from lxcbuild.build import natives
 from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.installed import hand_in, open_installed
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
@@ -46,14 +47,13 @@ def run(work: Work) -> None:
     assert work.conversion is not None
     problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
     if problem is not None:
-        _promote(work, problem)
-        raise_failure(work, problem)
+        raise_failure(work, problem, mendable=_promoted(work, problem) or _given_natives(work, problem))
     for text in (*verification.optional_parts(seen), *verification.strained(seen)):
         work.note(text, warning=True)
     work.finish_sandbox()  # not before: a failure's state is kept
 
 
-def _promote(work: Work, problem: StepFailure) -> None:
+def _promoted(work: Work, problem: StepFailure) -> bool:
     """Where an import wants a module that only one of the project's extras brings, the package is to depend on it.
 
     Plugins do that: who installs them has what they plug into, and their metadata names it under an extra only
@@ -67,15 +67,18 @@ def _promote(work: Work, problem: StepFailure) -> None:
         if item.kind == "module" and found:
             package = min(found)
             work.promoted.add(package)
-            work.note(
-                f"{package} becomes a dependency: without the module {item.name}, which only an extra names, nothing works"
-            )
-            raise PhaseFailedError(
-                Failure(
-                    failure_class=problem.failure_class, phase=work.phase, brief=problem.brief, details=problem.details
-                ),
-                mendable=True,
-            )
+            wanted = f"without the module {item.name}, which only an extra names, nothing works"
+            work.note(f"{package} becomes a dependency: {wanted}")
+            return True
+    return False
+
+
+def _given_natives(work: Work, problem: StepFailure) -> bool:
+    """The same for shared libraries and programs, which the metadata of a project has no words for."""
+    found = natives.learn(work, problem)
+    if found:
+        work.note(f"it will depend on {', '.join(found)}: {problem.brief[:200]}")
+    return bool(found)
 
 
 def _declared(stanzas: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
@@ -118,6 +121,8 @@ def pass_gate(work: Work, request: GateRequest) -> GateReport:
         work.superseded |= siblings
         work.note(f"takes the place of {', '.join(sorted(siblings))}, which the suite makes of the same project")
         raise PhaseFailedError(_rejection(report), mendable=True)
+    if work.source_package is None and _is_compiled_after_all(work, report):
+        raise PhaseFailedError(_rejection(report), mendable=True)
     kept = _keep_aside(work)
     resolution = f"nothing was published; the files are kept for inspection in {kept}"
     if any(item.rule == "project" and item.message.startswith("is another version") for item in report.findings):
@@ -130,6 +135,16 @@ def _rejection(report: GateReport) -> Failure:
     details = "\n".join(f"{item.rule}: {item.subject}: {item.message}" for item in report.findings if item.fatal)
     brief = report.summary()
     return Failure(failure_class=FailureClass.GATE_REJECTED, phase=Phase.VERIFY, brief=brief, details=details)
+
+
+def _is_compiled_after_all(work: Work, report: GateReport) -> bool:
+    """Whether all that is wrong is a compiled file where nothing said that there would be one: then it is built as what it is."""
+    assert work.inspection is not None
+    if work.inspection.compiled or {finding.rule for finding in report.findings if finding.fatal} != {"compiled"}:
+        return False
+    work.inspection = replace(work.inspection, compiled=True)
+    work.note("it has compiled parts, though nothing in its sources said so: it is built for one architecture")
+    return True
 
 
 def _siblings(work: Work, report: GateReport) -> set[str]:

@@ -59,6 +59,7 @@ class Work:
     promoted: set[str] = field(
         default_factory=set
     )  # packages that only extras name, and without which it does not import
+    native_depends: set[str] = field(default_factory=set)  # libraries and programs without which it does not import
     superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
     program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
     index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided

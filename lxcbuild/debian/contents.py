@@ -8,8 +8,10 @@ apt names; and a distribution's version there is what its metadata claims, which
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -110,6 +112,23 @@ class ContentsIndex:
         if name.startswith("lib") and (".so" in name or name.endswith(".a")):
             return self._packages("library", name)
         return self._packages("library", f"lib{name}.so") or self._packages("library", f"lib{name}.a")
+
+    def shared_libraries(self, name: str) -> tuple[str, ...]:
+        """Packages that have what ``dlopen`` needs: by file name (``libffi.so.8``), or what is called ``libffi.so``, ``libffi``,
+        ``ffi`` or ``FFI``, the newest first. Development packages, whose links are for compilers, do not count."""
+        if ".so." in name:
+            return self._packages("library", name)
+        stem = name.removesuffix(".so").removeprefix("lib")
+        for exactly in dict.fromkeys((glob.escape(stem), glob.escape(stem.lower()))):
+            rows = self._connection.execute(
+                "SELECT t.name, p.name FROM library t JOIN package p ON p.id = t.package WHERE t.name GLOB ? OR t.name GLOB ?",
+                (f"lib{exactly}.so.[0-9]*", f"lib{exactly}-[0-9]*.so.[0-9]*"),
+            ).fetchall()
+            rows.sort(key=lambda row: ([-int(number) for number in re.findall(r"\d+", row[0])], row))
+            found = [package for _, package in rows if not package.endswith("-dev")]
+            if found:
+                return tuple(dict.fromkeys(found))
+        return ()
 
     def executables(self, name: str) -> tuple[str, ...]:
         """Packages that put a program of that name on the PATH."""

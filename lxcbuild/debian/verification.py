@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -33,6 +34,15 @@ _UNMET = re.compile(
     r"|^ +(?:Pre)?Depends: (?P<more>.{1,500}?)(?: but .*)?$",
     re.MULTILINE,
 )
+#: What ctypes, cffi, dlopen and the projects themselves say of what they do not find.
+_NATIVES = (
+    ("library", re.compile(r"\b(lib[A-Za-z0-9][\w+-]{0,60}(?:\.\d+)*\.so(?:\.\d+)*)")),
+    ("library", re.compile(r"\b(lib[A-Za-z][\w+-]{1,60})\b(?!\.\w|/|\()")),
+    ("library", re.compile(r"\blibrar(?:y|ies) (?:called |named |for )?['\"]?([A-Za-z][\w+-]{1,60})\b(?!\.\w|/|\()")),
+    ("library", re.compile(r"\b([A-Za-z][\w+-]{1,60})['\"]? (?:C |shared )?library\b")),
+    ("program", re.compile(r"No such file or directory: '([\w+-]{1,60})'")),
+)
+_MAX_NATIVES = 20
 _DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)
 
 
@@ -248,6 +258,15 @@ def _import_failure(kind: str, trial: Trial) -> StepFailure:
         )
     brief = f"{kind} {trial.name} fails: {trial.error}"
     return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)
+
+
+def natives_in(text: str) -> tuple[Missing, ...]:
+    """Shared libraries and programs that the error of a failed import names, each once: those named most exactly come first."""
+    found: dict[Missing, None] = {}
+    for kind, pattern in _NATIVES:
+        for match in itertools.islice(pattern.finditer(text), _MAX_NATIVES):
+            found[Missing(kind, match[1])] = None
+    return tuple(found)[:_MAX_NATIVES]
 
 
 def unmet_requirements(item: InstalledDistribution, seen: Verification) -> list[str]:

@@ -40,6 +40,10 @@ usr/lib/python3/dist-packages/'; DROP TABLE dist; ---1.0.dist-info/METADATA pyth
 usr/lib/x86_64-linux-gnu/glib-2.0/include/glibconfig.h libdevel/libglib2.0-dev
 usr/lib/x86_64-linux-gnu/libffi.so           libdevel/libffi-dev
 usr/lib/x86_64-linux-gnu/libffi.so.8         libs/libffi8
+usr/lib/x86_64-linux-gnu/libSDL2-2.0.so.0    libs/libsdl2-2.0-0
+usr/lib/x86_64-linux-gnu/libportaudio.so.2   libs/libportaudio2
+usr/lib/x86_64-linux-gnu/libusb-0.1.so.4     libs/libusb-0.1-4
+usr/lib/x86_64-linux-gnu/libusb-1.0.so.0     libs/libusb-1.0-0
 usr/lib/x86_64-linux-gnu/libonly.a           libdevel/libonly-dev
 usr/lib/x86_64-linux-gnu/plugins/libplug.so  libs/plug
 usr/lib/x86_64-linux-gnu/pkgconfig/libffi.pc libdevel/libffi-dev
@@ -102,6 +106,18 @@ def test_what_a_compiler_can_miss(index: ContentsIndex) -> None:
         assert index.libraries("libffi.so.8") == ("libffi8",)
         assert index.libraries("only") == ("libonly-dev",)
         assert index.libraries("plug") == ()
+
+
+def test_what_an_import_can_miss(index: ContentsIndex) -> None:
+    with index:
+        assert index.shared_libraries("libffi.so.8") == ("libffi8",)
+        for name in ("libffi.so", "libffi", "ffi", "FFI"):
+            assert index.shared_libraries(name) == ("libffi8",)
+        assert index.shared_libraries("SDL2") == ("libsdl2-2.0-0",)
+        assert index.shared_libraries("PortAudio") == ("libportaudio2",)
+        assert index.shared_libraries("usb") == ("libusb-1.0-0", "libusb-0.1-4")
+        assert index.shared_libraries("libffi.so.9") == index.shared_libraries("only") == ()
+        assert index.shared_libraries("*") == index.shared_libraries("f?i") == index.shared_libraries("") == ()
 
 
 def test_modules_and_programs(index: ContentsIndex) -> None:

@@ -90,6 +90,23 @@ def test_nobody_knows_the_requirements_of_an_opaque_setup_py(tmp_path: Path, mon
     assert seen.dynamic_build_requires
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["names.append('more')", "names.extend(['more'])", "names[0] = 'more'", "del names[0]", "names += ['more']"],
+)
+def test_a_list_that_is_changed_after_it_was_written_down_is_not_known(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = f"from setuptools import setup\nnames = ['one']\n{change}\nsetup(name='x', {{}}=names)\n"
+    seen = inspect(tmp_path, monkeypatch, {"setup.py": setup.format("install_requires")})
+    assert isinstance(seen, Inspection)
+    assert seen.requires_dist is None
+    (tmp_path / "2").mkdir()
+    seen = inspect(tmp_path / "2", monkeypatch, {"setup.py": setup.format("ext_modules"), "x.c": "int x;"})
+    assert isinstance(seen, Inspection)
+    assert seen.compiled
+
+
 def test_python_2_code_is_noted_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = inspect(tmp_path, monkeypatch, {"setup.py": "print 'hello'\n"})
     assert isinstance(seen, Inspection)

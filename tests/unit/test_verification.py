@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from lxcbuild.debian.inside.verify import _modules
-from lxcbuild.debian.steps import Job, StepFailure
+from lxcbuild.debian.steps import Job, Missing, StepFailure
 from lxcbuild.debian.verification import (
     InstalledDistribution,
     Trial,
@@ -19,6 +20,7 @@ from lxcbuild.debian.verification import (
     classify_install_failure,
     install_job,
     judge,
+    natives_in,
     optional_parts,
     parse_verification,
     strained,
@@ -128,6 +130,34 @@ def test_a_part_that_an_installed_package_lacks_is_not_called_undeclared() -> No
     problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
     assert problem is not None
     assert "which the installed yaml does not have" in problem.brief
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("OSError: libmagic.so.1: cannot open shared object file: No such file or directory", "libmagic.so.1"),
+        ("OSError: cannot load library 'libsndfile.so': libsndfile.so: cannot open shared", "libsndfile.so"),
+        ("[Errno 2] cannot find a suitable libusb-1.0: ['/x/libusb-1.0.so.0', 'libusb-1.0.so']", "libusb-1.0.so.0"),
+        ("ImportError: failed to find libmagic.  Check your installation", "libmagic"),
+        ("OSError: no library called 'cairo' was found", "cairo"),
+        ("ImportError: could not find any library for SDL2 (PYSDL2_DLL_PATH: unset)", "SDL2"),
+        ("OSError: PortAudio library not found", "PortAudio"),
+        ("ImportError: The 'enchant' C library was not found", "enchant"),
+        ("OSError: Could not load libspatialindex_c library", "libspatialindex_c"),
+    ],
+)
+def test_libraries_are_found_in_what_a_failed_import_says(said: str, named: str) -> None:
+    assert Missing("library", named) in natives_in(said)
+
+
+def test_programs_are_found_in_what_a_failed_import_says() -> None:
+    said = "FileNotFoundError: [Errno 2] No such file or directory: 'git'"
+    assert natives_in(said) == (Missing("program", "git"),)
+    assert natives_in("No such file or directory: '/etc/passwd'") == ()
+    begun = time.monotonic()
+    assert len(natives_in(" ".join(f"lib{number}x" for number in range(100_000)))) <= 20
+    natives_in("lib" + "a-." * 300_000)
+    assert time.monotonic() - begun < 10
 
 
 def test_a_single_file_of_a_namespace_may_be_there_for_an_extra_if_others_import() -> None:

@@ -74,8 +74,9 @@ def _imports(nodes: list[ast.AST]) -> set[str]:
 
 
 def _literal_names(nodes: list[ast.AST]) -> dict[str, Any]:
-    """Names that are bound exactly once, to a literal."""
+    """Names that are bound exactly once, to a literal that nothing changes afterwards."""
     bound: dict[str, int] = {}
+    changed = _changed(nodes)
     values: dict[str, Any] = {}
     for node in nodes:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -84,7 +85,25 @@ def _literal_names(nodes: list[ast.AST]) -> dict[str, Any]:
             value = _value(node.value, {})
             if value is not _UNKNOWN:
                 values[node.targets[0].id] = value
-    return {name: value for name, value in values.items() if bound.get(name) == 1}
+    return {
+        name: value
+        for name, value in values.items()
+        if bound.get(name) == 1 and not (name in changed and isinstance(value, (list, dict, set)))
+    }
+
+
+def _changed(nodes: list[ast.AST]) -> set[str]:
+    """Names of what a method is called of (``extensions.append``), or an item is set or deleted of."""
+    found: set[str] = set()
+    for node in nodes:
+        place: ast.expr | None = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            place = node.func.value
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            place = node.value
+        if isinstance(place, ast.Name):
+            found.add(place.id)
+    return found
 
 
 def _value(node: ast.expr | None, names: dict[str, Any]) -> Any:
