@@ -19,6 +19,7 @@ from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.debian.versions import upstream_of
 from lxcbuild.errors import DependencyError, LxcbuildError, UnknownProjectError
 from lxcbuild.model import FailureClass, Phase
+from lxcbuild.pypi.ceilings import Ceilings
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.required import read_requirements
 from lxcbuild.pypi.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
@@ -109,7 +110,7 @@ def refuse(work: Work, absent: Sequence[Missing]) -> PhaseFailedError:
     )
 
 
-def resolve(works: Sequence[Work]) -> RuntimeSet:
+def resolve(works: Sequence[Work], ceilings: Ceilings) -> RuntimeSet:
     """One set for all of them, with all that it needs. ``works`` are inspected, and for one target.
 
     Raises :class:`PhaseFailedError` of class ``dep-missing``, and what the index raises.
@@ -123,6 +124,7 @@ def resolve(works: Sequence[Work]) -> RuntimeSet:
         distribution=str(first.request.target),
         allow_newer=first.request.newer_than_official,
         preferred=first.facilities.pins,
+        ceilings=ceilings,
     )
     try:
         return resolve_runtime_set([_root(work) for work in works], index=first.facilities.index, rules=rules)

@@ -15,6 +15,7 @@ from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Policy, Target
+from lxcbuild.pypi.ceilings import Ceilings
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.values import dataclass
@@ -37,3 +38,6 @@ class Facilities:
     policy_for: Callable[[str | None], Policy]
     overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
     pins: Mapping[str, str] = field(default_factory=dict)  # versions that a plan has chosen, by project
+    ceilings: Ceilings = field(
+        default_factory=dict
+    )  # releases that a run has tried and that cannot be built, by project

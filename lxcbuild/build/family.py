@@ -17,9 +17,9 @@ from lxcbuild.build.collect import hand_over
 from lxcbuild.build.driver import Course
 from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.failures import PhaseFailedError
-from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.ready import Ready, Records, find_ready, recorded_request
 from lxcbuild.build.request import BuildRequest
+from lxcbuild.build.sets import BuildSet, failure_by, notes, plain, resolved, wish_for, without_namesakes
 from lxcbuild.build.work import Work
 from lxcbuild.debian.names import Distribution, NameMap
 from lxcbuild.errors import LxcbuildError
@@ -28,7 +28,6 @@ from lxcbuild.model import (
     Artifact,
     BuiltPackages,
     Failure,
-    FailureClass,
     Outcome,
     Phase,
     SourceKind,
@@ -36,7 +35,8 @@ from lxcbuild.model import (
     Target,
 )
 from lxcbuild.plan.dependencies import components, reachable
-from lxcbuild.pypi.runtimeset import Pinned, RuntimeSet
+from lxcbuild.pypi.ceilings import Ceiling, lowered
+from lxcbuild.pypi.runtimeset import RuntimeSet
 from lxcbuild.values import dataclass
 
 
@@ -83,28 +83,6 @@ def build_family(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Set:
-    """Projects that are built as one set. ``builds`` has the id of every build of it, by project, as soon as there is one."""
-
-    roots: Mapping[str, Course]
-    chosen: RuntimeSet
-    closure: Closure = field(default_factory=Closure)
-    builds: dict[str, str] = field(default_factory=dict)
-
-    def below(self, name: str) -> list[str]:
-        """What a member needs, directly or not, without itself."""
-        return sorted(reachable(self.chosen.needs, [name]) - {name})
-
-    def alive(self) -> frozenset[str]:
-        """Members that a build which has not failed needs."""
-        return reachable(self.chosen.needs, [name for name, course in self.roots.items() if course.outcome is None])
-
-    def version(self, name: str) -> str:
-        """The version of a member."""
-        return self.roots[name].work.version if name in self.roots else self.chosen.pinned[name].version
-
-
-@dataclass(slots=True, kw_only=True)
 class _Family:
     facilities: Facilities
     ledger: Records
@@ -115,7 +93,10 @@ class _Family:
     others: list[Course] = field(default_factory=list)
     ready: list[Outcome] = field(default_factory=list)
     order: list[str] = field(default_factory=list)  # ids of what nobody asked for by name
-    sets: list[_Set] = field(default_factory=list)
+    sets: list[BuildSet] = field(default_factory=list)
+    ceilings: dict[Target, dict[str, Ceiling]] = field(default_factory=dict)
+    culprits: dict[tuple[Target, str], Failure] = field(default_factory=dict)  # the first failure, to who needs it
+    finished: dict[tuple[Target, str, str], Outcome] = field(default_factory=dict)
 
     def build(self, wishes: Sequence[BuildRequest]) -> None:
         inspected: dict[Target, list[Course]] = {}
@@ -127,10 +108,9 @@ class _Family:
             elif self._inspect(course):
                 inspected.setdefault(wish.target, []).append(course)
         for courses in inspected.values():
-            for members in _without_namesakes(courses):
+            for members in without_namesakes(courses):
                 for one in self._sets(members):
-                    self.sets.append(one)
-                    self._build_set(one)
+                    self._settle(one)
 
     def _begin(self, wish: BuildRequest) -> Course:
         work = Work(request=wish, facilities=self.facilities)
@@ -162,22 +142,24 @@ class _Family:
 
     # -- sets -------------------------------------------------------------------------------------------------------
 
-    def _sets(self, courses: Sequence[Course]) -> list[_Set]:
+    def _sets(self, courses: Sequence[Course]) -> list[BuildSet]:
         """One set for all, or one for each where they exclude each other; none for those that have failed by it."""
         names = {course.work.name for course in courses}
         absent = {course.work.name: dependencies.missing(course.work, others=sorted(names)) for course in courses}
         if not any(absent.values()):
-            return [_plain(course) for course in courses]
+            return [plain(course) for course in courses]
         for course in courses:
             lacks = absent[course.work.name]
             if lacks and not course.work.request.with_deps:
                 course.fail(dependencies.refuse(course.work, lacks).failure)
         going = [course for course in courses if course.outcome is None]
         if not any(absent[course.work.name] for course in going):
-            return [_plain(course) for course in going]
+            return [plain(course) for course in going]
         if len(going) > 1:
             try:
-                return [_resolved(going, dependencies.resolve([course.work for course in going]))]
+                return [
+                    resolved(going, dependencies.resolve([course.work for course in going], self._ceilings(going[0])))
+                ]
             except (PhaseFailedError, LxcbuildError) as error:
                 brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
                 for course in going:
@@ -185,15 +167,46 @@ class _Family:
                     course.work.note(f"what was asked for does not fit together, and each is built for itself: {brief}")
         return [one for course in going if (one := self._alone(course, needs=bool(absent[course.work.name])))]
 
-    @staticmethod
-    def _alone(course: Course, *, needs: bool) -> _Set | None:
+    def _alone(self, course: Course, *, needs: bool) -> BuildSet | None:
         if not needs:
-            return _plain(course)
+            return plain(course)
         found: list[RuntimeSet] = []
-        well = course.aside(Phase.INSPECT, lambda: found.append(dependencies.resolve([course.work])))
-        return _resolved([course], found[0]) if well else None
+        well = course.aside(
+            Phase.INSPECT, lambda: found.append(dependencies.resolve([course.work], self._ceilings(course)))
+        )
+        return resolved([course], found[0]) if well else None
 
-    def _build_set(self, one: _Set) -> None:
+    def _ceilings(self, course: Course) -> dict[str, Ceiling]:
+        """By project; what is tried is the target's business."""
+        return self.ceilings.setdefault(course.work.request.target, dict(self.facilities.ceilings))
+
+    def _settle(self, one: BuildSet | None) -> None:
+        """Build a set, with older releases of what it needs where the newest cannot be built."""
+        while one is not None:
+            self.sets.append(one)
+            try:
+                self._build_set(one)
+            except _TryOlderError as error:
+                one = self._with_older(one, error)
+            else:
+                return
+
+    def _with_older(self, one: BuildSet, error: _TryOlderError) -> BuildSet | None:
+        """The same roots with another choice; where there is none, those that need what has failed end with it."""
+        going = [course for course in one.roots.values() if course.outcome is None]
+        try:
+            return resolved(going, dependencies.resolve([c.work for c in going], self._ceilings(going[0])))
+        except (PhaseFailedError, LxcbuildError) as nothing:
+            for course in going:
+                course.work.abandon_instance()
+                if error.name in reachable(one.chosen.needs, [course.work.name]):
+                    why = nothing.failure.brief if isinstance(nothing, PhaseFailedError) else nothing.brief
+                    course.work.note(f"no older release does: {why}")
+                    course.fail(self.culprits[course.work.request.target, error.name])
+        rest = [course for course in going if course.outcome is None]
+        return resolved(rest, one.chosen) if rest else None
+
+    def _build_set(self, one: BuildSet) -> None:
         if self.only_asked and (lacking := self._lacking(one)):
             self.lacking |= {item.name: item for item in lacking}
             for course in one.roots.values():
@@ -206,18 +219,18 @@ class _Family:
         for name, course in one.roots.items():
             course.work.closure = one.closure
             one.builds[name] = course.work.build_id
-            for text in _notes(one, name):
+            for text in notes(one, name, self._ceilings(course)):
                 course.work.note(text)
         for members in components(one.chosen.needs):
             alive = one.alive()
             self._build_component(one, [name for name in members if name in alive])
 
-    def _lacking(self, one: _Set) -> list[Lacking]:
+    def _lacking(self, one: BuildSet) -> list[Lacking]:
         needs, alive = one.chosen.needs, one.alive()
         absent = [name for name in needs if name in alive - one.roots.keys() and self._find_ready(one, name) is None]
         return [Lacking(name=n, version=one.version(n), needs=tuple(sorted(needs[n]))) for n in sorted(absent)]
 
-    def _names(self, one: _Set) -> dict[str, Distribution]:
+    def _names(self, one: BuildSet) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
         known = NameMap(archive=self.facilities.contents_for(work.request.target).find_distribution)
         found = {}
@@ -229,15 +242,18 @@ class _Family:
 
     # -- members ----------------------------------------------------------------------------------------------------
 
-    def _build_component(self, one: _Set, members: Sequence[str]) -> None:
+    def _build_component(self, one: BuildSet, members: Sequence[str]) -> None:
         courses: dict[str, Course] = {}
         for name in members:
             if name in one.roots:
                 courses[name] = one.roots[name]
+            elif (made := self.finished.get(_key(one, name))) is not None:
+                one.builds[name] = made.build_id
+                one.closure.add(self._stored(made))
             elif (ready := self._find_ready(one, name)) is not None:
                 self._use_ready(one, name, ready)
             else:
-                courses[name] = course = self._begin(_wish_for(one, name))
+                courses[name] = course = self._begin(wish_for(one, name))
                 self.others.append(course)
                 self.order.append(course.work.build_id)
                 one.builds[name] = course.work.build_id
@@ -247,7 +263,7 @@ class _Family:
                     return
         self._build_together(one, courses)
 
-    def _build_together(self, one: _Set, courses: Mapping[str, Course]) -> None:
+    def _build_together(self, one: BuildSet, courses: Mapping[str, Course]) -> None:
         """Nobody's packages are published before all that need each other have been installed and tried."""
         for name, course in courses.items():
             self._learn(course.work, {other: one.builds[other] for other in one.below(name)})
@@ -265,19 +281,41 @@ class _Family:
             if outcome.status is not Status.BUILT:
                 self._give_up(one, name, course, courses)
                 return
-            store = self.facilities.dirs.artifacts / outcome.build_id
-            one.closure.add(replace(item, path=store / item.path.name) for item in outcome.artifacts)
+            self.finished[_key(one, name)] = outcome
+            one.closure.add(self._stored(outcome))
 
-    @staticmethod
-    def _give_up(one: _Set, name: str, culprit: Course, courses: Mapping[str, Course]) -> None:
-        """End what cannot be built without a member whose build has failed."""
+    def _stored(self, outcome: Outcome) -> list[Artifact]:
+        store = self.facilities.dirs.artifacts / outcome.build_id
+        return [replace(item, path=store / item.path.name) for item in outcome.artifacts]
+
+    def _give_up(self, one: BuildSet, name: str, culprit: Course, courses: Mapping[str, Course]) -> None:
+        """End what cannot be built without a member whose build has failed, or raise for an older release of that to be tried."""
         assert culprit.outcome is not None
+        if self._lower_ceiling(one, name, culprit, courses):
+            for course in courses.values():
+                course.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+            raise _TryOlderError(name)
         for other, course in {**courses, **one.roots}.items():
             if course.outcome is None and name in reachable(one.chosen.needs, [other]):
-                course.fail(_failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+                course.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
 
-    def _find_ready(self, one: _Set, name: str) -> Ready | None:
-        pinned, wish = one.chosen.pinned[name], _wish_for(one, name)
+    def _lower_ceiling(self, one: BuildSet, name: str, culprit: Course, courses: Mapping[str, Course]) -> bool:
+        """Whether an older release of the member is to be tried: nobody asked for this one, and nothing asked for is half built."""
+        if self.only_asked or not one.roots.keys().isdisjoint(courses):
+            return False
+        assert culprit.outcome is not None
+        failure, known = culprit.outcome.failure, self._ceilings(culprit)
+        assert failure is not None
+        means = failure_by(culprit.outcome, one.chosen.pinned.get(name))
+        self.culprits.setdefault((culprit.work.request.target, name), means)
+        why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
+        lower = lowered(known.get(name), one.version(name), failure_class=failure.failure_class, why=why)
+        if lower is not None:
+            known[name] = lower
+        return lower is not None
+
+    def _find_ready(self, one: BuildSet, name: str) -> Ready | None:
+        pinned, wish = one.chosen.pinned[name], wish_for(one, name)
         if wish.rebuild:
             return None
         return find_ready(
@@ -293,8 +331,8 @@ class _Family:
             override=self.facilities.overrides.find(name, pinned.version, wish.target).digest,
         )
 
-    def _use_ready(self, one: _Set, name: str, ready: Ready) -> None:
-        outcome, output = ready.outcome(), _wish_for(one, name).output
+    def _use_ready(self, one: BuildSet, name: str, ready: Ready) -> None:
+        outcome, output = ready.outcome(), wish_for(one, name).output
         one.closure.add(ready.artifacts)
         one.builds[name] = outcome.build_id
         if outcome.build_id in self.order:
@@ -328,6 +366,18 @@ class _Family:
         )
 
 
+class _TryOlderError(Exception):
+    """A member that nobody asked for has failed, and an older release of it may do."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _key(one: BuildSet, name: str) -> tuple[Target, str, str]:
+    return next(iter(one.roots.values())).work.request.target, name, one.version(name)
+
+
 def _sealed(work: Work) -> list[Artifact]:
     return [Artifact(path=item.path, sha256=item.sha256, size_bytes=item.size_bytes) for item in work.sealed]
 
@@ -340,65 +390,4 @@ def _with_dependencies(outcome: Outcome, needed: Iterable[Outcome]) -> Outcome:
         dependencies=tuple(
             BuiltPackages(build_id=o.build_id, name=o.name, version=o.version, artifacts=o.artifacts) for o in needed
         ),
-    )
-
-
-def _without_namesakes(courses: Sequence[Course]) -> list[list[Course]]:
-    """Two versions of one project are no set: the second one goes into another."""
-    sets: list[list[Course]] = []
-    for course in courses:
-        place = next((s for s in sets if course.work.name not in {other.work.name for other in s}), None)
-        if place is None:
-            sets.append([course])
-        else:
-            place.append(course)
-    return sets
-
-
-def _plain(course: Course) -> _Set:
-    """A project that needs nothing which the suite has not."""
-    return _Set(
-        roots={course.work.name: course},
-        chosen=RuntimeSet(pinned={}, needs={course.work.name: frozenset()}, extras={}),
-    )
-
-
-def _resolved(courses: Sequence[Course], chosen: RuntimeSet) -> _Set:
-    return _Set(roots={course.work.name: course for course in courses}, chosen=chosen)
-
-
-def _wish_for(one: _Set, name: str) -> BuildRequest:
-    """The request for a member that nobody asked for: as those who need it were asked for, in all that is not about themselves."""
-    needs = one.chosen.needs
-    owners = [c.work for n, c in one.roots.items() if name in reachable(needs, [n])]
-    return replace(
-        owners[0].request,
-        requirement=f"{name}=={one.chosen.pinned[name].version}",
-        path=None,
-        kind=SourceKind.SDIST,
-        converter=ConverterChoice.AUTO,
-        force=True,
-        hashes=(),
-        needed_by=", ".join(f"{work.name} {work.version} ({work.build_id})" for work in owners),
-    )
-
-
-def _notes(one: _Set, name: str) -> Iterable[str]:
-    for other in one.below(name):
-        pinned = one.chosen.pinned.get(other)
-        if pinned is not None:
-            has = f"; {one.roots[name].work.request.target} has {pinned.shipped.text}" if pinned.shipped else ""
-            yield f"{pinned.name} {pinned.version} is built as well: {', '.join(pinned.wanted[:3])}{has}"
-
-
-def _failure_by(culprit: Outcome, pinned: Pinned | None) -> Failure:
-    failure = culprit.failure
-    assert failure is not None
-    why = f"{failure.failure_class} in {failure.phase}: {failure.brief}"
-    return Failure(
-        failure_class=FailureClass.DEP_MISSING,
-        phase=Phase.INSPECT,
-        brief=f"{culprit.name} {culprit.version} is needed and cannot be built: {why}",
-        details="\n".join([*(pinned.wanted if pinned else ()), f"build {culprit.build_id}"]),
-        resolution=f"lxcbuild explain {culprit.build_id}",
     )

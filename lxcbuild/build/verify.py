@@ -20,7 +20,7 @@ from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_outpu
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
-from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
+from lxcbuild.debian.sourcepackage import first_names, names_provided, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Failure, FailureClass, Phase
 
@@ -45,7 +45,13 @@ def run(work: Work) -> None:
     if isinstance(seen, StepFailure):
         raise_failure(work, seen)
     assert work.conversion is not None
-    problem = verification.judge(seen, distribution=work.conversion.distribution, version=work.conversion.version)
+    assert work.inspection is not None
+    problem = verification.judge(
+        seen,
+        distribution=work.conversion.distribution,
+        version=work.conversion.version,
+        modules=work.inspection.modules,
+    )
     if problem is not None:
         raise_failure(work, problem, mendable=_promoted(work, problem) or _given_natives(work, problem))
     for text in (*verification.optional_parts(seen), *verification.strained(seen)):
@@ -61,9 +67,14 @@ def _promoted(work: Work, problem: StepFailure) -> bool:
     """
     assert work.conversion is not None
     contents = work.facilities.contents_for(work.request.target)
+    archive = work.facilities.archive_for(work.request.target)
     offered = {relation.split(" ")[0] for relation in work.conversion.suggests} - work.promoted
     for item in problem.missing:
-        found = offered.intersection(contents.modules(item.name.partition(".")[0]))
+        owners = set(contents.modules(item.name.partition(".")[0]))
+        # With Sphinx comes docutils, which a plugin imports as well and nobody names.
+        found = offered & owners or {
+            p for p in offered if owners.intersection(first_names(archive.show(p).get("Depends", "")))
+        }
         if item.kind == "module" and found:
             package = min(found)
             work.promoted.add(package)
@@ -74,7 +85,7 @@ def _promoted(work: Work, problem: StepFailure) -> bool:
 
 
 def _given_natives(work: Work, problem: StepFailure) -> bool:
-    """The same for shared libraries and programs, which the metadata of a project has no words for."""
+    """The same for shared libraries and programs, which metadata has no words for, and for modules that Debian knows of."""
     found = natives.learn(work, problem)
     if found:
         work.note(f"it will depend on {', '.join(found)}: {problem.brief[:200]}")

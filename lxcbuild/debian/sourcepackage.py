@@ -253,6 +253,12 @@ def names_provided(stanzas: Iterable[Mapping[str, str]]) -> frozenset[str]:
     return frozenset(found)
 
 
+def first_names(field: str) -> tuple[str, ...]:
+    """The package that each clause of a relation field names first, each once; what has no name is passed over."""
+    found = (re.match(r"\s*([a-z0-9][a-z0-9+.-]+)", clause) for clause in field.split(","))
+    return tuple(dict.fromkeys(match[1] for match in found if match is not None))
+
+
 def names_in(field: str) -> frozenset[str]:
     """The package names that a relation field mentions without a version."""
     parts = (part.strip() for clause in field.split(",") for part in clause.split("|"))

@@ -173,10 +173,11 @@ def _trials(reader: Reader, key: str) -> tuple[Trial, ...]:
     )
 
 
-def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure | None:
+def judge(seen: Verification, *, distribution: str, version: str, modules: Sequence[str]) -> StepFailure | None:
     """Whether the package counts as built: right project, nothing undeclared or missing, every module imports, commands exist.
 
-    A missing requirement is named before the import that fails of it, because it is the cause.
+    A missing requirement is named before the import that fails of it, because it is the cause. ``modules`` are those of the
+    sources: a project that has none, and requires others, is only a name for those.
     """
     wanted = _normal(distribution)
     ours = [item for item in seen.distributions if _normal(item.name) == wanted]
@@ -196,7 +197,7 @@ def judge(seen: Verification, *, distribution: str, version: str) -> StepFailure
     failed = _first_failure(seen, (("command", seen.scripts), ("entry point", seen.entry_points)))
     if failed is not None:
         return failed
-    if not seen.modules:
+    if not seen.modules and (modules or not ours[0].requires):
         return _failed(FailureClass.IMPORT_FAILED, "the package holds no Python module")
     return None
 

@@ -18,6 +18,7 @@ from lxcbuild.build.request import BuildRequest
 from lxcbuild.events import BuildEnded, BuildStarted, Note, PhaseEnded, PhaseStarted
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Failure, Outcome, Target
+from lxcbuild.pypi.ceilings import Ceilings
 from lxcbuild.values import dataclass
 
 #: What a worker tells while it works. Output of builds stays where it is: in the log.
@@ -57,6 +58,7 @@ class Job:
     ``pins`` are the versions that the plan chose of everything that the job needs, by project; ``provided`` are those of them
     that are built already, with all that they need themselves. ``store`` is a URL or an absolute path. ``image_digest``: the base
     image that the head resolved for, "" when it does not matter. ``courteous``: a bulk build, which lets others go first.
+    ``ceilings``: what the run has tried so far and cannot build.
     """
 
     key: str
@@ -75,6 +77,7 @@ class Job:
     image_digest: str = ""
     lxcbuild_version: str = __version__
     courteous: bool = True
+    ceilings: Ceilings = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

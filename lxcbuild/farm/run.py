@@ -35,6 +35,7 @@ from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
+from lxcbuild.pypi.ceilings import Ceiling, lowered
 from lxcbuild.values import dataclass
 
 #: Seconds between two looks at the room that there is, which others of the machine change.
@@ -67,6 +68,7 @@ class Head:
     _holds: dict[str, int] = field(default_factory=dict)
     _given: dict[str, frozenset[str]] = field(default_factory=dict)  # what a running job has got of what it needs
     _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
+    _ceilings: dict[str, dict[str, Ceiling]] = field(default_factory=dict)  # by target and project
     _asked_to_drain: bool = False
     _draining: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -216,6 +218,7 @@ class Head:
             cpus=start.need.cpus,
             seconds=planned.estimate.seconds,
             image_digest=image if self.settings.check_images else "",
+            ceilings=dict(self._ceilings.get(planned.target, {})),
         )
         self._given[start.key] = frozenset(key for key in below if key in self._done)
         self.watcher.started(start, planned.estimate.seconds)
@@ -293,7 +296,8 @@ class Head:
     def _fail(
         self, key: str, failure: Failure, *, final: bool = False, journal: bool = True, builds: Sequence[str] = ()
     ) -> None:
-        attempt, pruned = self._schedule.failed(key, failure.failure_class, final=final)
+        spare = self._lower_ceiling(key, failure)
+        attempt, pruned = self._schedule.failed(key, failure.failure_class, final=final, spare=spare)
         if attempt is not None:
             how = "alone on its machine" if attempt.alone else "with more room"
             self.watcher.stopped(key)
@@ -302,6 +306,18 @@ class Head:
         self._end_badly(key, failure, pruned, journal=journal, builds=builds)
         if not self.settings.keep_going and journal:
             self._draining.set()
+
+    def _lower_ceiling(self, key: str, failure: Failure) -> bool:
+        """Whether those who need the job are to look for an older release: nobody asked for this one."""
+        job = self.plan.jobs[key]
+        if len(job.members) > 1 or job.members[0].asked:
+            return False
+        name, known = job.members[0].name, self._ceilings.setdefault(job.target, {})
+        why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
+        lower = lowered(known.get(name), job.members[0].version, failure_class=failure.failure_class, why=why)
+        if lower is not None:
+            known[name] = lower
+        return lower is not None
 
     def _end_badly(
         self, key: str, failure: Failure, pruned: Sequence[str], *, journal: bool = True, builds: Sequence[str] = ()

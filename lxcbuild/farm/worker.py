@@ -145,7 +145,9 @@ def _build(
     teller = _Teller(job.key, listener)
     try:
         with workshop(dirs, teller, policy=job.policy) as facilities:
-            own = replace(facilities, pins=job.pins, policy_for=_policies(facilities.policy_for, job))
+            own = replace(
+                facilities, pins=job.pins, ceilings=job.ceilings, policy_for=_policies(facilities.policy_for, job)
+            )
             _check_images(job, own)
             made = build_family(job.requests, facilities=own, ledger=records, policy=job.policy, only_asked=True)
     except BaseException:

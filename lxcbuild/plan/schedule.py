@@ -270,16 +270,22 @@ class Schedule:
         if entry.start is not None:
             self._resting.worked(entry.start.worker)
         self._end(entry, State.BUILT)
+        self._release(entry)
+
+    def _release(self, entry: _Entry) -> None:
         for other in sorted(entry.dependents):
             above = self._entries[other]
-            above.missing.discard(key)
+            above.missing.discard(entry.task.key)
             if above.state is State.WAITING and not above.missing:
                 self._settle(above)
+        entry.dependents.clear()
 
-    def failed(self, key: str, failure: FailureClass, *, final: bool = False) -> tuple[Attempt | None, list[str]]:
+    def failed(
+        self, key: str, failure: FailureClass, *, final: bool = False, spare: bool = False
+    ) -> tuple[Attempt | None, list[str]]:
         """A job has failed: its next attempt, if it gets one, and the jobs that can never be built now.
 
-        ``final``: no further attempt, whatever the rules say.
+        ``final``: no further attempt, whatever the rules say. ``spare``: what waited for it may do without, and runs.
         """
         entry = self._entries[key]
         if entry.start is not None and failure is FailureClass.HOST_REFUSED:
@@ -287,7 +293,7 @@ class Schedule:
             self._resting.refused(entry.start.worker)
         elif entry.start is not None:
             self._resting.worked(entry.start.worker)
-        return self._again(entry, None if final else after_failure(entry.attempt, failure))
+        return self._again(entry, None if final else after_failure(entry.attempt, failure), spare=spare)
 
     def lost(self, key: str) -> tuple[Attempt | None, list[str]]:
         """The worker of a job has died under it."""
@@ -302,9 +308,13 @@ class Schedule:
         self._stop_running(entry)
         self._settle(entry)
 
-    def _again(self, entry: _Entry, attempt: Attempt | None) -> tuple[Attempt | None, list[str]]:
+    def _again(
+        self, entry: _Entry, attempt: Attempt | None, *, spare: bool = False
+    ) -> tuple[Attempt | None, list[str]]:
         if attempt is None:
             self._end(entry, State.FAILED)
+            if spare:
+                self._release(entry)
             return None, self._prune(entry)
         self._stop_running(entry)
         entry.attempt, entry.need, entry.passed = attempt, None, 0

@@ -23,6 +23,7 @@ from packaging.version import Version
 from lxcbuild.errors import BadNameError, BrokenSdistError, DependencyError, UnknownProjectError
 from lxcbuild.pypi.asks import Ask as _Ask
 from lxcbuild.pypi.asks import Candidate as _Candidate
+from lxcbuild.pypi.ceilings import Ceilings
 from lxcbuild.pypi.client import Index
 from lxcbuild.pypi.identity import canonical
 from lxcbuild.pypi.model import IndexFile
@@ -80,7 +81,8 @@ class RuntimeRules:
     ``markers`` are PEP 508's variables there. ``shipped`` asks the distribution. ``read_sdist`` gives the ``Requires-Dist`` of a
     source archive (in a sandbox, so not this room's business), or None when that cannot be known without building it; it raises
     :class:`DependencyError`. ``allow_newer``: whether a release may take the place of a package that the distribution ships.
-    ``preferred`` are versions of projects that are tried before newer ones, because others have chosen them already.
+    ``preferred`` are versions of projects that are tried before newer ones, because others have chosen them already; ``ceilings``
+    leave out what was tried and cannot be built.
     """
 
     markers: Mapping[str, str]
@@ -89,6 +91,7 @@ class RuntimeRules:
     distribution: str  # for people
     allow_newer: bool = True
     preferred: Mapping[str, str] = field(default_factory=dict)
+    ceilings: Ceilings = field(default_factory=dict)
 
     @property
     def python_version(self) -> Version:
@@ -264,6 +267,8 @@ class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
             and release.admits(self.rules.python_version)
             and (release.yanked is None or pinned)
         ]
+        if name in self.rules.ceilings:
+            could = self.rules.ceilings[name].below(could)
         versions = set(specifier.filter(release.version for release in could))
         return [release for release in reversed(could) if release.version in versions]
 
@@ -393,6 +398,9 @@ class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
             return
         if shipped is not None:
             yield f"{where} has {name} {shipped.text}"
+        if name in self.rules.ceilings:
+            yield f"{name} {self.rules.ceilings[name]}, and the older releases that were tried neither"
+            return
         releases = self.releases(name)
         if not releases:
             yield f"the package index knows no project {name}"

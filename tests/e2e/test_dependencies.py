@@ -3,68 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import subprocess
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import Ended, LxcBuild
+from local_index import LocalIndex
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
 TARGET = "debian/bookworm"
-
-
-class LocalIndex:
-    """A package index of static files."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.environment = {
-            "PIP_INDEX_URL": f"file://{root}",
-            "PIP_EXTRA_INDEX_URL": "",
-            "PIP_CONFIG_FILE": "/dev/null",
-        }
-
-    def sdist(self, name: str, version: str, *requires: str, code: str = "", **extras: list[str]) -> None:
-        """A project of one module, built with the suite's setuptools."""
-        module, stem = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}"
-        project = {"name": name, "version": version, "description": f"Demonstration {name}", "dependencies": requires}
-        lines = [
-            f"{key} = {list(value) if isinstance(value, tuple) else repr(value)}" for key, value in project.items()
-        ]
-        lines += ["[project.optional-dependencies]", *(f"{extra} = {needed}" for extra, needed in extras.items())]
-        files = {
-            "pyproject.toml": '[build-system]\nrequires = ["setuptools>=61"]\nbuild-backend = "setuptools.build_meta"\n'
-            + "\n".join(["[project]", *lines, "[tool.setuptools]", f"py-modules = ['{module}']", ""]),
-            f"{module}.py": f'"""Demonstration."""\n{code}\n',
-        }
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for path, text in files.items():
-                info = tarfile.TarInfo(f"{stem}/{path}")
-                info.size = len(text.encode())
-                archive.addfile(info, io.BytesIO(text.encode()))
-        self._add(name, f"{stem}.tar.gz", packed.getvalue())
-
-    def wheel(self, name: str, version: str) -> None:
-        """A project that publishes no sources."""
-        stem, packed = f"{name.replace('-', '_')}-{version}", io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        self._add(name, f"{stem}-py3-none-any.whl", packed.getvalue())
-
-    def _add(self, project: str, filename: str, data: bytes) -> None:
-        page = self.root / project / "index.html"
-        page.parent.mkdir(exist_ok=True)
-        (page.parent / filename).write_bytes(data)
-        with page.open("a") as file:
-            file.write(f'<a href="{filename}#sha256={hashlib.sha256(data).hexdigest()}">{filename}</a><br>\n')
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from packaging.version import Version
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import DependencyError
+from lxcbuild.model import FailureClass
+from lxcbuild.pypi.ceilings import MAX_TRIES, Ceiling, lowered
 from lxcbuild.pypi.client import IndexClient
 from lxcbuild.pypi.config import PipConfig
 from lxcbuild.pypi.model import IndexFile
@@ -31,6 +33,7 @@ class World:
         self.index, self.dirs = index, dirs
         self.shipped: dict[str, str | None] = {}
         self.allow_newer = True
+        self.ceilings: dict[str, Ceiling] = {}
         self.sources_read: list[str] = []
         self.in_sources: dict[str, tuple[str, ...] | None] = {}
 
@@ -57,6 +60,7 @@ class World:
             read_sdist=self._read,
             distribution="debian/bookworm",
             allow_newer=self.allow_newer,
+            ceilings=self.ceilings,
         )
         config = PipConfig(indexes=(f"{self.index.url}/simple",))
         with IndexClient(self.dirs, config=config) as client:
@@ -236,3 +240,47 @@ def test_a_dependency_that_needs_another_version_of_the_root_is_refused(world: W
     world.release("one", "1.0", "app>=2")
     error = refused(world, "one")
     assert "app>=2 (wanted by one 1.0)" in error.brief + str(error.details)
+
+
+def test_each_try_goes_twice_as_far_down(world: World) -> None:
+    for number in range(50):
+        world.release("part", f"1.{number}")
+    world.release("app2", "1.0")
+    tried = []
+    for _ in range(MAX_TRIES + 1):
+        tried.append(world.resolve("part>=1.5").pinned["part"].version)
+        said = lowered(world.ceilings.get("part"), tried[-1], failure_class=FailureClass.COMPILE_FAILED, why="old")
+        assert said is not None
+        world.ceilings["part"] = said
+    assert tried == ["1.49", "1.48", "1.46", "1.42", "1.34", "1.18"]
+    with pytest.raises(DependencyError, match=r"nothing satisfies part>=1\.5 .*part 1\.49 cannot be built \(old\)"):
+        world.resolve("part>=1.5")
+
+
+def test_who_needs_what_cannot_be_built_may_have_a_release_that_does_not(world: World) -> None:
+    for number in range(3):
+        world.release("core", f"1.{number}")
+        world.release("between", f"2.{number}", f"core==1.{number}")
+    world.release("between", "1.0")
+    for _ in range(2):
+        version = world.resolve("between").pinned["core"].version
+        said = lowered(world.ceilings.get("core"), version, failure_class=FailureClass.BUILD_DEP_MISSING, why="no Rust")
+        assert said is not None
+        world.ceilings["core"] = said
+    assert version == "1.1"
+    assert {name: item.version for name, item in world.resolve("between").pinned.items()} == {"between": "1.0"}
+
+
+@pytest.mark.parametrize(
+    "failure", [FailureClass.OOM, FailureClass.TIMEOUT, FailureClass.GATE_REJECTED, FailureClass.CANCELLED]
+)
+def test_what_is_not_the_releases_fault_tries_no_other(failure: FailureClass) -> None:
+    assert lowered(None, "1.0", failure_class=failure, why="") is None
+
+
+def test_failures_that_come_in_any_order_lower_the_ceiling_only() -> None:
+    first = lowered(None, "1.5", failure_class=FailureClass.COMPILE_FAILED, why="a")
+    second = lowered(first, "2.0", failure_class=FailureClass.COMPILE_FAILED, why="b")
+    assert second is not None
+    assert (second.version, second.newest, second.why, second.passed_over) == ("1.5", "1.5", "a", 1)
+    assert lowered(None, "no version", failure_class=FailureClass.COMPILE_FAILED, why="") is None

@@ -192,6 +192,27 @@ def test_what_needs_something_that_has_failed_before_it_was_known_is_pruned_with
     assert schedule.culprit("top") == "bad"
 
 
+def test_what_can_do_without_a_failed_job_runs() -> None:
+    room = {"m": Room(memory_bytes=64 * GIB, cpus=64.0)}
+    schedule = Schedule(
+        [task("bad"), task("other"), task("one", "bad"), task("two", "bad", "other"), task("top", "one")]
+    )
+    assert {start.key for start in schedule.start(room)} == {"bad", "other"}
+    assert schedule.failed("bad", FailureClass.BUILD_DEP_MISSING, spare=True) == (None, [])
+    assert [schedule.state(key) for key in ("bad", "one", "two", "top")] == [
+        State.FAILED, State.READY, State.WAITING, State.WAITING,
+    ]  # fmt: skip
+    schedule.built("other")
+    assert {start.key for start in schedule.start(room)} == {"one", "two"}
+    schedule.add([task("older")])
+    assert schedule.hold("one", ["older"]) == []
+    for key in ("older", "one", "two", "top"):
+        if schedule.state(key) is not State.RUNNING:
+            schedule.start(room)
+        schedule.built(key)
+    assert schedule.done
+
+
 def test_a_lost_worker_is_not_the_fault_of_the_job_twice() -> None:
     schedule = Schedule([task("a")])
     room = {"m": Room(memory_bytes=8 * GIB, cpus=8.0)}

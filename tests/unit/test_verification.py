@@ -75,7 +75,7 @@ def failing(error: str) -> dict[str, Any]:
     ],
 )
 def test_the_judgement(changes: dict[str, Any], wanted: str | None) -> None:
-    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
+    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1", modules=("demo",))
     assert (problem.failure_class if problem else None) == wanted
 
 
@@ -97,9 +97,9 @@ def test_a_failed_installation_is_named(log: str, wanted: str, named: str) -> No
 
 def test_packages_that_are_installed_together_must_fit_each_other() -> None:
     fine = InstalledDistribution(name="fine", version="2", requires=("demo-project>=1.0rc1", "six"))
-    assert judge(seen(companions=(fine,)), distribution="demo.project", version="1.0.rc1") is None
+    assert judge(seen(companions=(fine,)), distribution="demo.project", version="1.0.rc1", modules=()) is None
     other = InstalledDistribution(name="other", version="2", requires=("six<1.10",))
-    problem = judge(seen(companions=(other,)), distribution="demo.project", version="1.0.rc1")
+    problem = judge(seen(companions=(other,)), distribution="demo.project", version="1.0.rc1", modules=())
     assert problem is not None
     assert problem.failure_class == "dep-missing"
     assert "other 2 asks for six<1.10, and 1.16.0 is installed" in problem.brief
@@ -107,7 +107,7 @@ def test_packages_that_are_installed_together_must_fit_each_other() -> None:
 
 def test_packages_of_the_suite_that_want_older_ones_are_told_of() -> None:
     official = InstalledDistribution(name="official", version="3", requires=("six<1.10",))
-    assert judge(seen(dependents=(official,)), distribution="demo.project", version="1.0.rc1") is None
+    assert judge(seen(dependents=(official,)), distribution="demo.project", version="1.0.rc1", modules=()) is None
     (told,) = strained(seen(dependents=(official,)))
     assert "official 3 asks for six<1.10, and 1.16.0 is installed" in told
 
@@ -127,9 +127,15 @@ def test_a_forged_result_is_a_failure() -> None:
 
 def test_a_part_that_an_installed_package_lacks_is_not_called_undeclared() -> None:
     changes = failing("ModuleNotFoundError: No module named 'yaml.parts'")
-    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1")
+    problem = judge(seen(**changes), distribution="demo.project", version="1.0.rc1", modules=("demo",))
     assert problem is not None
     assert "which the installed yaml does not have" in problem.brief
+
+
+def test_a_project_without_modules_may_be_a_name_for_others() -> None:
+    name = {"distribution": "demo.project", "version": "1.0.rc1"}
+    assert judge(seen(modules=()), **name, modules=()) is None
+    assert judge(seen(modules=(), **requiring()), **name, modules=()) is not None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_a_single_file_of_a_namespace_may_be_there_for_an_extra_if_others_import
     )
 
     def judged(**changes: Any) -> str | None:
-        problem = judge(seen(**changes), distribution="demo.project", version="1.0rc1")
+        problem = judge(seen(**changes), distribution="demo.project", version="1.0rc1", modules=())
         return None if problem is None else problem.failure_class.value
 
     loose = frozenset({"space.api", "space.rpc"})

@@ -25,7 +25,9 @@ else:
 _MAX_TEXT = 4 * 1024 * 1024
 _MAX_LICENCE = 64 * 1024
 _LICENCE_NAME = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense|authors)([._-].*)?", re.IGNORECASE)
-_NO_MODULES = {"setup", "conftest", "noxfile", "tasks", "fabfile", "versioneer", "ez_setup", "distribute_setup"}
+_NO_MODULES = {
+    "setup", "conftest", "noxfile", "tasks", "fabfile", "versioneer", "ez_setup", "distribute_setup", "pdm_build", "hatch_build",
+}  # fmt: skip
 _NO_PACKAGES = {"doc", "docs", "example", "examples", "benchmark", "benchmarks", "tools", "scripts", "debian"}
 _SUFFIXES = {
     ".c": "c", ".cc": "cxx", ".cpp": "cxx", ".cxx": "cxx", ".pyx": "cython", ".pxd": "cython", ".rs": "rust",
