@@ -47,16 +47,19 @@ class View(Progress):
         """Not worth a line: the picture shows it."""
         super().started(start, seconds)
 
-    def failed(self, key: str, failure: Failure) -> None:
-        """Say so."""
-        super().failed(key, failure)
+    def failed(self, key: str, failure: Failure, *, earlier: bool) -> None:
+        """Say so, if it was not said by the run that was interrupted."""
+        super().failed(key, failure, earlier=earlier)
+        if earlier:
+            return
         why = f"{failure.failure_class} in {failure.phase}: {failure.brief}"
         self._say(f"failed  {key}  {why}", event="failed", key=key, failure=failure.failure_class.value)
 
-    def pruned(self, key: str) -> None:
-        """Say so."""
-        super().pruned(key)
-        self._say(f"pruned  {key}", event="pruned", key=key)
+    def pruned(self, key: str, *, earlier: bool) -> None:
+        """As ``failed``."""
+        super().pruned(key, earlier=earlier)
+        if not earlier:
+            self._say(f"pruned  {key}", event="pruned", key=key)
 
     def note(self, text: str) -> None:
         """Say it."""

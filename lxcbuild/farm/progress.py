@@ -54,6 +54,7 @@ class Progress:
         self._running: dict[str, Activity] = {}
         self._left: dict[str, float] = {}  # expected seconds of jobs that have not ended
         self._built = self._reused = self._failed = self._pruned = self._total = 0
+        self._earlier = 0  # of those that have failed
         self._expected_done_s = self._real_done_s = 0.0
         self._failures: Counter[str] = Counter()
         self.draining = False
@@ -98,16 +99,18 @@ class Progress:
                 self._expected_done_s += expected
                 self._real_done_s += time.monotonic() - activity.since
 
-    def failed(self, key: str, failure: Failure) -> None:
-        """A job has ended badly."""
+    def failed(self, key: str, failure: Failure, *, earlier: bool) -> None:
+        """A job has ended badly; ``earlier``: before this run was interrupted and resumed."""
         with self._lock:
             self._running.pop(key, None)
             self._left.pop(key, None)
             self._failed += 1
+            self._earlier += earlier
             self._failures[failure.failure_class.value] += 1
 
-    def pruned(self, key: str) -> None:
-        """A job can never be built."""
+    def pruned(self, key: str, *, earlier: bool) -> None:
+        """A job can never be built; ``earlier`` as for ``failed``."""
+        del earlier
         with self._lock:
             self._left.pop(key, None)
             self._pruned += 1
@@ -116,7 +119,7 @@ class Progress:
         """The run as it is now."""
         with self._lock:
             elapsed = time.monotonic() - self._began
-            done = self._built + self._failed
+            done = self._built + self._failed - self._earlier
             return Picture(
                 running=tuple(self._running.values()),
                 total=self._total,

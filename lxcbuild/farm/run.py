@@ -328,7 +328,7 @@ class Head:
             self.journal.write("failed", key=key, builds=list(builds), **said)
             if not builds:
                 self._record_without_build(key, failure)
-        self.watcher.failed(key, failure)
+        self.watcher.failed(key, failure, earlier=not journal)
         self._pruned(pruned, journal=journal)
 
     def _record_without_build(self, key: str, failure: Failure) -> None:
@@ -354,7 +354,7 @@ class Head:
     def _pruned(self, keys: Sequence[str], *, journal: bool = True) -> None:
         for key in keys:
             culprit = self._schedule.culprit(key)
-            self.watcher.pruned(key)
+            self.watcher.pruned(key, earlier=not journal)
             why = self._failures.get(culprit)
             said = f": {why.failure_class} in {why.phase}: {why.brief}" if why is not None else ""
             failure = Failure(

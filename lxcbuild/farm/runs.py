@@ -26,11 +26,11 @@ class Watcher(Protocol):
     def built(self, key: str, *, reused: bool) -> None:
         """A job has ended well."""
 
-    def failed(self, key: str, failure: Failure) -> None:
-        """A job has ended badly."""
+    def failed(self, key: str, failure: Failure, *, earlier: bool) -> None:
+        """A job has ended badly; ``earlier``: before this run was interrupted and resumed."""
 
-    def pruned(self, key: str) -> None:
-        """A job can never be built."""
+    def pruned(self, key: str, *, earlier: bool) -> None:
+        """A job can never be built; ``earlier`` as for ``failed``."""
 
     def note(self, text: str) -> None:
         """Something that people should know."""

@@ -92,7 +92,10 @@ def test_a_run_takes_what_can_be_built_and_keeps_to_it(
     built = {line.split()[2].rpartition("/")[2] for line in first.stderr.splitlines() if " built  " in line}
     assert built == {f"lxcbuild-demo-{name}=={version}" for name, version in GOOD}, first.stderr
     again = lxcbuild(*argv, "--resume", env=index.environment)
-    assert "0 pruned" in again.stderr or "pruned" not in again.stderr
+    assert " failed  " in first.stderr
+    assert " failed  " not in again.stderr, "it was said before"
+    assert f"{len(GOOD)} built before" in again.stderr, again.stderr
+    assert "pruned" not in again.stderr
     listed = lxcbuild("repo", "list", repo, "--json").stdout
     assert all(f"python3-lxcbuild-demo-{name}" in listed for name, _ in GOOD)
     assert "never" not in listed
