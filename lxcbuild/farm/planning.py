@@ -249,7 +249,12 @@ class _Maker:
             sha256=self.hashes[node],
             asked=asked,
             requirements_known=bool(listed is not None and listed.wheels),
+            has_older=self._has_older(name, Version(version)),
         )
+
+    def _has_older(self, name: str, version: Version) -> bool:
+        python = Version(self.suite.python)
+        return any(r.version < version and r.sdists and r.admits(python) for r in self.known.listed.get(name, ()))
 
     @property
     def _python(self) -> TargetPython:

@@ -308,9 +308,9 @@ class Head:
             self._draining.set()
 
     def _lower_ceiling(self, key: str, failure: Failure) -> bool:
-        """Whether those who need the job are to look for an older release: nobody asked for this one."""
+        """Whether those who need the job are to look for an older release of it."""
         job = self.plan.jobs[key]
-        if len(job.members) > 1 or job.members[0].asked:
+        if len(job.members) > 1 or not job.members[0].has_older:
             return False
         name, known = job.members[0].name, self._ceilings.setdefault(job.target, {})
         why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"

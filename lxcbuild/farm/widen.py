@@ -47,9 +47,7 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted], known: Places) -> Wi
         nodes[key].add(other)
         if other in plan.jobs:
             continue
-        members[other] = (
-            Member(name=item.name, version=item.version, requirement=f"{item.name}=={item.version}", asked=False),
-        )
+        members[other] = (_member(item),)
         nodes[other] = {place[need] for need in item.needs if need in place} | (
             {key} if own & set(item.needs) else set()
         )
@@ -71,6 +69,13 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted], known: Places) -> Wi
             jobs[other] = _job(asking, its, {replaced.get(each, each) for each in graph[other]} - {other})
     direct = {replaced.get(each, each) for each in nodes[key]} | ({replaced[key]} if key in replaced else set())
     return Widened(jobs=jobs, needs=tuple(sorted(direct - {key})))
+
+
+def _member(item: Wanted) -> Member:
+    pinned = f"{item.name}=={item.version}"
+    return Member(
+        name=item.name, version=item.version, requirement=pinned, asked=False, has_older=True
+    )  # for all we know
 
 
 def _below(jobs: Mapping[str, PlannedJob], nodes: Mapping[str, set[str]]) -> dict[str, set[str]]:

@@ -47,6 +47,7 @@ class Member(_Table):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     asked: bool = True  # by the user, not only by other projects
     requirements_known: bool = True  # False: the index does not tell; they are found out when it is built
+    has_older: bool = False  # there may be older releases, for others that need it where this one cannot be built
 
 
 class PlannedJob(_Table):

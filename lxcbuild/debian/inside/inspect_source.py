@@ -30,7 +30,7 @@ _NO_MODULES = {
 }  # fmt: skip
 _NO_PACKAGES = {"doc", "docs", "example", "examples", "benchmark", "benchmarks", "tools", "scripts", "debian"}
 _SUFFIXES = {
-    ".c": "c", ".cc": "cxx", ".cpp": "cxx", ".cxx": "cxx", ".pyx": "cython", ".pxd": "cython", ".rs": "rust",
+    ".c": "c", ".i": "c", ".cc": "cxx", ".cpp": "cxx", ".cxx": "cxx", ".pyx": "cython", ".pxd": "cython", ".rs": "rust",
     ".f": "fortran", ".f90": "fortran", ".pyc": "pyc", ".pyo": "pyc", ".so": "binary", ".pyd": "binary", ".dll": "binary",
 }  # fmt: skip
 _ASIDE = {"test", "tests", "testing", "doc", "docs", "example", "examples", "benchmark", "benchmarks"}
