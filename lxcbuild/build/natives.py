@@ -86,8 +86,8 @@ def _depends(archive: AptArchive, binary: str) -> list[str]:
     """First alternatives, without siblings of the package, which would hold its own files."""
     fields = archive.show(binary)
     source = _source(fields, binary)
-    named = first_names(fields.get("Depends", ""))
-    return [package for package in named if _source(archive.show(package), package) != source]
+    named = archive.show_all(first_names(fields.get("Depends", "")))
+    return [package for package, its in named.items() if _source(its, package) != source]
 
 
 def _source(fields: Mapping[str, str], binary: str) -> str:

@@ -73,7 +73,9 @@ def _promoted(work: Work, problem: StepFailure) -> bool:
         owners = set(contents.modules(item.name.partition(".")[0]))
         # With Sphinx comes docutils, which a plugin imports as well and nobody names.
         found = offered & owners or {
-            p for p in offered if owners.intersection(first_names(archive.show(p).get("Depends", "")))
+            package
+            for package, fields in archive.show_all(offered).items()
+            if owners.intersection(first_names(fields.get("Depends", "")))
         }
         if item.kind == "module" and found:
             package = min(found)
@@ -169,10 +171,9 @@ def _siblings(work: Work, report: GateReport) -> set[str]:
         return set()
     archive = work.facilities.archive_for(target)
 
-    def source(package: str) -> str:
-        return archive.show(package).get("Source", package).split(" ")[0]
-
-    return owners if {source(owner) for owner in owners} == {source(official.package)} else set()
+    shown = archive.show_all({*owners, official.package})
+    sources = {name: shown.get(name, {}).get("Source", name).split(" ")[0] for name in {*owners, official.package}}
+    return owners if {sources[owner] for owner in owners} == {sources[official.package]} else set()
 
 
 def _keep_aside(work: Work) -> Path:

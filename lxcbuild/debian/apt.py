@@ -163,12 +163,18 @@ class AptArchive:
 
     def show(self, binary: str) -> Mapping[str, str]:
         """The fields of the candidate's entry in the package lists; empty when the suite has no such package."""
-        (name,) = _check_names([binary])
+        return self.show_all([binary]).get(binary, {})
+
+    def show_all(self, binaries: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """The same for those of the names that the suite has; one run of apt for all."""
+        names = _check_names(binaries)
+        if not names:
+            return {}
         self._ensure_lists()
         with locks.shared(self._lock_path(self._binary)):
-            done = self._binary.run("apt-cache", ["--no-all-versions", "show", "--", name], check=False)
+            done = self._binary.run("apt-cache", ["--no-all-versions", "show", "--", *names], check=False)
         found = parse_stanzas(done.stdout.decode(errors="replace"))
-        return found[0] if found else {}
+        return {fields.get("Package", ""): fields for fields in reversed(found)}
 
     def source_packages(self, name: str, *, max_age_s: float = 7 * 86400.0) -> tuple[Mapping[str, str], ...]:
         """The suite's source packages of that name (or that make a binary of that name): fields such as Build-Depends."""
