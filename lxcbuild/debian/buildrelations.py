@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import InvalidSpecifier, Specifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian.inspection import Inspection
@@ -179,16 +179,15 @@ def _outdated(text: str, python: TargetPython, names: NameMap, *, always: bool =
         return None
     bounds = [part for part in requirement.specifier if part.operator in (">=", ">", "~=", "==", "===")]
     # "== 1.2" and "~= 1.2" are also upper bounds; only being too old counts here.
-    too_old = [
-        part for part in bounds if not part.contains(version, prereleases=True) and version < _floor(part.version)
-    ]
+    too_old = [part for part in bounds if not part.contains(version, prereleases=True) and _is_below(version, part)]
     if not too_old:
         return None
     return Outdated(text, requirement.name, mapped.package, mapped.version)
 
 
-def _floor(version: str) -> Version:
-    return Version(version.removesuffix(".*"))
+def _is_below(version: Version, part: Specifier) -> bool:
+    floor = Version(part.version.removesuffix(".*"))
+    return version <= floor if part.operator == ">" else version < floor
 
 
 def _programs(inspection: Inspection) -> list[str]:

@@ -150,6 +150,9 @@ _MARKERS = (
     _marker(r"(?:Value|Type)Error: (?P<what>[^\n]{0,120}(?:`project\.license|license-files|license expression)[^\n]{0,200})",
             _BUILD_DEP,
             "the backend is too old: {what}", "backend"),
+    # The suite's list of classifiers is as old as the suite, and not every hatchling lets itself be told not to look.
+    _marker(r"ValueError: (?P<what>Unknown classifier in field [^\n]{0,200})", _BUILD_DEP,
+            "the backend is too old: {what}", "backend"),
     _marker(r"lxcbuild: nothing was installed", _COMPILE,
             "the build ended without an error and made nothing: there is no wheel, or it holds no project"),
     _marker(r"(?P<what>does not appear to be a Python project: no pyproject\.toml or setup\.py)", FailureClass.BROKEN_SDIST,

@@ -43,6 +43,11 @@ _NATIVES = (
     ("program", re.compile(r"No such file or directory: '([\w+-]{1,60})'")),
 )
 _MAX_NATIVES = 20
+#: What py3compile shows when a package is configured.
+_SYNTAX = re.compile(
+    r'^  File "(?P<file>[^"\n]+)", line (?P<line>\d+)\n(?:.*\n){0,3}?(?P<what>(?:Syntax|Indentation|Tab)Error: .*)$',
+    re.M,
+)
 _DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)
 
 
@@ -129,6 +134,12 @@ def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:
         return StepFailure(
             failure_class=FailureClass.DEP_MISSING, brief=f"nothing here provides: {named}", details=details
         )
+    syntax = _SYNTAX.search(text)
+    if syntax is not None:
+        brief = (
+            f"its code is not for this Python: {syntax['file'][:200]}, line {syntax['line']}: {syntax['what'][:200]}"
+        )
+        return StepFailure(failure_class=FailureClass.INSTALL_FAILED, brief=brief, details=details)
     last = next((line for line in reversed(text.splitlines()) if line.startswith(("E: ", "dpkg: error"))), status)
     return StepFailure(
         failure_class=FailureClass.INSTALL_FAILED, brief=f"apt cannot install it: {last[:300]}", details=details

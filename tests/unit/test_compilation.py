@@ -11,6 +11,11 @@ from lxcbuild.debian.compilation import classify_compile_failure, compile_job, p
     ("log", "wanted", "named"),
     [
         (
+            "ValueError: Unknown classifier in field `project.classifiers`: Programming Language :: Python :: 3.13\n",
+            "build-dep-missing",
+            "the backend is too old: Unknown classifier",
+        ),
+        (
             "dpkg-checkbuilddeps: error: Unmet build dependencies: flit dh-python\n",
             "build-dep-missing",
             "flit dh-python",

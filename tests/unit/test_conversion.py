@@ -297,8 +297,9 @@ def test_a_satisfied_backend_becomes_a_versioned_build_dependency() -> None:
     assert not found.unmet
 
 
-def test_a_backend_that_is_too_old_is_reported_and_tried() -> None:
-    seen = inspection(build_requires=("flit_core>=3.11,<4",), build_backend="flit_core.buildapi")
+@pytest.mark.parametrize("bound", [">=3.11,<4", ">3.8.0", "==3.11", "~=3.11"])
+def test_a_backend_that_is_too_old_is_reported_and_tried(bound: str) -> None:
+    seen = inspection(build_requires=(f"flit_core{bound}",), build_backend="flit_core.buildapi")
     found = build_relations(seen, python=PYTHON, names=NAMES)
     assert "flit" in found.relations
     assert [(item.package, item.available) for item in found.outdated] == [("flit", "3.8.0")]

@@ -86,6 +86,8 @@ def test_the_judgement(changes: dict[str, Any], wanted: str | None) -> None:
          "dep-missing", "python3-y (>= 2)"),
         (" python3-x depends on python3-y; however:\n  Package python3-y is not installed.\n", "dep-missing", "python3-y"),
         ("E: Sub-process /usr/bin/dpkg returned an error code (1)\n", "install-failed", "Sub-process"),
+        ('  File "/usr/lib/python3/dist-packages/x/y.py", line 189\n    raise X, "no"\n        ^\nSyntaxError: invalid syntax\n',
+         "install-failed", "its code is not for this Python: /usr/lib/python3/dist-packages/x/y.py, line 189: SyntaxError: inv"),
         ("", "install-failed", "exit status 100"),
     ],
 )  # fmt: skip
