@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -32,7 +32,7 @@ MAX_CPU_S = 0.4
 
 def world(tmp_path: Path, count: int, *, failing: int, seed: int = 7) -> World:
     """New names in each run, so that nothing is there already."""
-    salt = f"lxcbuild-syn-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    salt = f"lxcbuild-syn-{secrets.token_hex(4)}"
     made = make_world(tmp_path / "index", count, seed=seed, failing=failing, salt=salt)
     (tmp_path / "names.txt").write_text("\n".join(made.needs) + "\n")
     return made

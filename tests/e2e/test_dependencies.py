@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_what_is_missing_is_built_first_and_cycles_are_verified_together(
     build: Callable[..., Ended], index: LocalIndex, tmp_path: Path, lxcbuild: LxcBuild
 ) -> None:
     # The version is new in each run, so that nothing is there already.
-    version = f"1.{int(hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8], 16)}"
+    version = f"1.{secrets.randbits(32)}"
     one, two = "lxcbuild-demo-one", "lxcbuild-demo-two"
     index.sdist(one, version, f"{two}=={version}", fast=["packaging"])
     index.sdist(two, version, one, code="import lxcbuild_demo_one")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -25,7 +25,7 @@ TARGET = "debian/bookworm"
 def test_a_worker_that_is_killed_in_the_middle_costs_one_attempt(
     lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
 ) -> None:
-    salt = f"lxcbuild-syn-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    salt = f"lxcbuild-syn-{secrets.token_hex(4)}"
     made = make_world(tmp_path / "index", 2, seed=7, failing=0, salt=salt)
     (tmp_path / "names.txt").write_text("\n".join(made.needs) + "\n")
     with subprocess.Popen(

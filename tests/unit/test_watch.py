@@ -169,13 +169,17 @@ def test_a_page_behind_the_list_is_asked_again(index: Index, make: Making) -> No
     publish(index, "one", "1.1")
     new, index.projects["one"] = index.projects["one"], old
 
+    again = threading.Event()
+
     def behind(handler: object) -> None:
         serial, index.serials["one"] = index.serials["one"], 1
         handler.serve_page("one")  # type: ignore[attr-defined]
         index.serials["one"] = serial
+        again.set()
 
     index.fail("/simple/one/", behind)
     assert watch.look_round() == 0
+    assert again.wait(10)  # the answer is there before the server has done with it
     index.projects["one"] = new
     assert watch.look_round() == 1
 
