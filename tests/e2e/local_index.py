@@ -6,7 +6,19 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def packed(stem: str, files: Mapping[str, str]) -> bytes:
+    """A source archive."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for path, text in files.items():
+            info = tarfile.TarInfo(f"{stem}/{path}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return made.getvalue()
 
 
 class LocalIndex:
@@ -33,20 +45,14 @@ class LocalIndex:
             + "\n".join(["[project]", *lines, "[tool.setuptools]", f"py-modules = ['{module}']", ""]),
             f"{module}.py": f'"""Demonstration."""\n{code}\n',
         }
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for path, text in files.items():
-                info = tarfile.TarInfo(f"{stem}/{path}")
-                info.size = len(text.encode())
-                archive.addfile(info, io.BytesIO(text.encode()))
-        self._add(name, f"{stem}.tar.gz", packed.getvalue())
+        self._add(name, f"{stem}.tar.gz", packed(stem, files))
 
     def wheel(self, name: str, version: str) -> None:
         """A project that publishes no sources."""
-        stem, packed = f"{name.replace('-', '_')}-{version}", io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
+        stem, wheel = f"{name.replace('-', '_')}-{version}", io.BytesIO()
+        with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        self._add(name, f"{stem}-py3-none-any.whl", packed.getvalue())
+        self._add(name, f"{stem}-py3-none-any.whl", wheel.getvalue())
 
     def _add(self, project: str, filename: str, data: bytes) -> None:
         page = self.root / project / "index.html"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import tarfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from local_index import packed
 
 #: What makes a build end in each class: code of setup.py, or of the module.
 FAILURES = {
@@ -85,13 +86,7 @@ def _write(world: World, name: str) -> None:
         "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: 1.0\n"
         + "".join(f"Requires-Dist: {each}\n" for each in requires),
     }
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path, text in files.items():
-            info = tarfile.TarInfo(f"{stem}/{path}")
-            info.size = len(text.encode())
-            archive.addfile(info, io.BytesIO(text.encode()))
-    published = {f"{stem}.tar.gz": b"this is no archive" if kind == "broken-sdist" else packed.getvalue()}
+    published = {f"{stem}.tar.gz": b"this is no archive" if kind == "broken-sdist" else packed(stem, files)}
     if world.has_wheel(name):
         published[f"{stem}-py3-none-any.whl"] = _wheel(stem, module, files)
     page = world.root / name / "index.html"

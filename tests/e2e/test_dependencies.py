@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from command import Ended, LxcBuild
 from local_index import LocalIndex
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
 
@@ -23,14 +23,6 @@ def index(tmp_path: Path) -> LocalIndex:
     root = tmp_path / "index"
     root.mkdir()
     return LocalIndex(root)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> Iterator[None]:
-    made_image(TARGET)
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

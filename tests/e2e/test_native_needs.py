@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import LxcBuild
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
 SETUP = 'from setuptools import setup\nsetup(name="{name}", version="99.0", license="MIT", py_modules=["{module}"])\n'
@@ -56,13 +56,6 @@ def arguments():
 setuptools.setup(name="lxcbuild-demo-hidden", version="99.0", license="MIT", **arguments())
 """
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from command import Ended, LxcBuild
 from local_index import LocalIndex
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
 BROKEN = "import lxcbuild_demo_nothing_of_that_name"
@@ -29,14 +28,6 @@ def index(tmp_path: Path) -> LocalIndex:
     made.sdist("lxcbuild-demo-between", "1.0")
     made.sdist("lxcbuild-demo-between", "2.0", "lxcbuild-demo-never")
     return made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> Iterator[None]:
-    made_image(TARGET)
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 def versions(builds: list[dict[str, Any]], status: str) -> set[tuple[str, str]]:
