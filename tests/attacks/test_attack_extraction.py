@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from attacking import SCRIPTS, run_script
 from host_state import processes_in_range
+from timing import quick
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.model import DiskLimits, MemoryLimits, OutputLimits
@@ -169,7 +170,7 @@ def test_37_a_hundred_thousand_nested_directories(sandbox, tmp_path: Path) -> No
     with pytest.raises(ExtractionError, match="nested deeper"):
         instance.save_delta(tmp_path / "delta")
     assert sum(1 for _ in instance.changes()) < 1000
-    assert time.monotonic() - begun < 3
+    assert quick(time.monotonic() - begun, 3)
 
 
 @pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
@@ -178,9 +179,9 @@ def test_37_a_mass_of_files_is_refused_in_bounded_time(sandbox, tmp_path: Path, 
     instance = leave(sandbox, "many", count, disk=MANY, memory=memory)
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", "more than 1000 files")
-    assert time.monotonic() - begun < 2
+    assert quick(time.monotonic() - begun, 2)
     assert sum(1 for _ in instance.changes()) <= 200_000
-    assert time.monotonic() - begun < 15
+    assert quick(time.monotonic() - begun, 15)
 
 
 @pytest.mark.parametrize("what", ["newline", "escape", "invalid", "dash"])

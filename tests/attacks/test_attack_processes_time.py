@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from attacking import SCRIPTS, run_script
 from host_state import processes_in_range
+from timing import once, quick
 
 from lxcbuild.model import CpuLimits, FailureClass, TimeLimits
 
@@ -22,10 +23,10 @@ pytestmark = pytest.mark.root
 
 
 def gone_within(instance, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while (left := processes_in_range(instance._id_start)) and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while left := processes_in_range(instance._id_start):
+        assert quick(time.monotonic() - begun, seconds), left
         time.sleep(0.02)
-    assert left == []
 
 
 def test_25_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> None:
@@ -36,7 +37,7 @@ def test_25_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> 
     assert said.result.usage.peak_pids <= 64
     begun = time.monotonic()
     bomb.stop()
-    assert time.monotonic() - begun < 1
+    assert quick(time.monotonic() - begun, 1)
     assert processes_in_range(bomb._id_start) == []
 
 
@@ -45,7 +46,7 @@ def test_25_a_fork_bomb_that_never_gives_up_ends_at_the_wall_clock(sandbox) -> N
     begun = time.monotonic()
     said = run_script(bomb, "attack_25_fork_bomb", "600", str(1 << 30))
     assert said.result.stopped_by is FailureClass.TIMEOUT
-    assert time.monotonic() - begun < 1.5 + 3
+    assert quick(time.monotonic() - begun - 1.5, 3)
     bomb.close()
     gone_within(bomb, 1)
 
@@ -100,20 +101,24 @@ def is_runner(pid: int) -> bool:
 
 @pytest.mark.parametrize("percent", [25.0, 10.0])
 def test_31_spinning_threads_get_the_quota_and_no_more(sandbox, percent: float) -> None:
+    """The ceiling holds on any machine; all of it is had where nobody else uses the CPUs up."""
     instance = sandbox(cpu=CpuLimits(quota_percent=percent))
-    said = run_script(instance, "attack_31_cpu_spin", "4", "4")
-    usage = said.result.usage
-    share = usage.cpu_s / usage.wall_s
-    assert share <= percent / 100 * 1.05, usage
-    assert usage.throttled_s > 0
-    # A ceiling holds on any machine; all of it is had where nobody else uses the CPUs up: the quota then ends each turn.
-    if usage.throttled_s > 1:
-        assert share >= percent / 100 * 0.90, usage
+
+    def share() -> float:
+        usage = run_script(instance, "attack_31_cpu_spin", "4", "4").result.usage
+        assert usage.cpu_s / usage.wall_s <= percent / 100 * 1.05, usage
+        assert usage.throttled_s > 0
+        return usage.cpu_s / usage.wall_s
+
+    once(share, lambda share: share >= percent / 100 * 0.90)
 
 
 def test_31_without_a_quota_it_gets_more(sandbox) -> None:
-    usage = run_script(sandbox(), "attack_31_cpu_spin", "4", "2").result.usage
-    assert usage.cpu_s / usage.wall_s > 0.3  # more than the smaller quota above, even on a loaded machine
+    instance = sandbox()
+    usage = once(
+        lambda: run_script(instance, "attack_31_cpu_spin", "4", "2").result.usage,
+        lambda usage: usage.cpu_s / usage.wall_s > 0.3,
+    )
     assert usage.throttled_s == 0
 
 
@@ -121,9 +126,10 @@ def test_31_weights_divide_contended_cpus(sandbox) -> None:
     """Three parts to one, on one processor; other programs on it take from both alike. Medians, because they are not steady."""
     light = sandbox(name="light", cpu=CpuLimits(weight=100, cpuset="0"))
     heavy = sandbox(name="heavy", cpu=CpuLimits(weight=300, cpuset="0"))
-    shares = []
     lead = 1.0  # seconds until both interpreters run; a slow machine needs more
-    while len(shares) < 3:
+
+    def share() -> float:
+        nonlocal lead
         start = time.monotonic() + lead
         with ThreadPoolExecutor(2) as pool:
             said = [
@@ -134,23 +140,26 @@ def test_31_weights_divide_contended_cpus(sandbox) -> None:
         if little["late"] or much["late"]:
             lead *= 2
             assert lead < 60, (little, much)
-        else:
-            shares.append(much["cpu_s"] / (much["cpu_s"] + little["cpu_s"]))
-    assert statistics.median(shares) == pytest.approx(0.75, abs=0.05), shares
+            return share()
+        return much["cpu_s"] / (much["cpu_s"] + little["cpu_s"])
+
+    once(lambda: statistics.median(share() for _ in range(3)), lambda share: abs(share - 0.75) < 0.05)
 
 
 @pytest.mark.parametrize("way", ["quiet", "talking", "stopped", "deaf", "stop-all", "vfork", "traced"])
 def test_33_what_never_ends_is_ended_at_the_wall_clock(sandbox, way: str) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=1.5)), "attack_33_hang", way)
     assert said.result.stopped_by is FailureClass.TIMEOUT
-    assert 1.5 <= said.result.usage.wall_s < 1.5 + 2.5
+    assert said.result.usage.wall_s >= 1.5
+    assert quick(said.result.usage.wall_s - 1.5, 2.5)
 
 
 @pytest.mark.parametrize("way", ["quiet", "stopped", "deaf"])
 def test_33_what_says_nothing_is_ended_as_silent(sandbox, way: str) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=60, silence_s=1.0)), "attack_33_hang", way)
     assert said.result.stopped_by is FailureClass.SILENT
-    assert 1.0 <= said.result.usage.wall_s < 1.0 + 3
+    assert said.result.usage.wall_s >= 1.0
+    assert quick(said.result.usage.wall_s - 1.0, 3)
 
 
 def test_33_what_talks_is_not_silent(sandbox) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from timing import quick
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.linux.cgroup import CgroupHost
@@ -159,7 +160,7 @@ def test_an_interruption_ends_it_within_a_second(state: StateDirs, tmp_path: Pat
         before = time.monotonic()
         child.send_signal(number)
         assert child.wait(PATIENCE_S) == 130
-        assert time.monotonic() - before < 3, "one second, and room for a busy machine"
+        assert quick(time.monotonic() - before, 1)
     assert (tmp_path / "err").read_text().endswith("error: cancelled\n")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from lxc_sandboxes import MIB, POLICY, processes_of, shell, spec
+from timing import quick
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
@@ -130,7 +131,7 @@ def test_cancel_from_another_thread_ends_a_step_at_once(running: LxcInstance) ->
     begun = time.monotonic()
     result, _ = shell(running, "trap '' TERM INT; sleep 60")
     assert result.stopped_by is FailureClass.CANCELLED
-    assert time.monotonic() - begun < 2
+    assert quick(time.monotonic() - begun, 2)
 
 
 @pytest.mark.parametrize("who", ["launcher", "runner", "nursery"])
@@ -147,7 +148,7 @@ def test_whoever_is_killed_everything_inside_is_dead(running: LxcInstance, backe
     threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
     result, _ = shell(running, "setsid sleep 60 & sleep 60")
     assert result.stopped_by is not None
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while (left := processes_of(running._id_start)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert left == []
@@ -159,7 +160,7 @@ def test_a_backend_recovers_from_a_killed_nursery(backend: LxcBackend, rootfs: P
     assert spare is not None
     status = Path(f"/proc/{spare.pid}/status").read_text()
     os.kill(int(next(line for line in status.splitlines() if line.startswith("PPid")).split()[1]), signal.SIGKILL)
-    assert spare.wait(2)
+    assert spare.wait(20)
     with backend.create(spec(rootfs)) as instance:
         instance.start()
         assert shell(instance, "true")[0].ok
@@ -216,7 +217,7 @@ def test_a_killed_orchestrator_leaves_nothing_or_what_sweep_removes(
             stat = Path("/proc", str(record.launcher_pid), "stat").read_text()
             os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
         child.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while (left := processes_of(id_start)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert left == []

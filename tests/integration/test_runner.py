@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from timing import quick
 
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.model import DiskLimits, FailureClass, LogLimits, MemoryLimits, Policy, TimeLimits, Usage
@@ -93,7 +94,7 @@ def started(python: str, *, ready: bool = True, script: Path = RUNNER) -> Iterat
     finally:
         bench.session.close()
         try:
-            process.wait(5)
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -203,7 +204,7 @@ def test_nothing_survives_its_step(bench: Bench, daemon: str) -> None:
     before = time.monotonic()
     assert bench.sh(f"{daemon}\nexit 3").exit_status == 3
     assert len(bench.pid_namespace) == 1
-    assert time.monotonic() - before < 5
+    assert quick(time.monotonic() - before, 5)
 
 
 def test_output_in_flight_inside_a_dead_socket_does_not_hang(bench: Bench) -> None:
@@ -336,7 +337,7 @@ def test_cancel_from_another_thread(bench: Bench) -> None:
     result = bench.sh("trap '' TERM INT HUP; sleep 1000")
     timer.join()
     assert result.stopped_by is FailureClass.CANCELLED
-    assert time.monotonic() - before < 4
+    assert quick(time.monotonic() - before, 4)
     assert bench.run("true").stopped_by is FailureClass.CANCELLED
     with pytest.raises(CancelledError):
         bench.session.put("/tmp/x", b"")
@@ -378,7 +379,7 @@ def test_everything_dies_with_the_stream(bench: Bench) -> None:
     assert bench.sh("setsid sleep 1000 & sleep 1000").stopped_by is FailureClass.SANDBOX_FAILED
     timer.join()
     assert len(inside) == 4
-    bench.process.wait(2)  # unshare waits for PID 1, and PID 1 is dead only when its whole namespace is
+    bench.process.wait(20)  # unshare waits for PID 1, and PID 1 is dead only when its whole namespace is
     assert not [pid for pid in inside if Path(f"/proc/{pid}").exists()]
 
 
@@ -394,7 +395,7 @@ def test_output_sink_errors_kill_the_sandbox(bench: Bench) -> None:
             probe=lambda: bench.reading,
         )
     assert bench.kills == 1
-    bench.process.wait(2)
+    bench.process.wait(20)
 
 
 def test_put(bench: Bench, tmp_path: Path) -> None:
@@ -444,7 +445,7 @@ def test_a_descriptor_that_the_starter_leaked_is_closed() -> None:
         "0, 1, 2, the stream, the wake-up pipe"
     )
     bench.session.close()
-    process.wait(5)
+    process.wait(20)
     os.close(read)
 
 
@@ -476,7 +477,7 @@ def test_a_runner_that_lies(tmp_path: Path, says: str) -> None:
         before = time.monotonic()
         with pytest.raises(SandboxError):
             bench.session.wait_ready(5)
-        assert time.monotonic() - before < 4
+        assert quick(time.monotonic() - before, 4)
         assert bench.kills == 1
 
 
@@ -568,12 +569,12 @@ def test_shell_on_a_terminal() -> None:
         screen.wait_for(b"> ")
         os.write(master, b"exit 5\n")
         screen.wait_for(b"status 5")
-        assert driver.wait(5) == 0
+        assert driver.wait(20) == 0
         assert termios.tcgetattr(slave) == before
     finally:
         driver.kill()
         driver.wait()
-        runner.wait(5)
+        runner.wait(20)
         os.close(master)
         os.close(slave)
 
@@ -593,9 +594,9 @@ def test_shell_without_a_terminal() -> None:
         os.write(write_in, b"x" * 300_000)
         os.close(write_in)
         screen.wait_for(b"300000\nstatus 0\n")
-        assert driver.wait(5) == 0
+        assert driver.wait(20) == 0
     finally:
         driver.kill()
         driver.wait()
-        runner.wait(5)
+        runner.wait(20)
         os.close(read_out)

@@ -100,7 +100,6 @@ def own_tests(image: str) -> None:
     environment = {
         **os.environ,
         "LXCBUILD_TEST_STATE_DIR": STATE,
-        "LXCBUILD_TEST_SLOWNESS": "10",  # emulated, on a host that may have other work
         "LXCBUILD_TEST_ROOTFS": image,
         "PYTHONPATH": f"{os.environ['PYTHONPATH']}:tests/qemu",
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import lzma
-import time
 from pathlib import Path
 
 import debs
 import pytest
 from debs import Entry
+from timing import within
 
 from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check, suite_owners
@@ -156,22 +156,19 @@ def test_46_one_kind_of_binary_package(tmp_path: Path) -> None:
     ],
 )
 def test_48_a_hostile_stanza_is_read_or_refused_at_once(data: bytes, why: str | None) -> None:
-    begun = time.monotonic()
-    if why is None:
-        assert parse_stanza(data, what="it")["Description"].count("\n") == 300_000
-    else:
-        with pytest.raises(ArtifactError, match=why):
-            parse_stanza(data, what="it")
-    assert time.monotonic() - begun < 3
+    with within(3):
+        if why is None:
+            assert parse_stanza(data, what="it")["Description"].count("\n") == 300_000
+        else:
+            with pytest.raises(ArtifactError, match=why):
+                parse_stanza(data, what="it")
 
 
 def test_48_an_archive_of_millions_of_members_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(debs.ar([("debian-binary", b"2.0\n")]) + debs.ar([("x", b"")])[8:] * 1_000_000)
-    begun = time.monotonic()
-    with pytest.raises(ArtifactError, match="does not consist of"):
+    with within(3), pytest.raises(ArtifactError, match="does not consist of"):
         read_deb(path)
-    assert time.monotonic() - begun < 3
 
 
 def test_48_names_may_not_fill_the_readers_memory(tmp_path: Path) -> None:

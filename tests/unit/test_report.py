@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from timing import within
 
 from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError
@@ -194,10 +195,9 @@ def test_a_phase_that_a_build_came_back_to_counts_once(fresh_state: StateDirs) -
 
 
 def test_clusters_of_hostile_messages_take_no_time() -> None:
-    begun_at = time.perf_counter()
-    for text in ("a/" * 100_000, "'" * 100_000, "a >= " * 50_000, "a 1.0 (" * 20_000, "1." * 100_000, EVIL * 1000):
-        cluster(text, project="a" * 200)
-    assert time.perf_counter() - begun_at < 2
+    with within(2):
+        for text in ("a/" * 100_000, "'" * 100_000, "a >= " * 50_000, "a 1.0 (" * 20_000, "1." * 100_000, EVIL * 1000):
+            cluster(text, project="a" * 200)
 
 
 def test_plots_hold_for_no_and_for_strange_values() -> None:
