@@ -21,7 +21,7 @@ from lxcbuild.config.paths import StateDirs
 from lxcbuild.linux.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 
 PATIENCE_S = 20.0
 
@@ -44,14 +44,6 @@ def run_json(state: StateDirs, *argv: str | Path) -> dict[str, Any]:
 def image(state: StateDirs) -> None:
     """The base image of this host's own suite: made once, kept from run to run."""
     assert lxcbuild(state, "run", "--", "true").returncode == 0
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(state: StateDirs) -> Any:
-    """Every test of this file ends with nothing left behind."""
-    yield
-    done = lxcbuild(state, "doctor", "--leftovers")
-    assert done.returncode == 0, done.stdout.decode()
 
 
 def test_output_and_exit_status_are_passed_on(state: StateDirs) -> None:

@@ -11,15 +11,8 @@ import pytest
 from command import LxcBuild
 from crate_registry import LEAF, ROOT, Registry
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 TARGET = "debian/bookworm"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lxcbuild.debian import sources
 from lxcbuild.debian.aptroot import AptRoot
 from lxcbuild.model import Target
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 
 TARGET = "debian/bookworm"
 CONTROL = """\
@@ -55,13 +55,6 @@ FILES = {
     "lxcbuild_demo.py": "VALUE = 1\n",
     "lxcbuild-demo": "#!/bin/sh\n",
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(lxcbuild: LxcBuild) -> Iterator[None]:
-    yield
-    done = lxcbuild("doctor", "--leftovers")
-    assert done.status == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

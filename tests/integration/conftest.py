@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lxc_sandboxes import spec
+from runner_bench import Bench, pythons, started
 
 from lxcbuild.cli.options import host_target
 from lxcbuild.config.paths import StateDirs
@@ -73,3 +74,10 @@ def running(backend: LxcBackend, rootfs: Path) -> Iterator[LxcInstance]:
     with backend.create(spec(rootfs)) as instance:
         instance.start()
         yield instance
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A runner without a sandbox around it."""
+    with started(pythons()[0]) as bench:
+        yield bench

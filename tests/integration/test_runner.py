@@ -1,110 +1,26 @@
-"""The runner as PID 1 of a bare PID namespace, and the session at the other end of its stream. No LXC."""
+"""The runner and its session: steps, their privileges, their limits and their output."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runner_bench import MIB, POLICY, Bench, pythons, started
 from timing import quick
 
 from lxcbuild.errors import CancelledError, SandboxError
-from lxcbuild.model import DiskLimits, FailureClass, LogLimits, MemoryLimits, Policy, TimeLimits, Usage
+from lxcbuild.model import FailureClass, LogLimits, TimeLimits, Usage
 from lxcbuild.sandbox.base import Step, User
-from lxcbuild.sandbox.session import RUNNER, Reading, Session
+from lxcbuild.sandbox.session import RUNNER, Reading
 
 pytestmark = pytest.mark.root
-
-MIB = 1024 * 1024
-POLICY = Policy(
-    name="test",
-    memory=MemoryLimits(max_bytes=1024 * MIB),
-    disk=DiskLimits(max_bytes=MIB, max_inodes=1000),
-    time=TimeLimits(wall_s=60),
-)
-
-
-class Bench:
-    """One runner with its session, and what a backend would add: the outside kill and the counters."""
-
-    def __init__(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.kills = 0
-        self.reading = Reading(usage=Usage())
-        self.session = Session(ours, kill=self.kill)
-        self.output = bytearray()
-
-    def kill(self) -> None:
-        self.kills += 1
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()  # unshare --kill-child: PID 1 of the namespace dies with it
-
-    def run(self, *argv: str, policy: Policy = POLICY, **step):
-        self.output.clear()
-        step.setdefault("cwd", "/")
-        return self.session.run(
-            Step(argv=argv, **step), policy=policy, on_output=self.output.extend, probe=lambda: self.reading
-        )
-
-    def sh(self, script: str, **more):
-        return self.run("sh", "-c", script, **more)
-
-    @property
-    def pid_namespace(self) -> list[int]:
-        """Host pids of all processes in the runner's namespace, the runner included."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        wanted = Path(f"/proc/{children[0]}/ns/pid").readlink()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if (entry / "ns/pid").readlink() == wanted:
-                        found.append(int(entry.name))
-        return found
-
-
-def pythons() -> list[str]:
-    """The interpreters of this machine that an image might have."""
-    system = [f"/usr/bin/python3.{minor}" for minor in range(9, 15)]
-    return [path for path in system if Path(path).exists()] or [sys.executable]
-
-
-@contextlib.contextmanager
-def started(python: str, *, ready: bool = True, script: Path = RUNNER) -> Iterator[Bench]:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", python, "-I", "-S", script], stdin=theirs
-        )
-    bench = Bench(ours, process)
-    try:
-        if ready:
-            bench.session.wait_ready(10)
-        yield bench
-    finally:
-        bench.session.close()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with started(pythons()[0]) as bench:
-        yield bench
 
 
 @pytest.mark.parametrize("python", pythons())
@@ -223,28 +139,30 @@ def test_wall_clock(bench: Bench) -> None:
     result = bench.sh("echo a; sleep 1000", wall_s=0.5)
     assert result.stopped_by is FailureClass.TIMEOUT
     assert result.signal == signal.SIGTERM
-    assert 0.5 <= result.usage.wall_s < 3
+    assert result.usage.wall_s >= 0.5
+    assert quick(result.usage.wall_s, 3)
     assert bench.kills == 0
     assert bench.run("true").ok, "the session goes on"
 
 
 def test_wall_clock_of_a_step_that_ignores_sigterm_and_talks(bench: Bench) -> None:
-    result = bench.sh("trap '' TERM; while :; do echo a; sleep 0.05; done", wall_s=0.5, silence_s=0.3)
+    result = bench.sh("trap '' TERM; while :; do echo a; sleep 0.05; done", wall_s=1.5, silence_s=1.2)
     assert (result.stopped_by, result.signal) == (FailureClass.TIMEOUT, signal.SIGKILL)
-    assert result.usage.wall_s < 5
+    assert quick(result.usage.wall_s, 6)
 
 
 def test_silence(bench: Bench) -> None:
-    result = bench.sh("echo a; sleep 0.3; echo b; sleep 1000", silence_s=0.6)
+    result = bench.sh("echo a; sleep 0.5; echo b; sleep 1000", silence_s=1.5)
     assert result.stopped_by is FailureClass.SILENT
     assert bench.output == b"a\nb\n"
-    assert 0.9 <= result.usage.wall_s < 4
+    assert result.usage.wall_s >= 2.0
+    assert quick(result.usage.wall_s, 5)
 
 
 def test_a_step_that_stops_itself(bench: Bench) -> None:
     result = bench.sh("kill -STOP $$", silence_s=0.4)
     assert result.stopped_by is FailureClass.SILENT
-    assert result.usage.wall_s < 5
+    assert quick(result.usage.wall_s, 5)
     assert len(bench.pid_namespace) == 1
 
 
@@ -267,7 +185,7 @@ def test_a_step_that_the_kernel_killed_for_memory_is_over_at_once(bench: Bench) 
     result = bench.sh("sleep 60")
     timer.join()
     assert (result.exit_status, result.stopped_by) == (None, FailureClass.OOM)
-    assert time.monotonic() - began < 10
+    assert quick(time.monotonic() - began, 5)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +212,7 @@ def test_one_line_without_end(bench: Bench) -> None:
     assert result.stopped_by is FailureClass.LOG_FLOOD
     assert result.output_truncated
     assert len(bench.output) < 10_000
-    assert result.usage.wall_s < 5
+    assert quick(result.usage.wall_s, 5)
 
 
 def test_endless_log(bench: Bench) -> None:
@@ -341,61 +259,6 @@ def test_cancel_from_another_thread(bench: Bench) -> None:
     assert bench.run("true").stopped_by is FailureClass.CANCELLED
     with pytest.raises(CancelledError):
         bench.session.put("/tmp/x", b"")
-
-
-def test_the_runner_dies(bench: Bench) -> None:
-    runner = min(bench.pid_namespace)
-    timer = threading.Timer(0.2, os.kill, (runner, signal.SIGKILL))
-    timer.start()
-    result = bench.sh("sleep 1000")
-    timer.join()
-    assert (result.exit_status, result.signal, result.stopped_by) == (None, None, FailureClass.SANDBOX_FAILED)
-    with pytest.raises(SandboxError, match="gone"):
-        bench.run("true")
-
-
-def test_the_runner_dies_of_memory(bench: Bench) -> None:
-    def out_of_memory() -> None:
-        bench.reading = Reading(usage=Usage(oom_kills=1))
-        bench.process.kill()
-
-    timer = threading.Timer(0.2, out_of_memory)
-    timer.start()
-    assert bench.sh("sleep 1000").stopped_by is FailureClass.OOM
-    timer.join()
-
-
-def test_everything_dies_with_the_stream(bench: Bench) -> None:
-    inside: list[int] = []
-
-    def look_and_close() -> None:
-        inside.extend(bench.pid_namespace)
-        bench.session._channel._sock.shutdown(socket.SHUT_RDWR)
-
-    bench.kill = lambda: None  # type: ignore[method-assign]
-    bench.session._channel.kill = lambda: None
-    timer = threading.Timer(0.3, look_and_close)
-    timer.start()
-    assert bench.sh("setsid sleep 1000 & sleep 1000").stopped_by is FailureClass.SANDBOX_FAILED
-    timer.join()
-    assert len(inside) == 4
-    bench.process.wait(20)  # unshare waits for PID 1, and PID 1 is dead only when its whole namespace is
-    assert not [pid for pid in inside if Path(f"/proc/{pid}").exists()]
-
-
-def test_output_sink_errors_kill_the_sandbox(bench: Bench) -> None:
-    def broken(_data: bytes) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        bench.session.run(
-            Step(argv=("sh", "-c", "echo a; sleep 1000"), cwd="/"),
-            policy=POLICY,
-            on_output=broken,
-            probe=lambda: bench.reading,
-        )
-    assert bench.kills == 1
-    bench.process.wait(20)
 
 
 def test_put(bench: Bench, tmp_path: Path) -> None:
@@ -447,156 +310,3 @@ def test_a_descriptor_that_the_starter_leaked_is_closed() -> None:
     bench.session.close()
     process.wait(20)
     os.close(read)
-
-
-def test_a_start_that_takes_too_long(tmp_path: Path) -> None:
-    script = tmp_path / "sleeps.py"
-    script.write_text("import time; time.sleep(1000)")
-    with started(pythons()[0], ready=False, script=script) as bench:
-        with pytest.raises(SandboxError, match="no answer"):
-            bench.session.wait_ready(0.3)
-        assert bench.kills == 1
-
-
-@pytest.mark.parametrize(
-    "says",
-    [
-        'b"x" * 10_000_000',
-        'b"[" * 100_000 + b"\\n"',
-        'b"{}\\n"',
-        'b"\\xff\\n"',
-        'b\'{"op":"exit","id":1,"status":0,"signal":null}\\n\'',
-        'b\'{"op":"out","data":"!!"}\\n\'',
-        'b\'{"op":"pong","id":true}\\n\'',
-    ],
-)
-def test_a_runner_that_lies(tmp_path: Path, says: str) -> None:
-    script = tmp_path / "lies.py"
-    script.write_text(f"import os, time\nos.write(0, {says})\ntime.sleep(1000)")
-    with started(pythons()[0], ready=False, script=script) as bench:
-        before = time.monotonic()
-        with pytest.raises(SandboxError):
-            bench.session.wait_ready(5)
-        assert quick(time.monotonic() - before, 4)
-        assert bench.kills == 1
-
-
-def test_a_runner_that_answers_for_ever(tmp_path: Path) -> None:
-    ready = '{"op":"ready","python":[3,9,0],"cap_eff":"0","cap_bnd":"0","seccomp":2,"no_new_privs":1}'
-    script = tmp_path / "floods.py"
-    script.write_text(
-        f"import os\nos.write(0, b'{ready}\\n'); os.read(0, 65536)\n"
-        'while True: os.write(0, b\'{"op":"out","data":""}\\n\' * 1000)'
-    )
-    with started(pythons()[0], script=script) as bench:
-        result = bench.sh("true", wall_s=0.5, policy=POLICY)
-        assert result.stopped_by in (FailureClass.TIMEOUT, FailureClass.SANDBOX_FAILED)
-        assert result.usage.wall_s < 4
-        assert bench.kills >= 1
-
-
-# -- interactive ------------------------------------------------------------------------------------------------------
-
-DRIVER = """
-import socket, sys
-sys.path.insert(0, {root!r})
-from lxcbuild.model import *
-from lxcbuild.sandbox.base import Step
-from lxcbuild.sandbox.session import Session, Reading
-policy = Policy(name="t", memory=MemoryLimits(max_bytes=1), disk=DiskLimits(max_bytes=1, max_inodes=1), time=TimeLimits(wall_s=1))
-session = Session(socket.socket(fileno={fd}), kill=lambda: None)
-session.wait_ready(10)
-status = session.interact(Step(argv=("sh",), cwd="/", env={{"PS1": "> "}}), policy=policy, probe=lambda: Reading(usage=Usage()))
-print("status", status)
-"""
-
-
-def interactive(stdin: int, stdout: int) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        runner = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", pythons()[0], "-I", "-S", RUNNER],
-            stdin=theirs,
-        )
-        script = DRIVER.format(root=str(RUNNER.parents[2]), fd=ours.fileno())
-        driver = subprocess.Popen(
-            [sys.executable, "-c", script], stdin=stdin, stdout=stdout, pass_fds=[ours.fileno()], start_new_session=True
-        )
-    return runner, driver
-
-
-class Screen:
-    """What comes out of a descriptor, read up to the words that a person would wait for."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.unread = b""
-
-    def wait_for(self, wanted: bytes) -> bytes:
-        while wanted not in self.unread:
-            data = os.read(self.fd, 4096)
-            assert data, f"the end came before {wanted!r}: {self.unread[-200:]!r}"
-            self.unread += data
-        seen, _, self.unread = self.unread.partition(wanted)
-        return seen
-
-
-def test_shell_on_a_terminal() -> None:
-    import fcntl
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-    before = termios.tcgetattr(slave)
-    screen = Screen(master)
-    runner, driver = interactive(slave, slave)
-    try:
-        screen.wait_for(b"> ")
-        os.write(master, b"tty; stty size; id -u\n")
-        screen.wait_for(b"\r\n")  # the echo
-        seen = screen.wait_for(b"1000\r\n")
-        assert b"/dev/pts/" in seen
-        assert b"33 77" in seen
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 88, 0, 0))
-        driver.send_signal(signal.SIGWINCH)
-        screen.wait_for(b"> ")
-        os.write(master, b"until stty size | grep 88; do :; done\n")
-        screen.wait_for(b"44 88\r\n> ")
-        os.write(master, b"sh -c 'echo go; exec sleep 1000'\n")
-        screen.wait_for(b"\r\ngo\r\n")
-        os.write(master, b"\x03")  # Ctrl-C goes inside; it also drops what is typed but not yet read
-        screen.wait_for(b"> ")
-        os.write(master, b"exit 5\n")
-        screen.wait_for(b"status 5")
-        assert driver.wait(20) == 0
-        assert termios.tcgetattr(slave) == before
-    finally:
-        driver.kill()
-        driver.wait()
-        runner.wait(20)
-        os.close(master)
-        os.close(slave)
-
-
-def test_shell_without_a_terminal() -> None:
-    read_in, write_in = os.pipe()
-    read_out, write_out = os.pipe()
-    screen = Screen(read_out)
-    runner, driver = interactive(read_in, write_out)
-    for fd in (read_in, write_out):
-        os.close(fd)
-    try:
-        os.write(write_in, b"echo one\n")
-        screen.wait_for(b"one\n")
-        os.write(write_in, b"echo two; wc -c\n")
-        screen.wait_for(b"two\n")  # the shell reads ahead: what follows must not be there before wc is
-        os.write(write_in, b"x" * 300_000)
-        os.close(write_in)
-        screen.wait_for(b"300000\nstatus 0\n")
-        assert driver.wait(20) == 0
-    finally:
-        driver.kill()
-        driver.wait()
-        runner.wait(20)
-        os.close(read_out)

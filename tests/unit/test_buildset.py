@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from index_server import File, Index, serve
+from index_server import File, Index
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import BrokenSdistError, DependencyError
 from lxcbuild.images.wheels import wheels_key
 from lxcbuild.pypi.buildset import Chosen, TargetEnvironment, resolve_build_set
 from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig
 from lxcbuild.pypi.model import IndexFile
 from lxcbuild.pypi.wheels import best_wheel, read_wheel_metadata, target_tags
 
@@ -46,20 +43,6 @@ def wheel(name: str, version: str, *requires: str, tag: str = "py3-none-any", al
         archive.writestr(f"{name}/__init__.py", "")
     offered = metadata(name, version, *requires) if alone else None
     return File(f"{name}-{version}-{tag}.whl", buffer.getvalue(), metadata=offered)
-
-
-@pytest.fixture(params=["json", "html"])
-def index(request: pytest.FixtureRequest) -> Iterator[Index]:
-    with serve() as server:
-        server.speaks_json = request.param == "json"
-        yield server
-
-
-@pytest.fixture
-def client(index: Index, fresh_state: StateDirs) -> Iterator[IndexClient]:
-    config = PipConfig(indexes=(f"{index.url}/simple/",), timeout_s=5)
-    with IndexClient(fresh_state, config=config, backoff_s=0.01) as made:
-        yield made
 
 
 def no_sdists(file: IndexFile) -> Path:
