@@ -18,6 +18,7 @@ from lxcbuild.build.driver import Course
 from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.failures import PhaseFailedError
 from lxcbuild.build.ready import Ready, Records, find_ready, recorded_request
+from lxcbuild.build.remembered import remembered
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.build.sets import BuildSet, failure_by, notes, plain, resolved, wish_for, without_namesakes
 from lxcbuild.build.work import Work
@@ -178,7 +179,12 @@ class _Family:
 
     def _ceilings(self, course: Course) -> dict[str, Ceiling]:
         """By project; what is tried is the target's business."""
-        return self.ceilings.setdefault(course.work.request.target, dict(self.facilities.ceilings))
+        work, target = course.work, course.work.request.target
+        if target not in self.ceilings:
+            image = work.image.digest if work.image else None
+            known = {} if work.request.rebuild else remembered(self.ledger, target, policy=self.policy, image=image)
+            self.ceilings[target] = {**known, **self.facilities.ceilings}
+        return self.ceilings[target]
 
     def _settle(self, one: BuildSet | None) -> None:
         """Build a set, with older releases of what it needs where the newest cannot be built."""

@@ -36,7 +36,9 @@ _OPTIONS = (
         envvar="LXCBUILD_NEWER_THAN_OFFICIAL",
         help="For such needs, packages may take the place of the distribution's own ones that are too old.",
     ),
-    click.option("--rebuild", is_flag=True, help="Build although the same was built before."),
+    click.option(
+        "--rebuild", is_flag=True, help="Build although the same was built before, and try what failed before."
+    ),
     click.option("--lintian", is_flag=True, help="Also let lintian judge the packages."),
     click.option("--tests", is_flag=True, help="Also run the project's own tests on the installed packages."),
     click.option(

@@ -21,7 +21,7 @@ from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import BuildEnded, BuildPutAside, Monitor, Note
 from lxcbuild.farm.artifacts import DirectoryStore
 from lxcbuild.farm.engine import JobEvent
-from lxcbuild.farm.jobs import estimate_for, options_of
+from lxcbuild.farm.jobs import estimate_for, known_failures, options_of
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.local import LocalEngine
 from lxcbuild.farm.progress import Progress
@@ -50,7 +50,7 @@ def build_parallel(
     for target in {wish.target for wish in wishes}:
         load_recipe(target)
     keys = _keys(wishes, ui.dirs, monitor)
-    planned = _planned(keys, policy)
+    plan = Plan(options=options_of(wishes[0]), jobs=_planned(keys, policy))
     ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,
@@ -61,7 +61,7 @@ def build_parallel(
             ui.dirs, bulk_workshop, listener=_Listener(monitor).hear, jobs=jobs, courteous=False, alive=None
         )
         head = Head(
-            plan=Plan(options=options_of(wishes[0]), jobs=planned),
+            plan=plan,
             settings=Settings(run=Path(scratch).name, store=scratch, policy=policy, limit=jobs),
             dirs=ui.dirs,
             ledger=ledger,
@@ -71,6 +71,7 @@ def build_parallel(
             overrides=load_overrides(overrides),
             watcher=_Watcher(monitor),
             requests={key: (wish,) for key, (wish, _) in keys.items()},
+            ceilings={} if wishes[0].rebuild else known_failures(ledger, plan, policy=policy),
         )
         try:
             tally = head.run()

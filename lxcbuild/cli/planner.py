@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lxcbuild.build.remembered import remembered
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.cli.wishes import wishes
 from lxcbuild.config.paths import StateDirs
@@ -35,8 +36,12 @@ def plan_for(
     dirs: StateDirs,
     monitor: Monitor,
     ledger: Ledger,
+    anew: bool = False,
 ) -> Plan:
-    """Resolve everything. Raises InputError for what is no project of the index, and NetworkError."""
+    """Resolve everything; ``anew``: whatever the ledger knows of failures.
+
+    Raises InputError for what is no project of the index, and NetworkError.
+    """
     asked = list(dict.fromkeys(wishes(words, files, like=replace(like, target=targets[0]))))
     for wish in asked:
         if wish.path is not None:
@@ -50,11 +55,11 @@ def plan_for(
         suites = []
         for target in targets:
             image = images.get(target)
-            archive = images.archive(image)
-            contents = ContentsIndex.open(dirs, target, archive.contents_files, monitor=monitor)
+            contents = ContentsIndex.open(dirs, target, images.archive(image).contents_files, monitor=monitor)
             opened.append(contents)
+            known = {} if anew else remembered(ledger, target, policy=policy, image=image.digest)
             suites.append(
-                Suite(target=target, python=image.python_version, image=image.digest, find=contents.find_distribution)
+                Suite(target, image.python_version, image.digest, find=contents.find_distribution, ceilings=known)
             )
         with CrowdClient(dirs) as index:
             made = make_plan(

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     "--keep-going/--stop-on-failure", default=True, show_default=True, help="Build on what does not need what failed."
 )
 @click.option("--resume", is_flag=True, help="Go on with the same run: what has failed in it is not tried again.")
-@click.option("--rebuild", "again", is_flag=True, help="Build although the same was built before.")
+@click.option(
+    "--rebuild", "again", is_flag=True, help="Build although the same was built before, and try what failed before."
+)
 @click.option("--repo", type=click.Path(path_type=Path, file_okay=False), help="Publish in this APT repository.")
 @json_option
 @pass_ui
@@ -79,7 +81,8 @@ def rebuild(
     run = _run_name(plan_file, files, targets, {**own, "policy": policy})
     directory = ui.dirs.bulk / run
     with Ledger.open(ui.dirs) as ledger, Journal(directory, resume=resume) as journal:
-        made = _plan(ui, ledger, directory, plan_file, files, targets, own, policy, resume=resume)
+        anew = bool(given["again"])
+        made = _plan(ui, ledger, directory, plan_file, files, targets, own, policy, resume=resume, anew=anew)
         _layers_first(ui, made, policy=policy, here=given["engine_name"] == "local")
         view = View(ui, quiet=as_json)
         with contextlib.ExitStack() as stack:
@@ -113,6 +116,7 @@ def _plan(
     policy: str,
     *,
     resume: bool,
+    anew: bool,
 ) -> Plan:
     from lxcbuild.plan.document import dump_plan, parse_plan
 
@@ -135,6 +139,7 @@ def _plan(
                 dirs=ui.dirs,
                 monitor=monitor,
                 ledger=ledger,
+                anew=anew,
             )
         if not ui.json:
             show(ui, made)
@@ -188,6 +193,7 @@ def _head(
 ) -> tuple[Head, Callable[[], None]]:
     from lxcbuild.config.overrides import load_overrides
     from lxcbuild.farm.artifacts import open_store
+    from lxcbuild.farm.jobs import known_failures
     from lxcbuild.farm.run import Head
     from lxcbuild.farm.runs import Settings
 
@@ -213,6 +219,7 @@ def _head(
         overrides=load_overrides(),
         watcher=view,
         publish=publisher.add if publisher is not None else None,
+        ceilings={} if again else known_failures(ledger, made, policy=policy),
     )
     return head, publisher.flush if publisher is not None else lambda: None
 

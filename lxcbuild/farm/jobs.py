@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lxcbuild.build.machine import ConverterChoice
 from lxcbuild.build.ready import Ready, Records, find_ready, influences, sound
+from lxcbuild.build.remembered import remembered
 from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.config.overrides import Overrides
 from lxcbuild.config.paths import StateDirs
@@ -17,6 +18,7 @@ from lxcbuild.plan.capacity import Need, cpu_need, memory_need
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Task
+from lxcbuild.pypi.ceilings import Ceiling
 from lxcbuild.values import dataclass
 
 #: Of a request, what concerns one project and not the whole run.
@@ -50,6 +52,13 @@ def request_for(member: Member, job: PlannedJob, options: Mapping[str, str | boo
         needed_by="" if member.asked else "others of a plan",
         hashes=(("sha256", member.sha256),) if member.sha256 else (),
     )
+
+
+def known_failures(ledger: Records, plan: Plan, *, policy: str) -> dict[str, dict[str, Ceiling]]:
+    """What earlier runs could not build, by target and project, for the targets of a plan."""
+    targets = {job.target for job in plan.jobs.values()}
+    images = {target: plan.targets[target].image or None if target in plan.targets else None for target in targets}
+    return {t: remembered(ledger, Target.parse(t), policy=policy, image=image) for t, image in images.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from lxcbuild.farm.jobs import estimate_for, options_of
 from lxcbuild.ledger.costs import Cost
 from lxcbuild.model import FailureClass, Phase, Target
 from lxcbuild.plan.document import Member, Official, Plan, PlannedJob, PlannedTarget, Refused, merge_cycles
+from lxcbuild.pypi.ceilings import Ceilings
 from lxcbuild.pypi.client import parse_requirement
 from lxcbuild.pypi.crowd import CrowdClient
 from lxcbuild.pypi.model import Release
@@ -33,14 +34,15 @@ from lxcbuild.pypi.selection import ReleaseFiles, choose_release, releases_by_ve
 from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Suite:
-    """A target as plans need to know it. ``find``: who ships a project there."""
+    """A target as plans need to know it. ``find``: who ships a project there; ``ceilings``: what cannot be built there."""
 
     target: Target
     python: str  # complete: 3.11.2
     image: str  # digest
     find: Callable[[str], Distribution | None]
+    ceilings: Ceilings = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +202,7 @@ class _Maker:
             distribution=str(self.suite.target),
             allow_newer=request.newer_than_official,
             preferred=self.pins,
+            ceilings=self.suite.ceilings,
         )
 
     def _add(self, root: Release, chosen: RuntimeSet) -> None:

@@ -61,6 +61,7 @@ class Head:
     requests: Mapping[str, tuple[BuildRequest, ...]] = field(
         default_factory=dict
     )  # in place of those that the plan makes
+    ceilings: dict[str, dict[str, Ceiling]] = field(default_factory=dict)  # by target and project; the run adds to them
     _schedule: Schedule = field(default_factory=Schedule)
     _done: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
     _failures: dict[str, Failure] = field(default_factory=dict)
@@ -68,7 +69,6 @@ class Head:
     _holds: dict[str, int] = field(default_factory=dict)
     _given: dict[str, frozenset[str]] = field(default_factory=dict)  # what a running job has got of what it needs
     _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
-    _ceilings: dict[str, dict[str, Ceiling]] = field(default_factory=dict)  # by target and project
     _asked_to_drain: bool = False
     _draining: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -218,7 +218,7 @@ class Head:
             cpus=start.need.cpus,
             seconds=planned.estimate.seconds,
             image_digest=image if self.settings.check_images else "",
-            ceilings=dict(self._ceilings.get(planned.target, {})),
+            ceilings=dict(self.ceilings.get(planned.target, {})),
         )
         self._given[start.key] = frozenset(key for key in below if key in self._done)
         self.watcher.started(start, planned.estimate.seconds)
@@ -312,7 +312,7 @@ class Head:
         job = self.plan.jobs[key]
         if len(job.members) > 1 or not job.members[0].has_older:
             return False
-        name, known = job.members[0].name, self._ceilings.setdefault(job.target, {})
+        name, known = job.members[0].name, self.ceilings.setdefault(job.target, {})
         why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
         lower = lowered(known.get(name), job.members[0].version, failure_class=failure.failure_class, why=why)
         if lower is not None:

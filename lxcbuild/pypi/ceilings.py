@@ -34,8 +34,10 @@ _OF_THE_RELEASE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """Releases from ``version`` on are left out, and the ``passed_over`` newest below it; all of them after ``MAX_TRIES``.
-    ``newest`` failed first, for ``why``."""
+    """Releases from ``version`` to ``newest`` are left out, and the ``passed_over`` newest below; after ``MAX_TRIES``, all below.
+
+    ``why`` says what ``newest`` failed for. What is newer still, nobody has tried: it came out since, or who tried it bears none.
+    """
 
     version: str
     tries: int
@@ -47,12 +49,13 @@ class Ceiling:
         """0, 1, 3, 7, 15."""
         return (1 << (self.tries - 1)) - 1
 
-    def below(self, releases: Sequence[ReleaseFiles]) -> list[ReleaseFiles]:
+    def leaves(self, releases: Sequence[ReleaseFiles]) -> list[ReleaseFiles]:
         """What is left of releases, the oldest first."""
+        newer = [release for release in releases if release.version > Version(self.newest)]
         if self.tries > MAX_TRIES:
-            return []
+            return newer
         lower = [release for release in releases if release.version < Version(self.version)]
-        return lower[: max(0, len(lower) - self.passed_over)]
+        return lower[: max(0, len(lower) - self.passed_over)] + newer
 
     def __str__(self) -> str:
         return f"{self.newest} cannot be built ({self.why})"
@@ -62,7 +65,7 @@ Ceilings = Mapping[str, Ceiling]
 
 
 def lowered(before: Ceiling | None, version: str, *, failure_class: FailureClass, why: str) -> Ceiling | None:
-    """The ceiling after a release has failed; None when no older one is tried."""
+    """The ceiling after a release has failed; None when no other one is tried. A failure that was known changes nothing."""
     if failure_class not in _OF_THE_RELEASE:
         return None
     try:
@@ -71,7 +74,10 @@ def lowered(before: Ceiling | None, version: str, *, failure_class: FailureClass
         return None
     if before is None:
         return Ceiling(version=version, tries=1, newest=version, why=why)
+    if failed > Version(before.newest):
+        return Ceiling(version=before.version, tries=before.tries, newest=version, why=why)
     if before.tries > MAX_TRIES:
         return None
-    lower = str(min(failed, Version(before.version)))
-    return Ceiling(version=lower, tries=before.tries + 1, newest=before.newest, why=before.why)
+    if failed >= Version(before.version):
+        return before
+    return Ceiling(version=version, tries=before.tries + 1, newest=before.newest, why=before.why)

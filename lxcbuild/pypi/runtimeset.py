@@ -268,7 +268,7 @@ class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
             and (release.yanked is None or pinned)
         ]
         if name in self.rules.ceilings:
-            could = self.rules.ceilings[name].below(could)
+            could = self.rules.ceilings[name].leaves(could)
         versions = set(specifier.filter(release.version for release in could))
         return [release for release in reversed(could) if release.version in versions]
 

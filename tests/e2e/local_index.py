@@ -47,11 +47,13 @@ class LocalIndex:
         }
         self._add(name, f"{stem}.tar.gz", packed(stem, files))
 
-    def wheel(self, name: str, version: str) -> None:
-        """A project that publishes no sources."""
+    def wheel(self, name: str, version: str, *requires: str) -> None:
+        """A wheel, from which plans know what the release requires."""
         stem, wheel = f"{name.replace('-', '_')}-{version}", io.BytesIO()
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+            metadata += [f"Requires-Dist: {requirement}" for requirement in requires]
+            archive.writestr(f"{stem}.dist-info/METADATA", "\n".join([*metadata, ""]))
         self._add(name, f"{stem}-py3-none-any.whl", wheel.getvalue())
 
     def _add(self, project: str, filename: str, data: bytes) -> None:

@@ -55,6 +55,34 @@ def test_a_build_takes_what_can_be_built(index: LocalIndex, lxcbuild: LxcBuild, 
     assert {path.name.split("_")[1] for path in out.glob("*.deb")} == {"1.0-0~lxcbuild1~deb12"}
 
 
+def test_the_next_build_does_not_wait_for_the_same_failures(
+    index: LocalIndex, lxcbuild: LxcBuild, tmp_path: Path
+) -> None:
+    argv = ("--target", TARGET, "--json")
+    first = lxcbuild("build", "lxcbuild-demo-app", "--rebuild", *argv, env=index.environment).document["builds"]
+    (failed,) = [item["id"] for item in first if item["name"] == "lxcbuild-demo-part" and item["version"] == "3.0"]
+    for name, jobs in (("lxcbuild-demo-next", "1"), ("lxcbuild-demo-other", "2")):
+        index.sdist(name, "1.0", "lxcbuild-demo-part>=0.5", "lxcbuild-demo-between")
+        builds = lxcbuild("build", "-j", jobs, name, *argv, env=index.environment).document["builds"]
+        assert (versions(builds, "failed"), builds[0]["status"]) == (set(), "built")
+        (note,) = [text for text in builds[0]["notes"] if "lxcbuild-demo-part 1.0 is tried" in text]
+        assert "3.0 cannot be built (dep-missing in verify: import of" in note
+        assert failed in note
+    index.sdist("lxcbuild-demo-third", "1.0", "lxcbuild-demo-part>=0.5")
+    index.wheel("lxcbuild-demo-third", "1.0", "lxcbuild-demo-part>=0.5")
+    names = tmp_path / "names.txt"
+    names.write_text("lxcbuild-demo-third\n")
+    jobs_of = lxcbuild("plan", "--from", names, *argv, env=index.environment).document["jobs"]
+    assert {key.rpartition("-")[2] for key in jobs_of} == {"third==1.0", "part==1.0"}
+    run = lxcbuild("rebuild", "--from", names, "--target", TARGET, env=index.environment)
+    assert run.status == 0, run.stderr
+    assert " failed  " not in run.stderr
+    index.sdist("lxcbuild-demo-part", "4.0")
+    index.sdist("lxcbuild-demo-last", "1.0", "lxcbuild-demo-part", "lxcbuild-demo-between")
+    builds = lxcbuild("build", "lxcbuild-demo-last", *argv, env=index.environment).document["builds"]
+    assert ("part", "4.0") in versions(builds, "built"), "it came out since"
+
+
 def test_what_was_asked_for_by_name_and_version_has_no_older_one(index: LocalIndex, lxcbuild: LxcBuild) -> None:
     argv = ("build", "lxcbuild-demo-part", "--target", TARGET, "--rebuild", "--json")
     (only,) = lxcbuild(*argv, env=index.environment).document["builds"]

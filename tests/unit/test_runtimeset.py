@@ -278,9 +278,27 @@ def test_what_is_not_the_releases_fault_tries_no_other(failure: FailureClass) ->
     assert lowered(None, "1.0", failure_class=failure, why="") is None
 
 
-def test_failures_that_come_in_any_order_lower_the_ceiling_only() -> None:
-    first = lowered(None, "1.5", failure_class=FailureClass.COMPILE_FAILED, why="a")
-    second = lowered(first, "2.0", failure_class=FailureClass.COMPILE_FAILED, why="b")
-    assert second is not None
-    assert (second.version, second.newest, second.why, second.passed_over) == ("1.5", "1.5", "a", 1)
+def ceiling_after(*versions: str) -> Ceiling:
+    known = None
+    for version in versions:
+        known = lowered(known, version, failure_class=FailureClass.COMPILE_FAILED, why=version)
+    assert known is not None
+    return known
+
+
+def test_failures_may_come_in_any_order_and_twice() -> None:
+    assert ceiling_after("1.5", "2.0") == Ceiling(version="1.5", newest="2.0", tries=1, why="2.0")
+    assert ceiling_after("2.0", "1.5", "2.0", "1.7") == Ceiling(version="1.5", newest="2.0", tries=2, why="2.0")
+
+
+def test_what_is_newer_than_all_that_failed_is_tried(world: World) -> None:
+    for version in ("1.0", "1.1", "1.2", "2.0"):
+        world.release("part", version)
+    world.ceilings["part"] = ceiling_after("1.2")
+    assert world.resolve("part").pinned["part"].version == "2.0"
+    assert world.resolve("part<2").pinned["part"].version == "1.1"
+    world.ceilings["part"] = ceiling_after("1.2", "2.0")
+    assert world.resolve("part").pinned["part"].version == "1.1"
+    world.ceilings["part"] = ceiling_after(*(f"1.{number}" for number in range(MAX_TRIES + 1, 0, -1)))
+    assert world.resolve("part").pinned["part"].version == "2.0"
     assert lowered(None, "no version", failure_class=FailureClass.COMPILE_FAILED, why="") is None
