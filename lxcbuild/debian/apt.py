@@ -26,7 +26,11 @@ from lxcbuild.values import dataclass
 DEFAULT_MAX_AGE_S = 24 * 3600.0
 
 _NAME = r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?"
-_ONE = rf"{_NAME}(?:\s*\((?:<<|<=|=|>=|>>)\s*[A-Za-z0-9.+:~-]+\))?(?:\s*\[[a-z0-9! -]+\])?(?:\s*<[a-z0-9! .-]+>)*"
+#: The grammar of dpkg's own reader (Dpkg::Deps::Simple), which is what debian/control is written for.
+_ONE = (
+    rf"{_NAME}(?:\s*\(\s*(?:<<|<=|=|>=|>>|[<>])\s*[A-Za-z0-9.+:~-]+\s*\))?"
+    r"(?:\s*\[[A-Za-z0-9!\s-]+\])?(?:\s*<[a-z0-9!\s.-]+>)*"
+)
 _RELATION = re.compile(rf"\s*{_ONE}(?:\s*[|,]\s*{_ONE})*\s*")
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
 

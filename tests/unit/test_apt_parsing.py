@@ -42,6 +42,8 @@ def test_a_package_without_sha256_is_refused() -> None:
         "python3-setuptools (>= 61~) | python3-old, dh-python",
         "libfoo-dev:amd64 (<< 2:1.0-1+b1) [!i386] <!nocheck>",
         "python3:any",
+        "debhelper-compat ( = 13 )",
+        "libold (< 2) [ linux-any !hurd-i386 ] < !nocheck > <stage1>",
     ],
 )
 def test_relations_as_in_depends_are_taken(relation: str) -> None:
