@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +20,9 @@ log = Logger()
 
 #: For the streams of :func:`spawn`: a pipe to or from the program.
 PIPE = subprocess.PIPE
+#: More than this of a program's output is held in memory for nobody who does not ask for it.
+MAX_OUTPUT_BYTES = 64 << 20
+_CHUNK = 1 << 16
 
 #: Variables of the caller that programs of the host keep: how the network and its certificates are configured, and no more.
 _KEPT = (
@@ -58,29 +63,76 @@ def run(
     check: bool = True,
     stdout: int | None = None,
     pass_fds: Sequence[int] = (),
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> Completed:
     """Run a program to its end. ``env`` is added to the minimal environment; ``stdout`` is a file descriptor to write to.
 
-    The program dies with its caller's interruption. Raises :class:`ToolMissingError` when there is no such program and, with
-    ``check``, :class:`CommandError` when it fails or takes longer than ``timeout_s``.
+    The program dies with its caller's interruption. Raises :class:`ToolMissingError` when there is no such program,
+    :class:`CommandError` when it takes longer than ``timeout_s``, prints more than ``max_output_bytes`` or, with ``check``, fails.
     """
-    with spawn(
-        argv,
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL if input_bytes is None else subprocess.PIPE,
-        stdout=subprocess.PIPE if stdout is None else stdout,
-        stderr=subprocess.PIPE,
-        pass_fds=pass_fds,
-    ) as child:
+    with (
+        _readable(input_bytes) as stdin,
+        spawn(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+        ) as child,
+    ):
         try:
-            out, err = child.communicate(input_bytes, timeout=timeout_s)
+            out, err = _collect(child, timeout_s, max_output_bytes)
         except subprocess.TimeoutExpired:
             raise CommandError(f"{argv[0]} took longer than {timeout_s:g} s", details=replay(argv)) from None
-    done = Completed(tuple(os.fspath(a) for a in argv), child.returncode, out or b"", err or b"")
+        except OverflowError:
+            most = f"{argv[0]} printed more than {max_output_bytes} bytes"
+            raise CommandError(most, details=replay(argv)) from None
+    done = Completed(tuple(os.fspath(a) for a in argv), child.returncode, out, err)
     if check and done.status != 0:
         raise failed(done)
     return done
+
+
+@contextlib.contextmanager
+def _readable(data: bytes | None) -> Iterator[int]:
+    """A descriptor that gives these bytes, without anybody who has to write them meanwhile."""
+    if data is None:
+        yield subprocess.DEVNULL
+        return
+    with os.fdopen(os.memfd_create("input", os.MFD_CLOEXEC), "w+b") as file:
+        file.write(data)
+        file.seek(0)
+        yield file.fileno()
+
+
+def _collect(child: subprocess.Popen[bytes], timeout_s: float | None, most: int) -> tuple[bytes, bytes]:
+    """What the program prints until it ends. Raises subprocess.TimeoutExpired, and OverflowError for more than ``most`` bytes."""
+    end_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def left_s() -> float | None:
+        return None if end_s is None else max(0.0, end_s - time.monotonic())
+
+    out, err, size = bytearray(), bytearray(), 0
+    with selectors.DefaultSelector() as open_streams:
+        for stream, collected in ((child.stdout, out), (child.stderr, err)):
+            if stream is not None:
+                open_streams.register(stream, selectors.EVENT_READ, collected)
+        while open_streams.get_map():
+            ready = open_streams.select(left_s())
+            if left_s() == 0:
+                raise subprocess.TimeoutExpired(child.args, timeout_s or 0)
+            for key, _ in ready:
+                data = os.read(key.fd, _CHUNK)
+                if not data:
+                    open_streams.unregister(key.fileobj)
+                key.data.extend(data)
+                size += len(data)
+                if size > most:
+                    raise OverflowError
+    child.wait(left_s())
+    return bytes(out), bytes(err)
 
 
 def failed(done: Completed) -> CommandError:
