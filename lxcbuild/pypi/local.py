@@ -1,12 +1,13 @@
 """Sources from this machine: an sdist file is copied into the cache, a project directory is packed into a tar archive there.
 
-The host looks at names, kinds and sizes only. No content is interpreted, no symbolic link is followed, and nothing of the
-tree's own configuration can run a program (git is called with hooks, monitors and filters out of reach).
+The host looks at names, kinds and sizes only. No content is interpreted, no symbolic link is followed, and no program reads
+configuration of the tree's own (:mod:`lxcbuild.pypi.projectfiles`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -14,35 +15,22 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-from lxcbuild import process
 from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import BadNameError, CommandError, InputError, ToolMissingError, WrongHashError
+from lxcbuild.errors import BadNameError, InputError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.cache import translate_os_error
 from lxcbuild.pypi.download import DEFAULT_MAX_BYTES, store
 from lxcbuild.pypi.identity import canonical, sdist_suffix, split_sdist_name
+from lxcbuild.pypi.projectfiles import open_parent, project_files
 from lxcbuild.values import dataclass
 
-MAX_FILES = 200_000
-#: Directories that never belong to a project's sources: histories, caches, environments.
-_SKIPPED = frozenset(
-    {
-        ".git", ".hg", ".svn", ".bzr", "CVS", ".jj", "_darcs", ".venv", "venv", ".tox", ".nox", "__pycache__",
-        ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".eggs", "node_modules", ".cache",
-    }
-)  # fmt: skip
-#: What files carry when there is no commit whose time could be taken: 1980, the first year that a zip archive knows.
-_NO_TIME = 315_532_800
+#: What all files carry, so that equal files make equal archives: 1980, the first year that a zip archive knows.
+_TIME = 315_532_800
 _CHUNK = 1 << 20
-_GIT = (
-    "git", "--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
-    "-c", "core.untrackedCache=false", "-c", "protocol.allow=never", "-c", "core.quotePath=false",
-)  # fmt: skip
-_GIT_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
 
 
 def from_path(
@@ -62,6 +50,8 @@ def from_path(
     except PermissionError as error:
         raise InputError(f"{error.filename or path} cannot be read: permission denied") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{str(path)[:200]} is, or holds, a name that is too long") from error
         raise translate_os_error(error, dirs.downloads) from error
 
 
@@ -126,10 +116,10 @@ def _from_directory(path: Path, dirs: StateDirs, monitor: Monitor, max_bytes: in
     name = canonical(root.name)
     if not name.strip("-") or not name.isascii() or len(name) > 200:
         raise BadNameError(f"the directory's name {root.name[:80]!r} cannot name a project", resolution="rename it")
-    listing = _list_tree(root)
+    files = project_files(root, lambda text: monitor.emit(Note(text=text, warning=True)))
     with _incoming(dirs) as (fresh, stream):
-        packer = _Packer(root=root, top=_safe_name(root.name), time=listing.time, max_bytes=max_bytes)
-        packer.pack(listing.files, stream)
+        packer = _Packer(root=root, top=_safe_name(root.name), max_bytes=max_bytes)
+        packer.pack(files, stream)
         size = stream.tell()
         stream.close()
         with fresh.open("rb") as packed:
@@ -138,63 +128,6 @@ def _from_directory(path: Path, dirs: StateDirs, monitor: Monitor, max_bytes: in
     for text in packer.skipped[:5]:
         monitor.emit(Note(text=text, warning=True))
     return Source(kind=SourceKind.TREE, name=name, version="", path=place, sha256=digest, size_bytes=size)
-
-
-# -- which files ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    files: list[str]  # relative to the root, sorted
-    time: int  # seconds since the epoch that every member carries
-
-
-def _list_tree(root: Path) -> _Listing:
-    """What git knows of, changed or new files included, ignored ones not; everything but histories and caches without git."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    # No name at all: a directory that an outer repository ignores.
-    if not listed:
-        return _Listing(sorted(_walk(root, "")), _NO_TIME)
-    committed = _git(root, "log", "-1", "--no-show-signature", "--format=%ct")
-    time = int(committed) if committed and committed.strip().isdigit() else _NO_TIME
-    files: set[str] = set()
-    for raw in listed.split(b"\0"):
-        name = os.fsdecode(raw).rstrip("/")
-        if not name:
-            continue
-        # A directory here is a submodule or another repository inside this one: git lists its name only.
-        if (root / name).is_dir() and not (root / name).is_symlink():
-            files.update(_walk(root, name))
-        else:
-            files.add(name)
-    return _Listing(sorted(files), time)
-
-
-def _git(root: Path, *arguments: str) -> bytes | None:
-    """What git prints about a tree; None when there is no git, no repository, or a broken one."""
-    try:
-        done = process.run([*_GIT, "-C", root, *arguments], env=_GIT_ENVIRONMENT, timeout_s=60, check=False)
-    except (ToolMissingError, CommandError):
-        return None
-    return done.stdout if done.status == 0 else None
-
-
-def _walk(root: Path, below: str) -> Iterator[str]:
-    pending = [below]
-    count = 0
-    while pending:
-        directory = pending.pop()
-        with os.scandir(root / directory) as entries:
-            for entry in entries:
-                count += 1
-                if count > MAX_FILES:
-                    raise _too_many(root)
-                name = f"{directory}/{entry.name}" if directory else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name not in _SKIPPED and not entry.name.endswith(".egg-info"):
-                        pending.append(name)
-                else:
-                    yield name
 
 
 # -- packing ----------------------------------------------------------------------------------------------------
@@ -206,27 +139,22 @@ class _Packer:
 
     root: Path
     top: str
-    time: int
     max_bytes: int
     total: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def pack(self, files: list[str], stream: BinaryIO) -> None:
-        if len(files) > MAX_FILES:
-            raise _too_many(self.root)
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
             top = self._member("", mode=0o755)
             top.type = tarfile.DIRTYPE
             archive.addfile(top)
             for name in files:
-                if ".." in PurePosixPath(name).parts or name.startswith("/"):
-                    continue
                 self._add(archive, name)
 
     def _add(self, archive: tarfile.TarFile, name: str) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                parent = self._open_parent(name, stack)
+                parent = open_parent(self.root, name, stack)
                 leaf = name.rsplit("/", 1)[-1]
                 facts = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
@@ -261,19 +189,9 @@ class _Packer:
                     raise
                 raise InputError(f"{name} changed while it was packed", resolution="run the command again") from error
 
-    def _open_parent(self, name: str, stack: contextlib.ExitStack) -> int:
-        """Open the directories on the way one by one, so that none of them can be a link that leads out of the tree."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.root, flags)
-        stack.callback(os.close, descriptor)
-        for part in name.split("/")[:-1]:
-            descriptor = os.open(part, flags, dir_fd=descriptor)
-            stack.callback(os.close, descriptor)
-        return descriptor
-
     def _member(self, name: str, *, mode: int) -> tarfile.TarInfo:
         member = tarfile.TarInfo(f"{self.top}/{name}" if name else self.top)
-        member.mode, member.mtime = mode, self.time
+        member.mode, member.mtime = mode, _TIME
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
         return member
@@ -313,7 +231,3 @@ def _safe_name(name: str) -> str:
 
 def _too_large(path: Path, max_bytes: int) -> InputError:
     return InputError(f"{path} holds more than {max_bytes} bytes", resolution="remove or ignore what is no source")
-
-
-def _too_many(root: Path) -> InputError:
-    return InputError(f"{root} holds more than {MAX_FILES} files", resolution="remove or ignore what is no source")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -162,6 +163,37 @@ def test_configuration_of_a_hostile_tree_runs_nothing(tree: Path, tmp_path: Path
     assert not marker.exists()
 
 
+def test_a_commit_that_is_missing_is_not_fetched(tree: Path, tmp_path: Path, fresh_state: StateDirs) -> None:
+    git(tree, "init", "-q", "-b", "main")
+    git(tree, "add", "pyproject.toml")
+    git(tree, "commit", "-q", "-m", "x")
+    marker = tmp_path / "marker"
+    shutil.rmtree(tree / ".git/objects")
+    (tree / ".git/objects").mkdir()
+    (tree / ".git/config").write_text(
+        "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tpartialClone = origin\n"
+        f'[remote "origin"]\n\turl = "ext::sh -c touch% {marker}"\n\tpromisor = true\n'
+        '[protocol "ext"]\n\tallow = always\n'
+    )
+    assert "My.Project/pyproject.toml" in names(from_path(tree, fresh_state))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"[[[ no configuration", b"[include]\n\tpath = /dev/full\n", None])
+def test_what_a_repository_configures_is_not_even_read(
+    tree: Path, fresh_state: StateDirs, content: bytes | None
+) -> None:
+    git(tree, "init", "-q")
+    git(tree, "add", "pyproject.toml")
+    config = tree / ".git/config"
+    config.unlink()
+    if content is None:
+        os.mkfifo(config)
+    else:
+        config.write_bytes(content)
+    assert "My.Project/build.log" not in names(from_path(tree, fresh_state))
+
+
 def test_tree_of_another_user_is_packed_too(tree: Path, fresh_state: StateDirs) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to give files away")
@@ -170,6 +202,23 @@ def test_tree_of_another_user_is_packed_too(tree: Path, fresh_state: StateDirs) 
     for path in (tree, *tree.rglob("*")):
         os.lchown(path, 12345, 12345)
     assert "My.Project/build.log" not in names(from_path(tree, fresh_state))
+
+
+def test_deeper_than_any_name_may_be_is_the_users_mistake(tree: Path, fresh_state: StateDirs) -> None:
+    deep = os.open(tree, os.O_DIRECTORY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=deep)
+        inner = os.open("d" * 250, os.O_DIRECTORY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=deep))
+    os.close(deep)
+    with pytest.raises(InputError, match="too long"):
+        from_path(tree, fresh_state)
+    with pytest.raises(InputError, match="too long"):
+        from_path(tree / ("x" * 300), fresh_state)
+    git(tree, "init", "-q")
+    assert "My.Project/pyproject.toml" in names(from_path(tree, fresh_state))
 
 
 def test_local_index_and_links_need_no_network(tmp_path: Path, fresh_state: StateDirs) -> None:
