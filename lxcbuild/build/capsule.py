@@ -234,7 +234,7 @@ def _parse_manifest(data: bytes) -> _Manifest:
             )
         members = {str(item["name"]): (str(item["sha256"]), int(item["bytes"])) for item in raw["members"]}
         made_with, slim = str(raw["lxcbuild"])[:40], raw["slim"] is True
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ExtractionError("this is no capsule: capsule.json cannot be read") from error
     for name, (digest, _size) in members.items():
         if not _MEMBER.fullmatch(name) or not _DIGEST.fullmatch(digest):

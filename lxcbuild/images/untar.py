@@ -22,7 +22,9 @@ from lxcbuild.values import dataclass
 _BLOCK = 512
 _CHUNK = 1 << 18
 _MAX_PAX = 1 << 16
+_MAX_TIME_S = 10**12
 _MAX_DEPTH = 200
+_MAX_KEPT_BYTES = 64 << 20
 _OPAQUE = "trusted.overlay.opaque"
 _ZEROS = bytes(_CHUNK)
 _PIPE, _NULL = -1, -3  # what Popen takes for these; the module that names them belongs to process.py
@@ -60,7 +62,7 @@ def entries(stream: IO[bytes], limits: TarLimits) -> Iterator[tuple[Entry, Calla
 
     What is not read is skipped. Raises :class:`ExtractionError` for everything that is not exactly such an archive.
     """
-    total = count = 0
+    total = count = extended = 0
     pax: dict[bytes, bytes] = {}
     while True:
         header = _exactly(stream, _BLOCK)
@@ -70,8 +72,9 @@ def entries(stream: IO[bytes], limits: TarLimits) -> Iterator[tuple[Entry, Calla
         kind = header[156:157]
         if kind in (b"x", b"g"):
             size = _number(header[124:136])
-            if size > _MAX_PAX:
-                raise ExtractionError("the archive has an extended header of unreasonable size")
+            extended += 1
+            if size > _MAX_PAX or extended > limits.max_entries:
+                raise ExtractionError("the archive has an extended header of unreasonable size, or too many of them")
             records = _pax_records(_padded(stream, size))
             pax = records if kind == b"x" else {}
             continue
@@ -105,7 +108,7 @@ class _Content:
 
 
 def _exactly(stream: IO[bytes], count: int) -> bytes:
-    data = stream.read(count) if count else b""
+    data = stream.read(count) if count > 0 else b""
     if len(data) != count:
         raise ExtractionError("the archive ends too early")
     return data
@@ -119,10 +122,9 @@ def _number(field: bytes) -> int:
     if field[:1] == b"\x80":  # GNU's base-256, for sizes from 8 GiB on
         return int.from_bytes(field[1:], "big")
     text = field.strip(b" \0")
-    try:
-        return int(text, 8) if text else 0
-    except ValueError:
-        raise ExtractionError("the archive has a header with a number that is none") from None
+    if text.strip(b"01234567"):
+        raise ExtractionError("the archive has a header with a number that is none")
+    return int(text, 8) if text else 0
 
 
 def _check_sum(header: bytes) -> None:
@@ -133,16 +135,17 @@ def _check_sum(header: bytes) -> None:
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
     """``LENGTH KEY=VALUE\\n`` again and again (pax(1))."""
     found: dict[bytes, bytes] = {}
-    while data:
-        length_text, _, _ = data.partition(b" ")
+    at = 0
+    while at < len(data):
+        length_text = data[at : at + 7].partition(b" ")[0]
         if not length_text.isdigit() or len(length_text) > 6:
             raise ExtractionError("the archive has a malformed extended header")
-        length = int(length_text)
-        record, data = data[:length], data[length:]
-        key, equals, value = record[len(length_text) + 1 : -1].partition(b"=")
-        if len(record) != length or not record.endswith(b"\n") or not equals:
+        end = at + int(length_text)
+        key, equals, value = data[at + len(length_text) + 1 : end - 1].partition(b"=")
+        if end > len(data) or data[end - 1 : end] != b"\n" or not equals:
             raise ExtractionError("the archive has a malformed extended header")
         found[key] = value
+        at = end
     return found
 
 
@@ -163,6 +166,9 @@ def _entry(header: bytes, pax: dict[bytes, bytes]) -> Entry:
     uid, gid = number(b"uid", header[108:116]), number(b"gid", header[116:124])
     if uid > 0xFFFF or gid > 0xFFFF:
         raise ExtractionError("the archive holds a file whose owner is no id of a sandbox")
+    seconds = _number(header[136:148])
+    if seconds > _MAX_TIME_S:
+        raise ExtractionError("the archive has a header with a time that is none")
     return Entry(
         name=b"/".join(_parts(name)),
         kind=kind,
@@ -170,7 +176,7 @@ def _entry(header: bytes, pax: dict[bytes, bytes]) -> Entry:
         uid=uid,
         gid=gid,
         size_bytes=number(b"size", header[124:136]) if kind == b"0" else 0,
-        mtime_ns=_nanoseconds(pax.get(b"mtime")) if b"mtime" in pax else _number(header[136:148]) * 10**9,
+        mtime_ns=_nanoseconds(pax.get(b"mtime")) if b"mtime" in pax else seconds * 10**9,
         link=pax.get(b"linkpath", header[157:257].partition(b"\0")[0]),
         whiteout=kind == b"3" and _number(header[329:337]) == 0 and _number(header[337:345]) == 0,
         opaque=pax.get(b"SCHILY.xattr." + _OPAQUE.encode()) == b"y",
@@ -208,6 +214,7 @@ class _Unpacking:
         self._root = root
         self._at = (b"", os.dup(root))
         self._times: list[tuple[bytes, int]] = []
+        self._kept_bytes = 0
 
     def all(self, found: Iterator[tuple[Entry, Callable[[int], bytes]]]) -> None:
         try:
@@ -273,6 +280,9 @@ class _Unpacking:
         os.fchmod(fd, entry.mode)
         if entry.opaque:
             os.setxattr(fd, _OPAQUE, b"y")
+        self._kept_bytes += len(entry.name)
+        if self._kept_bytes > _MAX_KEPT_BYTES:
+            raise ExtractionError(f"the names of the archive's directories have more than {_MAX_KEPT_BYTES >> 20} MiB")
         self._times.append((entry.name, entry.mtime_ns))
 
     @staticmethod

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.images import pack
+from lxcbuild.images import untar as untar_module
 from lxcbuild.images.untar import TarLimits, untar, untar_file
 
 pytestmark = pytest.mark.root
@@ -35,6 +38,16 @@ def archive(*members: tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo) -> io.Byt
             tar.addfile(info, io.BytesIO(data))
     out.seek(0)
     return out
+
+
+def raw(size: bytes, content: bytes = b"", *, kind: bytes = b"0", mtime: bytes = b"0") -> io.BytesIO:
+    """An archive of one file whose header says these texts of it, with the right checksum."""
+    info = tarfile.TarInfo("f")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136], header[136:148] = size.ljust(12, b"\0"), mtime.ljust(12, b"\0")
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    return io.BytesIO(bytes(header) + content + bytes(1024))
 
 
 @pytest.fixture
@@ -118,6 +131,16 @@ HOSTILE: dict[str, Callable[[], io.BytesIO]] = {
     "no tar": lambda: io.BytesIO(b"hello" * 1000),
     "cut": lambda: io.BytesIO(archive((member("f"), b"x" * 5000)).getvalue()[:2000]),
     "empty": lambda: io.BytesIO(b""),
+    "size below zero": lambda: raw(b"-1", bytes(1 << 20)),
+    "size below zero in base 256": lambda: raw(b"\xff" * 12, bytes(1 << 20)),
+    "size with a sign": lambda: raw(b"+1", bytes(512)),
+    "size with underscores": lambda: raw(b"1_0", bytes(512)),
+    "size with a prefix": lambda: raw(b"0o1", bytes(512)),
+    "size of two numbers": lambda: raw(b"1 0", bytes(512)),
+    "vast size in base 256": lambda: raw(b"\x80" + b"\xff" * 11, bytes(512)),
+    "extended header below zero": lambda: raw(b"-1", bytes(1 << 20), kind=b"x"),
+    "vast time": lambda: raw(b"0", mtime=b"\x80" + b"\xff" * 11),
+    "record below zero": lambda: raw(b"10", b"-7 a=b\n\0".ljust(512, b"\0"), kind=b"x"),
     "vast header": lambda: archive((member("f", pax_headers={"comment": "x" * 100_000}), b"x")),
 }
 
@@ -138,6 +161,37 @@ def test_sizes_and_counts_are_bounded(tree: Path) -> None:
         untar(many, tree, TarLimits(max_entries=10))
     with pytest.raises(ExtractionError, match="or 1 MiB"):
         untar(archive((member("big"), bytes(1 << 20)), (member("more"), b"x")), tree, TarLimits(max_bytes=1 << 20))
+
+
+def test_a_small_archive_takes_little_memory(tree: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "bomb.tar.zst"
+    with subprocess.Popen(["zstd", "-q", "-o", packed], stdin=subprocess.PIPE) as zstd:
+        assert zstd.stdin is not None
+        zstd.stdin.write(raw(b"-1").getvalue()[:512])
+        for _ in range(300):
+            zstd.stdin.write(bytes(1 << 20))
+    assert packed.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExtractionError, match="a number that is none"):
+            untar_file(packed, tree)
+        whole = archive((member("f"), bytes(32 << 20)))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        untar(whole, tree)
+        assert tracemalloc.get_traced_memory()[1] - before < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_of_headers_and_names_are_bounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = archive((member("f", pax_headers={"comment": "x"}), b"")).getvalue()[:1024] * 20
+    with pytest.raises(ExtractionError, match="or too many"):
+        untar(io.BytesIO(endless), tree, TarLimits(max_entries=10))
+    monkeypatch.setattr(untar_module, "_MAX_KEPT_BYTES", 1000)
+    names = ["d" * 200, *(f"{'d' * 200}/{number}" for number in range(10))]
+    with pytest.raises(ExtractionError, match="the names of the archive's directories"):
+        untar(archive(*(member(name, tarfile.DIRTYPE) for name in names)), tree)
 
 
 def test_descriptors_do_not_leak(tree: Path) -> None:

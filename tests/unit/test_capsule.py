@@ -134,6 +134,15 @@ def test_sizes_are_those_of_the_manifest(fresh_state: StateDirs, saved: Path) ->
     assert "does not name so" in refused(fresh_state, saved)
 
 
+@pytest.mark.parametrize("size", [-1, float("inf"), float("nan"), "9" * 5000, None, [1]])
+def test_sizes_that_are_none_are_refused(fresh_state: StateDirs, saved: Path, size: object) -> None:
+    def lie(document: dict[str, Any]) -> None:
+        document["members"][0]["bytes"] = size
+
+    rewrite(saved, members_of(saved), manifest=lie)
+    assert refused(fresh_state, saved)
+
+
 def test_another_format_is_said(fresh_state: StateDirs, saved: Path) -> None:
     rewrite(saved, members_of(saved), manifest=lambda document: document.update(format=2))
     assert "format 2" in refused(fresh_state, saved)
