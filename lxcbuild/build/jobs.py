@@ -13,6 +13,7 @@ from lxcbuild.build import network
 from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.work import Work
 from lxcbuild.config.data import configuration_directory
+from lxcbuild.debian.documents import MAX_DOCUMENT_BYTES
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
 from lxcbuild.model import FailureClass
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
@@ -139,8 +140,14 @@ def take_output(work: Work, instance: Instance, destination: Path) -> Mapping[st
 
 
 def result_bytes(files: Mapping[str, ExtractedFile], name: str) -> bytes:
-    """The content of one result file; empty when the step did not leave it (its parser then says so)."""
-    return files[name].path.read_bytes() if name in files else b""
+    """The content of one result file, as much as a document may have and a byte more; empty when the step did not leave it.
+
+    Its parser then says so.
+    """
+    if name not in files:
+        return b""
+    with files[name].path.open("rb") as file:
+        return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
 def raise_failure(

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from lxcbuild.errors import DiskFullError, FarmError, WrongHashError
 from lxcbuild.farm.engine import StoredFile
 
+MAX_DOCUMENT_BYTES = 64 << 20
 _BLOCK = 1 << 20
 
 
@@ -34,7 +35,7 @@ class ArtifactStore(Protocol):
         """Keep a small document under a name (``a/b.json``), in place of an older one; there even after a power loss."""
 
     def read(self, place: str) -> bytes | None:
-        """A document; None when there is none."""
+        """A document; None when there is none. Raises FarmError for one of more than :data:`MAX_DOCUMENT_BYTES`."""
 
     def list(self, directory: str) -> list[str]:
         """Names of all documents directly below ``directory``, as :meth:`read` takes them."""
@@ -90,7 +91,8 @@ class DirectoryStore:
     def read(self, place: str) -> bytes | None:
         """See :class:`ArtifactStore`."""
         try:
-            return (self.root / place).read_bytes()
+            with (self.root / place).open("rb") as source:
+                return _document(source, place)
         except FileNotFoundError:
             return None
 
@@ -174,10 +176,10 @@ class RemoteStore:
     def read(self, place: str) -> bytes | None:
         """See :class:`ArtifactStore`."""
         try:
-            data: bytes = self._fs.cat_file(f"{self._root}/{place}")
+            with self._fs.open(f"{self._root}/{place}", "rb") as source:
+                return _document(source, place)
         except FileNotFoundError:
             return None
-        return data
 
     def list(self, directory: str) -> list[str]:
         """See :class:`ArtifactStore`."""
@@ -206,16 +208,24 @@ class RemoteStore:
         self._fs.mv(fresh, place)
 
 
+def _document(source: IO[bytes], place: str) -> bytes:
+    data = source.read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise FarmError(f"{place} in the store has more than {MAX_DOCUMENT_BYTES} bytes", resolution="remove it")
+    return data
+
+
 def _checked_copy(source: IO[bytes], file: StoredFile, directory: Path) -> Path:
     place = directory / Path(file.name).name
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), file.size_bytes + 1
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with fresh.open("xb") as target:
-            while block := source.read(_BLOCK):
+            while block := source.read(min(_BLOCK, left)):
                 digest.update(block)
                 target.write(block)
+                left -= len(block)
         if digest.hexdigest() != file.sha256:
             raise WrongHashError(
                 f"the store has something else under the hash of {file.name}",

@@ -31,7 +31,6 @@ from lxcbuild.values import dataclass
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_MAX_DOCUMENT_BYTES = 64 << 20
 _VERSION = 1
 
 
@@ -89,7 +88,7 @@ def _open_sealed(data: bytes, trusted: Sequence[str], what: str) -> dict[str, An
         sealed = json.loads(data)
         body, signature = (base64.b64decode(sealed[name], validate=True) for name in ("body", "signature"))
         signer = str(sealed["key"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RefusedError(f"the store's document of {what} is damaged: {error}") from error
     if signer not in trusted:
         raise RefusedError(
@@ -166,7 +165,7 @@ class LayerShare:
 
     def take(self, configuration: str, ground: str) -> tuple[str, ...] | None:
         """The same, raising RefusedError, WrongHashError, FarmError."""
-        data = self._read(_layer_place(configuration))
+        data = self.store.read(_layer_place(configuration))
         if data is None:
             return None
         document = _open_sealed(data, self._keys(), f"the layer {configuration[:16]}")
@@ -200,7 +199,7 @@ class LayerShare:
     def give_image(self, target: Target, record: ImageRecord) -> bool:
         """Put a base image into the store, in place of an older one; whether that was needed."""
         place = f"images/{target.image_name}.json"
-        data = self._read(place)
+        data = self.store.read(place)
         if data is not None:
             known = _open_sealed(data, self._keys(), f"the image {target}")
             if known["record"]["created_at"] >= record.created_at:
@@ -217,7 +216,7 @@ class LayerShare:
 
     def take_image(self, target: Target, *, newer_than: ImageRecord | None = None) -> ImageRecord | None:
         """The store's base image of a target, on this side's disk; None when it has none that is newer."""
-        data = self._read(f"images/{target.image_name}.json")
+        data = self.store.read(f"images/{target.image_name}.json")
         if data is None:
             return None
         document = _open_sealed(data, self._keys(), f"the image {target}")
@@ -247,17 +246,11 @@ class LayerShare:
 
     def ground_of(self, configuration: str) -> str:
         """What a configuration of the store stands on; raises RefusedError."""
-        data = self._read(_layer_place(configuration))
+        data = self.store.read(_layer_place(configuration))
         if data is None:
             raise FarmError(f"the store has no layer {configuration[:16]}")
         document = _open_sealed(data, self._keys(), f"the layer {configuration[:16]}")
         return str(document["layers"][0]["record"]["parent"])
-
-    def _read(self, place: str) -> bytes | None:
-        data = self.store.read(place)
-        if data is not None and len(data) > _MAX_DOCUMENT_BYTES:
-            raise RefusedError(f"{place} in the store has {len(data)} bytes")
-        return data
 
     def _tell(self, text: str, *, warning: bool = True) -> None:
         self.monitor.emit(Note(text=text, warning=warning))

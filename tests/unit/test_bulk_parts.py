@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from rich.console import Console
 from lxcbuild.cli.bulk_view import draw, short_key
 from lxcbuild.config import slots
 from lxcbuild.errors import FarmError, InputError, WrongHashError
-from lxcbuild.farm import results
+from lxcbuild.farm import artifacts, results
 from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
 from lxcbuild.farm.engine import BuildReport, JobResult, StoredFile, Wanted
 from lxcbuild.farm.journal import Journal
@@ -188,8 +189,24 @@ def test_files_come_back_by_their_content(store: ArtifactStore, tmp_path: Path) 
     assert store.get(kept, tmp_path / "out").read_bytes() == path.read_bytes()
     with pytest.raises(FarmError, match="not in the store"):
         store.get(StoredFile(name="b", sha256="0" * 64, size_bytes=1), tmp_path / "out")
-    outside = store.get(StoredFile(name="../../evil", sha256=kept.sha256, size_bytes=1), tmp_path / "out")
+    outside = store.get(StoredFile(name="../../evil", sha256=kept.sha256, size_bytes=kept.size_bytes), tmp_path / "out")
     assert outside.parent == tmp_path / "out"
+
+
+def test_what_a_store_gives_is_bounded(store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.deb"
+    path.write_bytes(b"x" * 5_000_000)
+    kept = store.put(path)
+    room = tmp_path / "room"
+    with pytest.raises(WrongHashError):
+        store.get(replace(kept, size_bytes=4_000_000), room)
+    assert list(room.iterdir()) == []
+    monkeypatch.setattr(artifacts, "MAX_DOCUMENT_BYTES", 1000)
+    store.write("results/r/a.json", b"x" * 1000)
+    assert store.read("results/r/a.json") == b"x" * 1000
+    store.write("results/r/a.json", b"x" * 1001)
+    with pytest.raises(FarmError, match="more than 1000 bytes"):
+        store.read("results/r/a.json")
 
 
 def test_documents_are_replaced_listed_and_removed(store: ArtifactStore) -> None:

@@ -10,10 +10,12 @@ import pytest
 from packaging.requirements import Requirement
 from timing import within
 
+from lxcbuild.build.jobs import result_bytes
 from lxcbuild.debian import documents
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.errors import BrokenSdistError
 from lxcbuild.pypi.wheels import parse_metadata, read_wheel_metadata
+from lxcbuild.sandbox.base import ExtractedFile
 
 DEEP = 100_000
 NESTED = "x; " + "(" * 900 + "os_name=='a'" + ")" * 900
@@ -45,6 +47,18 @@ def bounded_time():
 def test_48_a_hostile_document_is_refused(data: bytes) -> None:
     with pytest.raises(DocumentError):
         documents.load(data)
+
+
+def test_48_of_a_vast_result_no_more_is_read_than_a_document_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    files = {"report.json": ExtractedFile(name="report.json", path=path, size_bytes=1 << 40, sha256="0" * 64)}
+    data = result_bytes(files, "report.json")
+    assert len(data) == documents.MAX_DOCUMENT_BYTES + 1
+    with pytest.raises(DocumentError, match="more than"):
+        documents.load(data)
+    assert result_bytes(files, "other.json") == b""
 
 
 def test_48_texts_come_out_bounded_and_clean() -> None:
