@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
+from typing import Any
+
 import pytest
 from index_clients import DATA, Recorder, make_client, resolve
 from index_server import File, Index, send, serve, status
@@ -70,6 +74,28 @@ def test_huge_page_is_cut_off(index: Index, client: IndexClient, monkeypatch: py
     index.fail("/simple/pkg/", send(b"<a>" * 100_000, "text/html"))
     with pytest.raises(NetworkError, match="more than"):
         resolve(client, "pkg")
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_page_that_grows_when_it_is_unpacked_is_cut_off_as_early(
+    index: Index, client: IndexClient, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_PAGE_BYTES", 100_000)
+    body = bytes(64 << 20)
+    for _ in range(times):
+        body = gzip.compress(body)
+
+    def bomb(handler: Any) -> None:
+        handler.reply(200, body, Content_Type="text/html", Content_Encoding=", ".join(["gzip"] * times))
+
+    index.fail("/simple/pkg/", bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NetworkError, match="more than"):
+            resolve(client, "pkg")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
