@@ -19,6 +19,8 @@ _XATTRS = (
 )
 
 _CHUNK_BYTES = 1 << 20
+#: The end of what tar says, which may name every file of a hostile tree.
+_SAID_BYTES = 1 << 16
 
 
 def pack_tree(tree: Path, compressed: Path) -> str:
@@ -42,7 +44,7 @@ def pack_tree(tree: Path, compressed: Path) -> str:
         for child, argv in ((zstd, _zstd(compressed)), (tar, _tar(tree))):
             status = child.wait()
             if status != 0:
-                said.seek(0)
+                said.seek(max(0, said.seek(0, os.SEEK_END) - _SAID_BYTES))
                 raise _full_disk_or(process.failed(process.Completed(tuple(argv), status, b"", said.read())))
     return digest.hexdigest()
 
