@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 POSTINST = """\
@@ -48,27 +48,76 @@ class Entry:
 
 
 def tar(entries: Sequence[Entry]) -> bytes:
-    """A GNU tar archive."""
-    return b"".join(header(entry) + entry.data + bytes(-len(entry.data) % 512) for entry in entries) + bytes(1024)
+    """A GNU tar archive of these entries, in records of 20 blocks."""
+    return ended(b"".join(packed(entry) for entry in entries))
+
+
+def ended(members: bytes) -> bytes:
+    """With the end of an archive after its members."""
+    return members + bytes(1024 + -(len(members) + 1024) % 10240)
+
+
+def packed(entry: Entry) -> bytes:
+    """Header, data and padding."""
+    return header(entry) + entry.data + bytes(-len(entry.data) % 512)
 
 
 def header(entry: Entry) -> bytes:
-    """One header block."""
-    if len(entry.name) > 99:
-        long = entry.name.encode() + b"\0"
-        return (
-            header(Entry("././@LongLink", long, b"L"))
-            + long
-            + bytes(-len(long) % 512)
-            + header(Entry(entry.name[:99], entry.data, entry.kind, entry.mode, entry.uid, entry.link))
-        )
+    """One header block, after those of its long texts."""
+    name, link = entry.name.encode(), entry.link.encode()
+    long = b"".join(_long(kind, text) for kind, text in ((b"K", link), (b"L", name)) if len(text) > 100)
+    owner = b"root" if entry.uid == 0 else b""
+    return long + block(
+        name=name, mode=entry.mode, uid=entry.uid, size=len(entry.data), kind=entry.kind, link=link, owner=owner
+    )
+
+
+def block(
+    *, name: bytes, mode: int, uid: int, size: int, kind: bytes, link: bytes, owner: bytes, time: int = 1_700_000_000
+) -> bytes:
+    """One header block as GNU tar writes it."""
     fields = [
-        entry.name.encode().ljust(100, b"\0"), b"%07o\0" % entry.mode, b"%07o\0" % entry.uid, b"%07o\0" % entry.uid,
-        b"%011o\0" % len(entry.data), b"%011o\0" % 1_700_000_000, b" " * 8, entry.kind,
-        entry.link.encode().ljust(100, b"\0"), b"ustar  \0",
+        name[:100].ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % uid, b"%011o\0" % size,
+        b"%011o\0" % time, b" " * 8, kind, link[:100].ljust(100, b"\0"), b"ustar  \0",
+        owner.ljust(32, b"\0"), owner.ljust(32, b"\0"),
     ]  # fmt: skip
-    block = b"".join(fields).ljust(512, b"\0")
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    return summed(b"".join(fields).ljust(512, b"\0"))
+
+
+def summed(header: bytes) -> bytes:
+    """A header block with the checksum of what it holds."""
+    blank = header[:148] + b" " * 8 + header[156:]
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+
+
+def _long(kind: bytes, text: bytes) -> bytes:
+    size = len(text) + 1
+    name = b"././@LongLink"
+    return (
+        block(name=name, mode=0o644, uid=0, size=size, kind=kind, link=b"", owner=b"root", time=0)
+        + text
+        + bytes(1 + -size % 512)
+    )
+
+
+def whole(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with the directories that they lie in, each of them before what it holds and once."""
+    found: dict[str, Entry] = {"./": Entry("./", kind=b"5", mode=0o755)}
+    rest: list[Entry] = []
+    for entry in entries:
+        parts = entry.name.rstrip("/").split("/")
+        if entry.kind == b"5":
+            parts.append("")
+            entry = replace(entry, name=entry.name.rstrip("/") + "/")  # noqa: PLW2901
+        for depth in range(2, len(parts)):
+            above = "/".join(parts[:depth]) + "/"
+            if parts[0] == "." and above != entry.name and above not in found:
+                found[above] = Entry(above, kind=b"5", mode=0o755)
+                rest.append(found[above])
+        if entry.name not in found or entry.kind != b"5":
+            found[entry.name] = entry
+            rest.append(entry)
+    return [found["./"], *rest]
 
 
 def ar(members: Sequence[tuple[str, bytes]]) -> bytes:
@@ -106,7 +155,11 @@ def deb(
     end = f".{compression}" if compression else ""
     entries = [Entry("./", kind=b"5", mode=0o755), *(Entry(f"./{name}", text.encode()) for name, text in files.items())]
     return ar(
-        [("debian-binary", b"2.0\n"), (f"control.tar{end}", pack(tar(entries))), (f"data.tar{end}", pack(tar(tree)))]
+        [
+            ("debian-binary", b"2.0\n"),
+            (f"control.tar{end}", pack(tar(entries))),
+            (f"data.tar{end}", pack(tar(whole(tree)))),
+        ]
     )
 
 
