@@ -46,10 +46,45 @@ SCRIPTS = f"""
     for name in ("postinst", "preinst"):
         with open("debian/python3-evil." + name, "w") as file:
             file.write("{SCRIPT}")"""
+#: Waits for the package, and puts members into the data of a control file that tar takes for a directory.
+MANGLER = """
+import glob, lzma, os, tarfile, time
+def member(name, data, mode=0o644):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = len(data), mode, "root", "root"
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+hidden = member("./preinst", b"#!/bin/sh\\ntouch /root/owned\\n", 0o755) + member("./shlibs", b"\\n")
+until = time.monotonic() + 120
+while time.monotonic() < until:
+    time.sleep(0.003)
+    for path in glob.glob("../*.deb"):
+        raw, parts, at = open(path, "rb").read(), [], 8
+        while at + 60 < len(raw):
+            size = int(raw[at + 48 : at + 58])
+            parts.append((raw[at : at + 48], raw[at + 60 : at + 60 + size]))
+            at += 60 + size + size % 2
+        if len(parts) < 3 or at != len(raw):
+            continue
+        control = lzma.decompress(parts[1][1])
+        members = control[: (len(control.rstrip(bytes(1))) + 511) // 512 * 512] + member("./shlibs/", hidden)
+        parts[1] = parts[1][0], lzma.compress(members + bytes(1024 + -(len(members) + 1024) % 10240))
+        with open(path + ".x", "wb") as file:
+            file.write(b"!<arch>\\n")
+            for head, data in parts:
+                file.write(head + b"%-10d\\x60\\n" % len(data) + data + b"\\n" * (len(data) % 2))
+        os.rename(path + ".x", path)
+        raise SystemExit
+"""
+HIDDEN = f"""
+    import subprocess
+    code = {MANGLER!r}
+    if os.path.exists("debian/rules"):
+        subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)"""
 DATA = "[('/etc/sudoers.d', ['evil.py']), ('share/polkit-1/rules.d', ['evil.py'])]"
 #: What the code does, and the modules and data files of the project.
 CASES: dict[str, tuple[str, str, str]] = {
     "maintainer-script": (SCRIPTS, "['evil']", "[]"),
+    "hidden-members": (HIDDEN, "['evil']", "[]"),
     "field": (APPEND.format(line="Essential: yes"), "['evil']", "[]"),
     "replaces": (APPEND.format(line="Replaces: python3-minimal, libc6"), "['evil']", "[]"),
     "other-package": (OTHER, "['evil']", "[]"),
@@ -58,7 +93,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "startup-file": ("\n    pass", "['evil', 'usercustomize']", "[]"),
     "sudoers": ("\n    pass", "['evil']", DATA),
 }
-OFTEN = ("maintainer-script", "startup-file")
+OFTEN = ("maintainer-script", "hidden-members", "startup-file")
 #: What these do comes too late, or lies where nobody looks: the build may succeed, without them.
 IN_VAIN = ("rules", "output")
 
@@ -79,6 +114,7 @@ def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Pat
         assert not any("sudo" in name for name in published)
         return
     assert found is not None, published
+    assert kind != "hidden-members" or "ends in a slash" in found["brief"], found
     assert found["class"] in ("gate-rejected", "wrote-outside", "compile-failed"), found
     assert published == []
 
