@@ -22,7 +22,7 @@ _CHUNK = 1 << 18
 _XZ_MEMORY_BYTES = 256 * 1024 * 1024
 _AR_HEADER_BYTES = 60
 _FREE_BYTES = 64 * 1024 * 1024
-#: Real data archives of more than a few blocks unpack to less than 35 times their size; zeros in xz to 7,000 times.
+#: Real archives unpack to at most 45 times their size, those of more than a megabyte to 31 times; zeros in xz to 7,000 times.
 _RATIO = 200
 _FREE_SECONDS = 60
 #: xz on a slow machine; what takes longer has been made to.

@@ -22,7 +22,7 @@ _BLOCK = 512
 #: tar writes records of 20 blocks, the last one filled with zeros.
 _RECORD = 20 * _BLOCK
 _MAX_NAME = 4096
-#: Java's and JavaScript's trees, the deepest in Debian, end before 30.
+#: The deepest files of bookworm and trixie lie below 23 directories.
 _MAX_DEPTH = 40
 #: Of all names of one package together: 200,000 of the longest ones would fill the memory of whoever reads them.
 _MAX_NAMES_BYTES = 64 * 1024 * 1024
@@ -37,7 +37,7 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: dpkg goes by the name where the system knows it, by the number elsewhere: base-passwd's, which are the same everywhere.
 _USERS = {
     0: "root", 1: "daemon", 2: "bin", 3: "sys", 4: "sync", 5: "games", 6: "man", 7: "lp", 8: "mail", 9: "news", 10: "uucp",
-    13: "proxy", 33: "www-data", 34: "backup", 38: "list", 39: "irc", 41: "gnats", 65534: "nobody",
+    13: "proxy", 33: "www-data", 34: "backup", 38: "list", 39: "irc", 41: "gnats", 42: "_apt", 65534: "nobody",
 }  # fmt: skip
 _GROUPS = {
     0: "root", 1: "daemon", 2: "bin", 3: "sys", 4: "adm", 5: "tty", 6: "disk", 7: "lp", 8: "mail", 9: "news", 10: "uucp",
