@@ -1,12 +1,13 @@
 """The way out that a policy may grant: an HTTP proxy with a list of hosts, outside the sandbox.
 
 It runs in the guard's process (see sinkhole.py), which is in the host's network; only its listening socket was made inside, where
-it is 127.0.0.1:3128. So nothing needs to be forwarded, and there is no path from inside to the host but this parser. ``CONNECT``
-and plain ``http://`` requests, one per connection. Standard library only.
+it is 127.0.0.1:3128. So nothing needs to be forwarded, and there is no path from inside to the host but this and its parser
+(proxyrequest.py). ``CONNECT`` and plain ``http://`` requests, one per connection: a server gets a head that was written anew and no
+byte more than the declared body. Standard library only.
 
 Names are resolved here, once, and the connection goes to the address that was checked: addresses of this machine and of private
 networks are refused, unless the list has the address itself. Where the host uses a proxy of its own, requests go on to that one,
-which then resolves the names.
+which gets the name that was judged and resolves it; what is meant for a tunnel waits until that proxy has opened it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
+from lxcbuild.sandbox.proxyrequest import BadRequestError, Request, is_listed, is_public, parse_request
 from lxcbuild.sandbox.sinkhole import Attempt
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.sandbox.sinkhole import Guard
@@ -36,90 +36,7 @@ _CONNECT_S, _IDLE_S, _LIFE_S = 20.0, 60.0, 1800.0
 #: All that goes through in one sandbox's life, both ways.
 _MAX_BYTES = 4 * 1024**3
 _CHUNK = 65536
-_REQUEST = re.compile(rb"([A-Z]{1,16}) ([!-~]{1,8000}) HTTP/1\.[01]")
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
-_USUAL_PORTS = (80, 443)
-_HOP_BY_HOP = (b"proxy-", b"connection:", b"keep-alive:", b"host:", b"upgrade:")
-
-
-class BadRequestError(ValueError):
-    """A request that is no HTTP proxy request of a kind that we serve."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request: where to, and for plain HTTP the head that the server gets."""
-
-    tunnel: bool
-    host: str
-    port: int
-    method: bytes = b"CONNECT"
-    path: bytes = b""
-    headers: tuple[bytes, ...] = ()
-
-    @property
-    def authority(self) -> bytes:
-        """``host:port``, as in a request line; the usual port of plain HTTP is left out there."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == 80 and not self.tunnel else f"{host}:{self.port}").encode()
-
-    def head(self, *, absolute: bool, authorization: bytes = b"") -> bytes:
-        """The request as the server gets it, or with ``absolute`` the next proxy."""
-        target = self.authority if self.tunnel else self.path
-        if absolute and not self.tunnel:
-            target = b"http://" + self.authority + self.path
-        lines = [self.method + b" " + target + b" HTTP/1.1", b"Host: " + self.authority, *self.headers]
-        lines += [authorization] if authorization else []
-        lines += [] if self.tunnel else [b"Connection: close"]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def parse_request(head: bytes) -> Request:
-    """Read the head of a request; raises :class:`BadRequestError`."""
-    first, *rest = head.split(b"\r\n")
-    found = _REQUEST.fullmatch(first)
-    if found is None:
-        raise BadRequestError("no request line")
-    method, target = found[1], found[2].decode("ascii")
-    tunnel = method == b"CONNECT"
-    if not tunnel and not target.lower().startswith("http://"):
-        raise BadRequestError("only CONNECT and http:// are served")
-    try:
-        url = urlsplit("//" + target if tunnel else target)
-        host, port = (url.hostname or "").rstrip("."), url.port or (443 if tunnel else 80)
-    except ValueError as error:
-        raise BadRequestError("no host and port") from error
-    if not _HOST.fullmatch(host) or url.username is not None:
-        raise BadRequestError("no host name")
-    if tunnel:
-        return Request(tunnel=True, host=host, port=port)
-    headers = tuple(line for line in rest if line and not line.lower().startswith(_HOP_BY_HOP))
-    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return Request(tunnel=False, host=host, port=port, method=method, path=path.encode(), headers=headers)
-
-
-def is_listed(host: str, port: int, hosts: Sequence[str]) -> bool:
-    """Whether the policy's list has the host: ``name``, ``*.domain``, either with ``:port``; without, ports 80 and 443."""
-    for entry in hosts:
-        pattern, colon, wanted = entry.lower().rpartition(":")
-        if not colon or not wanted.isdecimal():
-            pattern, wanted = entry.lower(), ""
-        matches = host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
-        if matches and (port == int(wanted) if wanted else port in _USUAL_PORTS):
-            return True
-    return False
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is one of the internet, and neither of this machine nor of its networks."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        for inner in (parsed.ipv4_mapped, parsed.sixtofour, parsed.teredo[1] if parsed.teredo else None):
-            if inner is not None:
-                return is_public(str(inner))
-        if parsed in ipaddress.IPv6Network("64:ff9b::/96"):  # NAT64 (RFC 6052)
-            return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
-    return parsed.is_global and not parsed.is_multicast
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
 
 
 def serve_in_background(listener: socket.socket, hosts: list[str], guard: Guard) -> None:
@@ -155,7 +72,7 @@ class _Proxy:
             self._places.release()
 
     def _converse(self, client: socket.socket, peer: tuple[Any, ...]) -> None:
-        head, rest = _read_head(client)
+        head, rest = _read_head(client, longest_s=_HEAD_S)
         request = parse_request(head)
         upstream = _upstream(request)
         address, why = self._judge(request, resolve=upstream is None)
@@ -168,14 +85,15 @@ class _Proxy:
             _refuse(client, "403 Forbidden", why)
             return
         with socket.create_connection(upstream[0] if upstream else (address, request.port), _CONNECT_S) as server:
-            if upstream is not None:
-                server.sendall(request.head(absolute=True, authorization=upstream[1]) + rest)
-            elif request.tunnel:
-                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                server.sendall(rest)
+            if request.tunnel:
+                early = _open_tunnel(server, request, upstream[1]) if upstream is not None else b""
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + early)
+                self._relay(client, server, rest)
             else:
-                server.sendall(request.head(absolute=False) + rest)
-            self._relay(client, server)
+                server.sendall(
+                    request.head(absolute=upstream is not None, authorization=upstream[1] if upstream else b"")
+                )
+                self._relay(client, server, rest, up_bytes=request.length or 0)
 
     def _judge(self, request: Request, *, resolve: bool) -> tuple[str | None, str | None]:
         """The address to connect to, or why not."""
@@ -192,11 +110,19 @@ class _Proxy:
                 return address, None
         return None, f"{request.host} is in a private network, and its address is not in the policy's proxy_hosts"
 
-    def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        """Pass bytes both ways until both sides are done, nothing comes for a while, or a bound is reached."""
+    def _relay(
+        self, client: socket.socket, server: socket.socket, begun: bytes, *, up_bytes: int | None = None
+    ) -> None:
+        """Pass bytes both ways until both sides are done, nothing comes for a while, or a bound is reached.
+
+        ``begun`` was read from the client before. With ``up_bytes`` the server gets that many, and the rest is thrown away.
+        """
         for sock in (client, server):
             sock.settimeout(_IDLE_S)
-        other = {client: server, server: client}
+        if not self._take(len(begun)):
+            return
+        server.sendall(begun[:up_bytes])
+        left = None if up_bytes is None else max(0, up_bytes - len(begun))
         reading = [client, server]
         deadline = time.monotonic() + _LIFE_S
         while reading and time.monotonic() < deadline:
@@ -207,12 +133,15 @@ class _Proxy:
                 data = sock.recv(_CHUNK)
                 if not self._take(len(data)):
                     return
-                if data:
-                    other[sock].sendall(data)
-                    continue
-                reading.remove(sock)
-                with contextlib.suppress(OSError):
-                    other[sock].shutdown(socket.SHUT_WR)
+                if not data:
+                    reading.remove(sock)
+                    with contextlib.suppress(OSError):
+                        (server if sock is client else client).shutdown(socket.SHUT_WR)
+                elif sock is server:
+                    client.sendall(data)
+                else:
+                    server.sendall(data[:left])
+                    left = None if left is None else max(0, left - len(data))
 
     def _take(self, count: int) -> bool:
         with self._lock:
@@ -220,18 +149,34 @@ class _Proxy:
             return self._bytes_left >= 0
 
 
-def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
-    """The head of a request without its empty line, and what came behind it."""
+def _read_head(sock: socket.socket, *, longest_s: float) -> tuple[bytes, bytes]:
+    """The head of a message without its empty line, and what came behind it."""
     data = b""
-    deadline = time.monotonic() + _HEAD_S
+    deadline = time.monotonic() + longest_s
     while b"\r\n\r\n" not in data:
-        client.settimeout(max(0.01, deadline - time.monotonic()))
-        more = client.recv(_CHUNK)
+        sock.settimeout(max(0.01, deadline - time.monotonic()))
+        more = sock.recv(_HEAD_BYTES - len(data))
         data += more
-        if not more or len(data) > _HEAD_BYTES:
+        if not more:  # also when there is no room for more
             raise BadRequestError("no complete request")
     head, _, rest = data.partition(b"\r\n\r\n")
     return head, rest
+
+
+def _open_tunnel(server: socket.socket, request: Request, authorization: bytes) -> bytes:
+    """Ask the next proxy for a tunnel; what came out of it by then. Raises OSError where there is none.
+
+    Until it stands, the next proxy would take every byte for another request, which nobody has judged.
+    """
+    server.sendall(request.head(absolute=True, authorization=authorization))
+    try:
+        head, early = _read_head(server, longest_s=_IDLE_S)
+    except BadRequestError:
+        head, early = b"", b""
+    status = _STATUS.match(head)
+    if status is None or not status[1].startswith(b"2"):
+        raise OSError(f"the host's proxy opens no tunnel: status {status[1].decode() if status else 'unknown'}")
+    return early
 
 
 def _refuse(client: socket.socket, status: str, why: str) -> None:

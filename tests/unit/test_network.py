@@ -1,14 +1,15 @@
-"""Decisions about the network: who is listed, which addresses are public, what is remembered, how programs are called."""
+"""Decisions about the network: who is listed, which addresses are public, what is remembered, how programs are called.
+
+The proxy and its requests: test_proxy.py.
+"""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lxcbuild.sandbox import network, sinkhole
 from lxcbuild.sandbox.culprit import Culprit
-from lxcbuild.sandbox.proxy import BadRequestError, is_listed, is_public, parse_request
+from lxcbuild.sandbox.proxyrequest import is_listed, is_public
 from lxcbuild.sandbox.sinkhole import Attempt, Names, Recorder, is_special
 
 
@@ -48,40 +49,6 @@ def test_addresses_of_this_machine_and_its_networks_are_not_public(address: str)
 @pytest.mark.parametrize("address", ["9.9.9.9", "2606:4700::1111", "64:ff9b::909:909", "::ffff:9.9.9.9"])
 def test_addresses_of_the_internet_are_public(address: str) -> None:
     assert is_public(address)
-
-
-def test_requests_are_read_and_rewritten() -> None:
-    tunnel = parse_request(b"CONNECT Index.Builds.io:443 HTTP/1.1\r\nHost: other.org")
-    assert (tunnel.tunnel, tunnel.host, tunnel.port) == (True, "index.builds.io", 443)
-    plain = parse_request(
-        b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n"
-        b"Host: inner.lab\r\nAccept: */*\r\nProxy-Authorization: x\r\nConnection: keep-alive"
-    )
-    assert plain.head(absolute=False).split(b"\r\n") == [
-        b"GET /a?b=c HTTP/1.1", b"Host: example.org:8080", b"Accept: */*", b"Connection: close", b"", b"",
-    ]  # fmt: skip
-    assert plain.head(absolute=True).startswith(b"GET http://example.org:8080/a?b=c HTTP/1.1\r\n")
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"", b"GET / HTTP/1.1", b"GET https://a.org/ HTTP/1.1", b"CONNECT a.org:99999 HTTP/1.1", b"CONNECT a b HTTP/1.1",
-        b"GET http://user@a.org/ HTTP/1.1", b"GET http:/// HTTP/1.1", b"CONNECT a\x00b:1 HTTP/1.1", b"get http://a/ HTTP/1.1",
-        b"GET http://a.org/ HTTP/2", b"\x16\x03\x01", b"CONNECT [::1:443 HTTP/1.1",
-    ],
-)  # fmt: skip
-def test_other_requests_are_refused(head: bytes) -> None:
-    with pytest.raises(BadRequestError):
-        parse_request(head)
-
-
-@given(st.binary(max_size=300))
-def test_any_head_is_read_or_refused(head: bytes) -> None:
-    try:
-        parse_request(head)
-    except BadRequestError:
-        return
 
 
 @pytest.mark.parametrize(
