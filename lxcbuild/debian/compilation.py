@@ -99,13 +99,20 @@ def _marker(pattern: str, failure_class: FailureClass, brief: str, missing: str 
 
 #: What a successful build left for people to know: see :func:`parse_observed`.
 OBSERVED = "observed.json"
-_NATIVE_OPTION = re.compile(rb"\b(?:cc|gcc|[cg]\+\+|clang|rustc)\b.*(-m(?:arch|cpu)=native|target-cpu=native)")
+_COMPILER = re.compile(rb"\b(?:cc|gcc|[cg]\+\+|clang(?:\+\+)?|rustc)(?!\w)")
+_NATIVE_OPTION = re.compile(rb"-m(?:arch|cpu)=native|target-cpu=native")
+#: How much of a log is read for that.
+_MAX_LOG_BYTES = 128 * 1024 * 1024
+#: How much of a failed log's end patterns get, and how much of each line: they are about messages, not about data.
+_TAIL_BYTES, _LINE_LENGTH = 256 * 1024, 2000
 
 #: Things learned from one log.
 _MAX_MISSING = 40
 _BUILD_DEP = FailureClass.BUILD_DEP_MISSING
 _COMPILE = FailureClass.COMPILE_FAILED
-# The order is from the most telling to the least. Texts are those of the programs named in the comments.
+# The order is from the most telling to the least. Texts are those of the programs named in the comments. A build may print
+# anything: a pattern begins with fixed letters, or with ``(?<!...)`` where a word begins, so that no part of a line is read
+# again for every letter before it.
 _MARKERS = (
     _marker(r"Unmet build dependencies: (?P<what>[^\n]+)", _BUILD_DEP, "build dependencies are not installed: {what}"),
     _marker(r"ModuleNotFoundError: No module named '(?P<what>[\w.]{1,200})'", _BUILD_DEP,
@@ -125,7 +132,7 @@ _MARKERS = (
             "the build raised FileNotFoundError: there is no {what}", "program"),
     _marker(r"Dependency \"?(?P<what>[\w.+-]{1,100})\"? not found", _BUILD_DEP,
             "the library {what} is missing", "pkgconfig"),  # meson
-    _marker(r"(?:cffi|fatal)[^\n]{0,80}(?P<what>[\w./+-]{1,100}\.h(?:pp)?): No such file", _BUILD_DEP,
+    _marker(r"(?:cffi|fatal)[^\n]{0,80}?(?<![\w./+-])(?P<what>[\w./+-]{1,100}\.h(?:pp)?): No such file", _BUILD_DEP,
             "the C header {what} is missing", "header"),
     _marker(r"no matching package (?:named )?`(?P<what>[\w-]{1,100})`", _BUILD_DEP,
             "the Rust crate {what} is not here, and builds have no network", "crate"),
@@ -135,8 +142,8 @@ _MARKERS = (
             "the Rust crate {what} is not here, and builds have no network", "crate"),
     _marker(r"(?P<what>lock file version `\d+` was found, but this version of Cargo does not understand this lock file)",
             _BUILD_DEP, "the suite's Rust is too old: {what}"),
-    _marker(r"(?P<what>(?:package `[^`\n]{1,100}` |[\w@. -]{1,80} )(?:cannot be built because it )?requires rustc [\d.]+)",
-            _BUILD_DEP, "the suite's Rust is too old: {what}"),
+    _marker(r"(?P<what>(?:package `[^`\n]{1,100}`|(?<![\w@.-])[\w@.-]{1,80}(?: v[\d.]{1,40})?) "
+            r"(?:cannot be built because it )?requires rustc [\d.]{1,40})", _BUILD_DEP, "the suite's Rust is too old: {what}"),
     _marker(r"(?P<what>feature `edition20\d\d` is required)", _BUILD_DEP, "the suite's Rust is too old: {what}"),
     _marker(r"can't find Rust compiler|(?:cargo|rustc)\b.{0,40}not (?:found|installed)", _BUILD_DEP, "the build needs Rust"),
     _marker(r"error: Could not find suitable distribution for Requirement\.parse\('(?P<what>[^'\n]{1,200})'\)", _BUILD_DEP,
@@ -174,14 +181,14 @@ _MARKERS = (
             r"'(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\n]{1,200})'",
             FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
     _marker(r"(?:mkdir|touch|cp|install|ln|mv|tee)\b[^\n]{0,80} "
-            r"['\u2018]?(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\u2019\n:]{1,200})['\u2019]?: "
+            r"['\u2018]?(?P<what>/(?!(?:build|out|tmp|var/tmp)/)[^'\u2019\n:]{1,200}+)['\u2019]?: "
             r"(?:Permission denied|Read-only file system)",
             FailureClass.WROTE_OUTSIDE, "the build reaches outside its own directories: {what}"),
     _marker(r"dpkg-source: error: (?P<what>[^\n]{1,300})", _COMPILE, "the source package cannot be made: {what}"),
     _marker(r"dh_python3[^\n]{0,200}error|E: dh_python3[^\n]{0,200}", _COMPILE, "dh_python3 refuses the package"),
-    _marker(r"(?P<what>[\w.]{1,80}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
+    _marker(r"(?<![\w.])(?P<what>[\w.]{1,120}(?:Error|Exception): [^\n]{1,250})", _COMPILE, "the build raised {what}"),
     _marker(r"E: pybuild [^\n]{1,60}failed with: (?!exit code)(?P<what>[^\n]{1,250})", _COMPILE, "pybuild says {what}"),
-    _marker(r"(?P<what>[^\s:]{1,120}:\d+(?::\d+)?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
+    _marker(r"(?<![^\s:])(?P<what>[^\s:]{1,250}:\d{1,9}(?::\d{1,9})?: error: [^\n]{1,200})", _COMPILE, "the compiler says {what}"),
 )  # fmt: skip
 #: The wheel holds what pybuild's plugin cannot place: dh-python before 6 knows no C headers in wheels.
 _PLUGIN_UNFIT = re.compile(rb"plugin pyproject failed with: '(?:headers|include)'")
@@ -216,9 +223,15 @@ def parse_observed(data: bytes) -> tuple[str, ...]:
 
 def native_in_log(log: Iterable[bytes]) -> str | None:
     """The same warning where compiler commands in the log ask for the processor at hand."""
+    left = _MAX_LOG_BYTES
     for line in log:
-        if (match := _NATIVE_OPTION.search(line)) is not None:
-            return _native(f"({match[1].decode('ascii')})")
+        compiler = _COMPILER.search(line) if b"native" in line else None
+        option = _NATIVE_OPTION.search(line, compiler.end()) if compiler is not None else None
+        if option is not None:
+            return _native(f"({option[0].decode('ascii')})")
+        left -= len(line)
+        if left < 0:
+            break
     return None
 
 
@@ -231,7 +244,7 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
 
     What the kernel counted (memory, disk, time) is decided elsewhere and wins over this.
     """
-    text = clean(tail[-256 * 1024 :].decode("utf-8", "replace"))
+    text = _readable(tail)
     details = "\n".join(decisive_lines(text))
     missing = missing_things(text)
     for marker in _MARKERS:
@@ -247,7 +260,13 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
 
 def missing_in_tail(tail: bytes) -> tuple[Missing, ...]:
     """The same for the end of a log as it was printed."""
-    return missing_things(clean(tail[-256 * 1024 :].decode("utf-8", "replace")))
+    return missing_things(_readable(tail))
+
+
+def _readable(tail: bytes) -> str:
+    """The end of a log for patterns: bounded, without control characters, long lines without their ends."""
+    lines = clean(tail[-_TAIL_BYTES:].decode("utf-8", "replace")).split("\n")
+    return "\n".join(line[:_LINE_LENGTH] for line in lines)
 
 
 def missing_things(text: str) -> tuple[Missing, ...]:

@@ -17,7 +17,7 @@ _RULES = (
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
     (re.compile(r"\b(?:debian|ubuntu)/[a-z]+\b"), "<suite>"),
     (re.compile(r"(?<![\w.])(?:\.{0,2}/)?(?:[\w.+~@-]+/){1,30}[\w.+~@-]+"), "<path>"),
-    (re.compile(r"\b[\w.+-]+_[\w.+~:-]+_\w+\.deb(?::\w+)?"), "<package>"),
+    (re.compile(r"(?<![\w.+-])[A-Za-z0-9.+-]+_[A-Za-z0-9.+~:-]+_[A-Za-z0-9]+\.deb(?::\w+)?"), "<package>"),
     (re.compile(r"'[^'\n]{1,200}'|`[^`\n]{1,200}`|\"[^\"\n]{1,200}\""), "<text>"),
     (re.compile(r"\bv?\d+(?:\.\d+)+[\w.+~!-]*"), "<version>"),
     (re.compile(r"\b\d+\b"), "<n>"),

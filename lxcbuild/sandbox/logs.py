@@ -16,10 +16,11 @@ TAIL_BYTES = 64 * 1024
 _LINE_TAIL_BYTES = 1024
 
 # ECMA-48: control sequences (CSI), control strings (OSC, DCS, SOS, PM, APC) ended by ST or BEL, and two- or three-byte escapes.
-# Strings are bounded: an unterminated one is not allowed to swallow what follows.
+# Strings are bounded: an unterminated one is not allowed to swallow what follows, and none goes beyond the beginning of another
+# (so that nothing is read again and again, however many begin and none ends).
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x1b\x07\x9c\n]{0,4096}(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x1b\x07\n\x90\x98\x9b-\x9f]{0,4096}(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]{1,4}[0-~]"
     r"|\x1b[0-OQ-WYZ\\`-~]"
 )
