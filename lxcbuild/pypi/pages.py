@@ -72,11 +72,12 @@ def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
 def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
     from lxcbuild.pypi.anchors import Anchors  # most indexes speak JSON
 
-    parser = Anchors(limit=MAX_FILES)
-    parser.feed(body.decode("utf-8", errors="replace"))
-    parser.close()
-    base = urljoin(url, parser.base) if parser.base else url
-    for attributes in parser.links:
+    try:
+        page = Anchors(body.decode("utf-8", errors="replace"), limit=MAX_FILES)
+        base = urljoin(url, page.base) if page.base else url
+    except ValueError as error:
+        raise _bad_page(url, str(error)) from None
+    for attributes in page.links:
         href, fragment = urldefrag(attributes["href"] or "")
         size = attributes.get("data-size")
         file = _file(
