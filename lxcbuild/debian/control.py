@@ -69,6 +69,11 @@ def paragraph(fields: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def literal(text: str) -> str:
+    """Upstream's text for debian/control, where dpkg replaces ``${name}``; ``${}`` is a dollar sign (deb-substvars(5))."""
+    return text.replace("$", "${}")
+
+
 def synopsis(inspection: Inspection, distribution: str) -> str:
     """The first line of a description: upstream's summary, shortened as Policy 3.4.1 wants, never empty."""
     text = " ".join((inspection.metadata.summary or "").split())

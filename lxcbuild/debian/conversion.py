@@ -214,7 +214,7 @@ def _control(inspection: Inspection, plan: ConversionPlan) -> str:
             "Build-Depends": control.relations(plan.build_depends),
             "Standards-Version": "4.6.2",
             "Rules-Requires-Root": "no",
-            "Homepage": control.homepage(inspection),
+            "Homepage": control.literal(control.homepage(inspection)),
         }
     )
     shared = ("${shlibs:Depends}",) if plan.compiled else ()
@@ -229,7 +229,7 @@ def _control(inspection: Inspection, plan: ConversionPlan) -> str:
             "Suggests": control.relations(item for item in plan.suggests if item.split(" ")[0] != plan.package),
             "Conflicts": control.relations(plan.supersedes),
             "Replaces": control.relations(plan.supersedes),
-            "Description": f"{description}\n{extended}",
+            "Description": control.literal(f"{description}\n{extended}"),
         }
     )
     return f"{source}\n{binary}"

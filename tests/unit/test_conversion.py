@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,27 @@ def test_newer_tools_than_stdeb_knows_replace_the_rules_of_stdeb() -> None:
     assert not kept.startswith("#!")
     whole = debian_files(inspection(), plan(converter=Converter.STDEB, plain_install=True))["rules"]
     assert whole == debian_files(inspection(), plan(plain_install=True))["rules"]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-gencontrol") is None, reason="dpkg-dev is not installed")
+def test_dpkg_expands_nothing_that_upstream_wrote(tmp_path: Path) -> None:
+    hostile = "costs $5 ${Newline}${misc:Depends} ${}{Newline} $${x}"
+    told = "An honest sentence on ${Newline}Evil: yes and ${dpkg:Version} here"
+    address = "https://example.org/$x${Newline}Depends:/"
+    found = inspection(metadata=Metadata(summary=hostile, description=told, home_page=address))
+    files = debian_files(found, plan())
+    for name in ("control", "changelog"):
+        path = tmp_path / "debian" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(files[name])
+    argv = ["dpkg-gencontrol", "-O", "-fdebian/files", "-Tdebian/substvars", "-p" + plan().package]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    made = Deb822(done.stdout)
+    synopsis, _, extended = made["Description"].partition("\n")
+    assert synopsis == hostile
+    assert made["Homepage"] == address
+    assert extended.split("\n")[0].strip() == told
+    assert "Evil" not in made
 
 
 def test_a_package_does_not_suggest_itself() -> None:
