@@ -12,6 +12,7 @@ from lxcbuild.debian import compilation, conversion, sourcepackage
 from lxcbuild.debian.steps import OUT, Job, Missing, StepFailure
 from lxcbuild.model import Failure, FailureClass, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
+from lxcbuild.sandbox.logs import one_line
 from lxcbuild.sandbox.policy import cpus_allotted
 
 #: Where a build may write: its own directories, and places that are scratch by definition.
@@ -126,7 +127,9 @@ def _learned(work: Work, missing: Sequence[Missing]) -> bool:
 def _report_writes_outside(work: Work, instance: Instance) -> None:
     """Flag what the build changed outside its own directories: it cannot matter to the package, but tells of a bad build."""
     outside = [
-        change.path for change in instance.changes() if not any(_below(change.path, own) for own in _OWN_PREFIXES)
+        one_line(change.path)
+        for change in instance.changes()
+        if not any(_below(change.path, own) for own in _OWN_PREFIXES)
     ]
     if outside:
         shown = ", ".join(outside[:_NAMED_PATHS]) + (" ..." if len(outside) > _NAMED_PATHS else "")

@@ -26,7 +26,7 @@ from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseR
 from lxcbuild.pypi.buildset import Chosen
 from lxcbuild.pypi.model import Release
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
-from lxcbuild.sandbox.logs import LogWriter
+from lxcbuild.sandbox.logs import LogWriter, one_line
 from lxcbuild.values import dataclass
 
 
@@ -154,7 +154,8 @@ class Work:
         self.log.heading(str(phase))
 
     def note(self, text: str, *, warning: bool = False) -> None:
-        """Tell people something that does not stop the build; kept in the record."""
+        """Tell people something that does not stop the build; kept in the record, as one safe line whatever it was made of."""
+        text = one_line(text, longest=2000)
         if text not in self.notes:
             self.notes.append(text)
             self.log.remark(text)

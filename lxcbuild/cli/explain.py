@@ -85,7 +85,7 @@ def _tail(path: Path) -> str:
 def last_section(text: str, phase: Phase) -> str:
     """What stands below the last heading of that phase, up to the next heading; all of it where the heading is not there.
 
-    A build can print such headings too: it can mislead only about itself, and only on which lines are shown.
+    What a build prints like a heading is marked in its log, and is none (sandbox/logs.py).
     """
     headings = list(_HEADING.finditer(text))
     for number in range(len(headings) - 1, -1, -1):

@@ -24,6 +24,9 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]{1,4}[0-~]"
     r"|\x1b[0-OQ-WYZ\\`-~]"
 )
+#: How our own lines in a log begin (LogWriter), and what comes before lines of the output that begin so.
+_OURS = re.compile(r"^(?==== |\[lxcbuild: )", re.MULTILINE)
+_MARK = "| "
 _PLAIN = bytes(range(0x20, 0x7F)) + b"\n\t"
 _NEWLINE = re.compile(r"\r+\n?")
 # C0 but newline and tab, DEL, C1, surrogates; bidirectional marks, embeddings, overrides and isolates; line and paragraph
@@ -178,7 +181,10 @@ class LogCap:
 
 
 class LogWriter:
-    """Writes one build's log file: headings, remarks and output; valid UTF-8, safe to print, written line by line."""
+    """Writes one build's log file: headings, remarks and output; valid UTF-8, safe to print, written line by line.
+
+    Lines of the output that begin like a heading or a remark get ``| `` before them.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending, making its directory. Raises OSError."""
@@ -202,7 +208,7 @@ class LogWriter:
 
     def write(self, data: bytes) -> None:
         """Take output as it comes (an ``OutputSink``)."""
-        self._put(self._stream.feed(data))
+        self._put_output(self._stream.feed(data))
 
     def close(self) -> None:
         """Write what is left and close. Idempotent."""
@@ -221,9 +227,13 @@ class LogWriter:
         self.close()
 
     def _break_line(self) -> None:
-        self._put(self._stream.finish())
+        self._put_output(self._stream.finish())
         if not self._at_line_start:
             self._put("\n")
+
+    def _put_output(self, text: str) -> None:
+        rest = 0 if self._at_line_start else text.find("\n") + 1 or len(text)  # of a line that has begun before
+        self._put(text[:rest] + _OURS.sub(_MARK, text[rest:]))
 
     def _put(self, text: str) -> None:
         if not text or self._fd is None:

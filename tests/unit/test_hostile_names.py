@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from lxcbuild.build import compile as compile_phase
+from lxcbuild.build.work import Work
 from lxcbuild.cli.main import run_command_line
 
 HOSTILE = [
@@ -82,3 +86,31 @@ def test_49_other_words_are_refused_with_a_clear_error(
     refused(capfd, tmp_path, "policy", "show", "--", text)
     refused(capfd, tmp_path, "log", "--", text)
     refused(capfd, tmp_path, "explain", "--", text)
+
+
+def test_49_notes_are_one_safe_line_whatever_they_name() -> None:
+    remarks: list[str] = []
+    work: Any = SimpleNamespace(
+        notes=[],
+        build_id="b",
+        log=SimpleNamespace(remark=remarks.append),
+        monitor=SimpleNamespace(emit=lambda event: remarks.append(event.text)),
+    )
+    work.note = lambda text, *, warning=False: Work.note(work, text, warning=warning)
+    paths = [
+        "/etc/\u202egpj.exe",
+        "/etc/a\n[lxcbuild: all is well]",
+        "/srv/" + "x" * 4000,
+        "/build/own",
+        "/opt/z\x1b[2J",
+    ]
+    instance: Any = SimpleNamespace(changes=lambda: [SimpleNamespace(path=path) for path in paths])
+    compile_phase._report_writes_outside(work, instance)
+    (note,) = work.notes
+    assert note.startswith(
+        "wrote-outside: the build changed /etc/\\u202egpj.exe, /etc/a [lxcbuild: all is well], /srv/xxx"
+    )
+    assert note.isprintable()
+    assert note.endswith("..., /opt/z")
+    assert len(note) <= 2000
+    assert remarks == [note, note]

@@ -137,6 +137,24 @@ def test_log_file(tmp_path: Path) -> None:
     assert lines[1:] == ["one", "two\\xff", "[lxcbuild: stopped: timeout]", "last", ""]
 
 
+def test_output_that_looks_like_our_own_lines_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogWriter(path) as log:
+        log.heading("compile")
+        log.write(b"=== collect === 2026-01-01T00:00:00Z\n[lxcb")
+        log.write(b"uild: all is well]\nno === heading ===\n=")
+        log.write(b"== x\r=== y\n\x1b[1m=== z\n====\n[lxcbuild]\n" + b"x" * 300_000)
+        log.write(b"=== within a line\n=== ")
+        log.remark("ours")
+    lines = path.read_text().split("\n")
+    assert lines[1:9] == [
+        "| === collect === 2026-01-01T00:00:00Z", "| [lxcbuild: all is well]", "no === heading ===", "| === x", "| === y",
+        "| === z", "====", "[lxcbuild]",
+    ]  # fmt: skip
+    assert lines[9].endswith("x=== within a line")
+    assert lines[10:] == ["| === ", "[lxcbuild: ours]", ""]
+
+
 def test_log_file_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with pytest.raises(OSError, match="symbolic"):
