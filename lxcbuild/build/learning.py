@@ -39,6 +39,8 @@ def learn(work: Work, missing: Iterable[Missing]) -> bool:
             unfit = True
         elif item.kind == "requirement":
             requirements[item.name] = None
+        elif item.kind == "advice":
+            requirements |= dict.fromkeys(_newer_than_the_suites(work, item.name))
         else:
             found = _packages(work, item)
             packages |= set(found)
@@ -99,6 +101,18 @@ def _packages(work: Work, item: Missing) -> tuple[str, ...]:
     if item.kind == "module":
         return tuple(fitting[:1])
     return tuple((fitting or list(found))[:1])
+
+
+def _newer_than_the_suites(work: Work, text: str) -> tuple[str, ...]:
+    """A requirement that a message advises, if the suite has the project in another version: a log's word makes no name trusted."""
+    try:
+        requirement = Requirement(text)
+        mapped = build_names(work).find(requirement.name)
+    except (InvalidRequirement, BadNameError):
+        return ()
+    if mapped is None or mapped.version is None or requirement.specifier.contains(mapped.version, prereleases=True):
+        return ()
+    return (str(requirement),)
 
 
 def _own_requirements(work: Work, module: str) -> tuple[str, ...]:

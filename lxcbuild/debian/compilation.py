@@ -148,6 +148,8 @@ _MARKERS = (
     _marker(r"can't find Rust compiler|(?:cargo|rustc)\b.{0,40}not (?:found|installed)", _BUILD_DEP, "the build needs Rust"),
     _marker(r"error: Could not find suitable distribution for Requirement\.parse\('(?P<what>[^'\n]{1,200})'\)", _BUILD_DEP,
             "setup.py asks the index for {what}", "requirement"),
+    _marker(r"(?i:install|requires?|needs?) [`'\"](?P<what>[\w.-]{1,60} {0,2}(?:[<>]=?|==|~=) {0,2}[\w.]{1,30})[`'\"]", _BUILD_DEP,
+            "the build asks for {what}", "advice"),
     _marker(r"invalid pyproject\.toml config: (?P<what>[^\n]{0,200})", _BUILD_DEP,
             "the backend does not take this pyproject.toml: {what}", "backend"),
     _marker(r"configuration error: (?P<what>[^\n]{0,200})", _BUILD_DEP,

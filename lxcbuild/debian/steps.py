@@ -72,8 +72,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """One thing that a log says is not there. ``kind``: ``module``, ``header``, ``library`` (of ``-l``), ``pkgconfig``,
-    ``program``, ``requirement`` (PEP 508), ``crate``, ``phrase`` (the log's words), or ``backend`` (too old, or unfit)."""
+    """One thing that a log says is not there.
+
+    ``kind``: ``module``, ``header``, ``library`` (of ``-l``), ``pkgconfig``, ``program``, ``requirement`` (PEP 508), ``advice``
+    (one in a message), ``crate``, ``phrase`` (the log's words), or ``backend`` (too old, or unfit).
+    """
 
     kind: str
     name: str

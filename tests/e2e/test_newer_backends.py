@@ -58,6 +58,17 @@ PyMODINIT_FUNC PyInit_lxcbuild_demo_native(void) {
 }
 """,
 }
+ADVISED = {
+    "setup.py": """\
+from setuptools import setup
+try:
+    import packaging.licenses
+except ImportError:
+    raise ImportError("please install `packaging>=24.2`") from None
+setup(name="lxcbuild-demo-advised", version="1.0", description="Needs a newer tool.", py_modules=["lxcbuild_demo_advised"])
+""",
+    "lxcbuild_demo_advised.py": '"""Needs a newer tool."""\n',
+}
 TARGET = "debian/bookworm"
 
 
@@ -153,3 +164,23 @@ def test_a_header_that_the_log_asks_for_is_found_and_provided(
     (deb,) = out.glob("*.deb")
     depends = subprocess.run(["dpkg-deb", "-f", deb, "Depends"], capture_output=True, text=True, check=True).stdout
     assert "libyaml-0-2" in depends
+
+
+def test_a_newer_tool_that_a_message_asks_for_is_found_and_provided(
+    lxcbuild: LxcBuild, tmp_path: Path, made_image: Callable[[str], None]
+) -> None:
+    """The suite knows the project in an older version; a name that only a message knows would not be taken."""
+    made_image(TARGET)
+    root = tmp_path / "advised"
+    root.mkdir()
+    for name, text in ADVISED.items():
+        (root / name).write_text(text)
+    outcome = build(lxcbuild, root)
+    assert outcome["status"] == "built", outcome
+    assert [phase["name"] for phase in outcome["phases"]].count("compile") == 2
+    (root / "setup.py").write_text(ADVISED["setup.py"].replace("packaging", "lxcbuild_demo_unknown"))
+    failed = build(lxcbuild, root)["failure"]
+    assert (failed["class"], failed["brief"]) == (
+        "build-dep-missing",
+        "the build asks for lxcbuild_demo_unknown>=24.2",
+    )
