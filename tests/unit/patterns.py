@@ -46,6 +46,8 @@ def _example(operator: str, value: Any, follow: Any, found: dict[str, None]) -> 
         return str(follow(value[2])) * max(1, value[0])
     if operator == "SUBPATTERN":
         return str(follow(value[3]))
+    if operator == "ASSERT":
+        return str(follow(value[1])) if value[0] > 0 else ""
     if operator == "BRANCH":
         texts = [str(follow(branch)) for branch in value[1]]
         found.update(dict.fromkeys(texts))
