@@ -268,9 +268,9 @@ class _Gate:
         if self.request.owners is None:
             return
         package = deb.control.get("Package", "")
-        for member in deb.members:
-            if member.kind != "dir" and layout.is_worth_asking(member.name):
-                owners = set(self.request.owners(member.name))
+        for member, name in startup.search_names(deb.members):
+            if member.kind != "dir" and layout.is_worth_asking(name):
+                owners = set(self.request.owners(name))
                 # A module may be spread over several packages of the suite; where ours is one of them, it is ours to replace.
                 if owners.difference(self.request.supersedes) and package not in owners:
                     others = ", ".join(sorted(owners))

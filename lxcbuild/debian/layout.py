@@ -86,6 +86,8 @@ def _check_own(deb: Deb) -> Iterator[Misplaced]:
     A link to somebody else's directory is one release's; the next has files "below" it, and dpkg writes through the link.
     """
     names = sorted(member.name for member in deb.members)
+    for member, message in startup.check_start(deb.members):
+        yield Misplaced(rule="startup", subject=member.name, message=message)
     for member in deb.members:
         for rule, message in startup.check_member(member):
             yield Misplaced(rule=rule, subject=member.name, message=message)

@@ -1,21 +1,27 @@
 """Files that others run or load without having asked for the package: what a generated package must not bring.
 
 A file need not be a maintainer script to run as root: Python reads ``*.pth`` and ``usercustomize`` at every start (site.html of its
-documentation), dpkg does not know the byte code below ``__pycache__`` and so overwrites another package's, the dynamic linker takes
-``glibc-hwcaps/*/libc.so.6`` before the C library, ``update-alternatives`` owns links that no package lists.
+documentation), and Debian's sitecustomize imports one more module if it is there; dpkg does not know the byte code below
+``__pycache__`` and so overwrites another package's, the dynamic linker takes ``glibc-hwcaps/*/libc.so.6`` before the C library,
+``update-alternatives`` owns links that no package lists.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lxcbuild.debian.artifacts import Member
 
 _SITE = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
-_PTH = re.compile(rf"{_SITE}/[^/]+\.pth")
+_PTH = re.compile(rf"({_SITE})/[^/]+\.pth")
 _PATH_LINE = re.compile(r"(?!import\b)[A-Za-z0-9_][\w+-]*(?:\.[\w+-]+)*(?:/[\w+-]+(?:\.[\w+-]+)*)*")
-_HOOK = re.compile(rf"{_SITE}/(?:site|user)customize(?:\..+|/.*|$)")
+#: site's own two, what Debian's and Ubuntu's /etc/python3*/sitecustomize.py imports, and what setuptools asks for.
+_HOOK = re.compile(rf"{_SITE}/(?:sitecustomize|usercustomize|apport_python_hook|_distutils_system_mod)(?:\..+|/.*|$)")
+#: Entry points that Python 3.15 calls at every start (PEP 829), and what setuptools' pkg_resources takes for places of projects.
+_START_FILE = re.compile(rf"{_SITE}/[^/]+\.(?:start|egg-link|egg(?:/.*)?)", re.IGNORECASE)
+#: Parts of the standard library that Debian has in packages of their own: where those are not installed, others find this.
+_SPLIT = re.compile(rf"{_SITE}/(?:distutils|ensurepip|idlelib|lib2to3|tkinter|turtledemo)(?:\..+|/.*|$)")
 _BYTECODE = re.compile(r"(?:.*/)?__pycache__/.*|.+\.py[co]")
 _RTUPDATE = re.compile(r"usr/share/python3/(?:runtime\.d|dist|bcep)/.+")
 #: Links of update-alternatives and of maintainer scripts in a usual installation: no package lists them, so dpkg would let a file
@@ -55,20 +61,47 @@ zabbix zookeeper
 """
 
 
+def search_names(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
+    """Every member with each name by which Python finds it: what lies in a directory that a .pth file names is found as if it lay
+    beside that file."""
+    roots = {
+        f"{match[1]}/{line}": match[1]
+        for member in members
+        if (match := _PTH.fullmatch(member.name)) is not None
+        for line in _pth_lines(member) or ()
+        if _PATH_LINE.fullmatch(line)
+    }
+    for member in members:
+        yield member, member.name
+        above = member.name.rpartition("/")[0] if roots else ""
+        while above:
+            if above in roots:
+                yield member, f"{roots[above]}/{member.name.removeprefix(above + '/')}"
+            above = above.rpartition("/")[0]
+
+
+def check_start(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
+    """Members that a start of Python runs, or that say what it runs, with a message; for packages of any kind."""
+    directories = {member.name.rpartition("/")[0] for member in members}
+    for member, name in search_names(members):
+        if _HOOK.match(name):
+            yield member, "is run by every start of Python"
+        elif _START_FILE.fullmatch(name):
+            yield member, "is read at starts of Python, or names code that is"
+        elif (match := _PTH.fullmatch(name)) is not None and name == member.name:
+            bad = _bad_line(member, match[1], directories)
+            if bad is not None:
+                message = "is read at every start of Python, and says more than in which own directories modules lie"
+                yield member, f"{message}: {bad[:100]!r}"
+
+
 def check_member(member: Member) -> Iterator[tuple[str, str]]:
-    """Rule and message for each fault of one member of a generated package."""
+    """Rule and message for each other fault of one member of a generated package."""
     name = member.name
-    if _HOOK.match(name):
-        yield "startup", "is run by every start of Python"
+    if _SPLIT.match(name):
+        yield "startup", "takes the place of a part of the standard library that is not always installed"
     if _BYTECODE.fullmatch(name):
         yield "startup", "is byte code, which Python may take for that of another package"
-    if _PTH.fullmatch(name):
-        bad = _pth_line(member)
-        if bad is not None:
-            yield (
-                "startup",
-                f"is read at every start of Python, and says more than where own modules lie: {bad[:100]!r}",
-            )
     if member.kind != "dir" and _RTUPDATE.fullmatch(name):
         yield "startup", "changes how Python packages are built or upgraded"
     place, _, last = name.rpartition("/")
@@ -87,14 +120,21 @@ def _is_systems(directory: str) -> bool:
     return "." in directory or directory in _SHARED.split() or directory in _CONFIGURATION.split()
 
 
-def _pth_line(member: Member) -> str | None:
-    """The first line of a .pth file that does anything but name a directory below its own; None when there is none."""
+def _pth_lines(member: Member) -> list[str] | None:
+    """The lines of a .pth file that are no comments; None for one that cannot be judged."""
     if member.kind != "file" or member.data is None:
+        return None
+    lines = member.data.decode("utf-8", "replace").splitlines()
+    return [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _bad_line(member: Member, site: str, directories: set[str]) -> str | None:
+    """The first line that does anything but name a directory in which the package has files; None when there is none."""
+    lines = _pth_lines(member)
+    if lines is None:
         return "it is a link, or too long"
-    for line in member.data.decode("utf-8", "replace").splitlines():
-        if line.strip() and not line.startswith("#") and not _PATH_LINE.fullmatch(line.rstrip()):
-            return line
-    return None
+    # Not just any name: it may be an archive with modules, a link, or a directory of another package.
+    return next((line for line in lines if not _PATH_LINE.fullmatch(line) or f"{site}/{line}" not in directories), None)
 
 
 #: Below shared directories, what the layout allows by its own patterns.

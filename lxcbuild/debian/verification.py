@@ -120,7 +120,7 @@ def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job
         "packages": [check_package_name(name) for name in packages],
         "companions": [check_package_name(name) for name in companions],
     }
-    return Job(files=steps.request(asked), steps=(steps.python_step("verify", site=True),), results=(RESULT,))
+    return Job(files=steps.request(asked), steps=(steps.python_step("verify"),), results=(RESULT,))
 
 
 def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:

@@ -52,6 +52,16 @@ def rules(report: GateReport) -> set[str]:
         (Entry(f"{SITE}/usercustomize.py", b"x"), "startup"),
         (Entry(f"{SITE}/usercustomize/__init__.py", b"x"), "startup"),
         (Entry(f"{SITE}/usercustomize.abi3.so", b"x"), "startup"),
+        (Entry(f"{SITE}/usercustomize", kind=b"2", link="demo", mode=0o777), "startup"),
+        (Entry(f"{SITE}/apport_python_hook.py", b"x"), "startup"),
+        (Entry(f"{SITE}/apport_python_hook/hook.py", b"x"), "startup"),
+        (Entry(f"{SITE}/apport_python_hook.cpython-311-x86_64-linux-gnu.so", b"x"), "startup"),
+        (Entry("./usr/lib/python3.13/dist-packages/apport_python_hook.py", b"x"), "startup"),
+        (Entry(f"{SITE}/_distutils_system_mod.py", b"x"), "startup"),
+        (Entry(f"{SITE}/distutils/__init__.py", b"x"), "startup"),
+        (Entry(f"{SITE}/demo.start", b"demo:main\n"), "startup"),
+        (Entry(f"{SITE}/demo.pth", b"demo.zip\n"), "startup"),
+        (Entry(f"{SITE}/demo.pth", b"other/vendored\n"), "startup"),
         (Entry(f"{SITE}/apt/__pycache__/cache.cpython-311.pyc", b"x"), "startup"),
         (Entry(f"{SITE}/__pycache__/six.cpython-311.pyc", b"x"), "startup"),
         (Entry(f"{SITE}/six.pyc", b"x"), "startup"),
@@ -90,10 +100,37 @@ def test_46_a_project_that_is_called_like_a_directory_of_the_system_gets_none(tm
     assert "layout" in rules(report)
 
 
+@pytest.mark.parametrize(
+    "name", ["usercustomize.py", "apport_python_hook/__init__.py", "sitecustomize.abi3.so", "x.start"]
+)
+def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp_path: Path, name: str) -> None:
+    entries = [Entry(f"{SITE}/demo/boot/{name}", b"x"), Entry(f"{SITE}/demo/boot/own.py", b"x")]
+    assert "startup" not in rules(judged(tmp_path, *entries))
+    report = judged(tmp_path, *entries, Entry(f"{SITE}/demo.pth", b"demo/boot \n"))
+    assert "startup" in rules(report)
+    assert all(finding.subject.endswith(name) for finding in report.findings if finding.rule == "startup")
+
+
+def test_46_modules_of_others_are_theirs_below_a_directory_that_a_pth_file_names(tmp_path: Path) -> None:
+    owners = suite_owners(lambda _: (), lambda name: ("python3-six",) if name == "six" else ())
+    entries = [Entry(f"{SITE}/demo/vendored/six.py", b"x"), Entry(f"{SITE}/demo.pth", b"demo/vendored\n")]
+    assert judged(tmp_path, entries[0], owners=owners).accepted
+    assert rules(judged(tmp_path, *entries, owners=owners)) == {"owned"}
+
+
+def test_48_a_pth_file_of_many_lines_is_judged_at_once(tmp_path: Path) -> None:
+    lines = "\n".join(f"d{number}" for number in range(9_000)).encode()
+    entries = [Entry(f"{SITE}/d{number}/x.py") for number in range(9_000)]
+    with within(10):
+        assert judged(tmp_path, Entry(f"{SITE}/demo.pth", lines), *entries).accepted
+
+
 def test_46_what_is_harmless_is_accepted(tmp_path: Path) -> None:
     report = judged(
         tmp_path,
         Entry(f"{SITE}/demo.pth", b"# our plugins\n\ndemo/vendored\ndemo.d\n"),
+        Entry(f"{SITE}/demo/vendored/demo_part.py", b"x"),
+        Entry(f"{SITE}/demo.d/demo_plugin.py", b"x"),
         Entry(f"{SITE}/demo/site-packages.pth", b"import os\n"),  # inside a package nobody reads it
         Entry("./usr/share/demo/data/x", b"x"),
         Entry("./usr/share/jupyter/kernels/demo/kernel.json", b"x"),

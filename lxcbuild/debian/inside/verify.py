@@ -13,6 +13,7 @@ from typing import Any
 
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, say
 
+_DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 _PACKAGES_DIRECTORY = re.compile(r"/usr/lib/python3(?:\.\d+)?/dist-packages/(.+)")
 _MODULE_FILE = re.compile(r"([A-Za-z_]\w*)(?:\.py|(?:\.cpython-\w+(?:-[\w-]+)?|\.abi3)?\.so)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
@@ -25,6 +26,8 @@ _LOAD = "import importlib,functools,sys;m=importlib.import_module(sys.argv[1]);f
 def main(arguments: list[str]) -> int:
     """Entry point; the request names the binary packages."""
     assert not arguments
+    # No site: what a start of Python runs would run here, and could speak for the package.
+    sys.path += [f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}/dist-packages", _DIST_PACKAGES]
     return answer("verification.json", _verify, fallback_class="install-failed")
 
 
