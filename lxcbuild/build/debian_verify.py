@@ -3,15 +3,16 @@ where they can be; what is a Python package is imported too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lxcbuild.build.installed import hand_in, open_installed
 from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.verify import pass_gate
 from lxcbuild.build.work import Work
-from lxcbuild.debian import gate, verification
+from lxcbuild.debian import verification
 from lxcbuild.debian.gate import GateRequest, RuleSet
 from lxcbuild.debian.installsets import install_sets, python_packages
+from lxcbuild.debian.ownership import suite_owners
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Phase
@@ -35,15 +36,6 @@ def run(work: Work) -> None:
 def _pass_gate(work: Work) -> Stanzas:
     package, target = work.source_package, work.request.target
     assert package is not None
-    contents = work.facilities.contents_for(target)
-    suite_owners = gate.suite_owners(contents.executables, contents.modules)
-    own = {item.name for item in package.binaries}
-
-    def owners(path: str) -> Iterable[str]:
-        # Files may move between the packages of one source; what is of them already is theirs to move.
-        found = set(suite_owners(path))
-        return () if found & own else found
-
     report = pass_gate(
         work,
         GateRequest(
@@ -52,7 +44,8 @@ def _pass_gate(work: Work) -> Stanzas:
             version=package.version,
             suite=package.distribution,
             architecture=target.architecture,
-            owners=owners,
+            owners=suite_owners(work.facilities.contents_for(target)),
+            sources=work.facilities.archive_for(target).sources_of,
         ),
     )
     return {name: stanza for name, stanza in report.stanzas.items() if name.endswith(".deb")}

@@ -20,6 +20,7 @@ from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_outpu
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
+from lxcbuild.debian.ownership import suite_owners
 from lxcbuild.debian.sourcepackage import first_names, names_provided, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Failure, FailureClass, Phase
@@ -103,7 +104,6 @@ def _declared(stanzas: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 def _pass_gate(work: Work) -> GateReport:
     assert work.conversion is not None
     plan, target = work.conversion, work.request.target
-    contents = work.facilities.contents_for(target)
     return pass_gate(
         work,
         GateRequest(
@@ -116,7 +116,7 @@ def _pass_gate(work: Work) -> GateReport:
             compiled=plan.compiled,
             project=plan.distribution,
             project_version=plan.version,
-            owners=gate.suite_owners(contents.executables, contents.modules),
+            owners=suite_owners(work.facilities.contents_for(target)),
             supersedes=plan.supersedes,
         ),
     )
@@ -169,11 +169,12 @@ def _siblings(work: Work, report: GateReport) -> set[str]:
     official = work.facilities.contents_for(target).find_distribution(canonicalize_name(work.name))
     if not owners or official is None or any(not finding.owners for finding in fatal):
         return set()
-    archive = work.facilities.archive_for(target)
-
-    shown = archive.show_all({*owners, official.package})
-    sources = {name: shown.get(name, {}).get("Source", name).split(" ")[0] for name in {*owners, official.package}}
-    return owners if {sources[owner] for owner in owners} == {sources[official.package]} else set()
+    sources = work.facilities.archive_for(target).sources_of({*owners, official.package})
+    return (
+        owners
+        if {sources.get(name, name) for name in owners} == {sources.get(official.package, official.package)}
+        else set()
+    )
 
 
 def _keep_aside(work: Work) -> Path:

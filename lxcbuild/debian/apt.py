@@ -180,6 +180,11 @@ class AptArchive:
         found = parse_stanzas(done.stdout.decode(errors="replace"))
         return {fields.get("Package", ""): fields for fields in reversed(found)}
 
+    def sources_of(self, binaries: Iterable[str]) -> Mapping[str, str]:
+        """The source packages of those of the names that the suite has; what is no name of a package is none of its."""
+        shown = self.show_all(name for name in binaries if re.fullmatch(_NAME, name))
+        return {name: fields.get("Source", name).split(" ")[0] for name, fields in shown.items()}
+
     def source_packages(self, name: str, *, max_age_s: float = 7 * 86400.0) -> tuple[Mapping[str, str], ...]:
         """The suite's source packages of that name (or that make a binary of that name): fields such as Build-Depends."""
         (checked,) = _check_names([name])

@@ -30,7 +30,7 @@ from lxcbuild.model import Target
 
 #: A week: Contents files of a released suite change with point releases only.
 DEFAULT_MAX_AGE_S = 7 * 86_400.0
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ContentsIndex:
@@ -133,6 +133,10 @@ class ContentsIndex:
     def executables(self, name: str) -> tuple[str, ...]:
         """Packages that put a program of that name on the PATH."""
         return self._packages("executable", name)
+
+    def files(self, path: str) -> tuple[str, ...]:
+        """Packages that have a file which programs of the system act on: below /etc, startup files, completions, rules."""
+        return self._packages("file", path)
 
     def counts(self) -> dict[str, int]:
         """Rows per table, for people who wonder whether the index is sound."""

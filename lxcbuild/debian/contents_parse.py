@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "pkgconfig": ("name", "package"),
     "library": ("name", "package"),
     "executable": ("name", "package"),
+    "file": ("name", "package"),
 }
 
 _BUFFER_BYTES = 1 << 20
@@ -42,13 +43,24 @@ _TRIPLET = re.compile(rb"[a-z0-9_]+-(?:linux|kfreebsd|gnu)[a-z0-9-]*/")
 _HEADER = re.compile(rb"\.(?:h|hh|hpp|hxx|h\+\+|H|inc|ipp)$")
 _LIBRARY = re.compile(rb"(?:usr/)?lib(?:64)?/(?:[a-z0-9_]+-linux-[a-z0-9]+/)?(lib[^/]+\.(?:so(?:\.[0-9][^/]*)?|a))$")
 _EXECUTABLE = re.compile(rb"(?:usr/)?(?:s?bin|games)/([^/]+)$")
+#: Files that programs of the system act on without being asked for the package, by their whole paths.
+_FILE = re.compile(
+    rb"etc/|usr/lib/pam\.d/"
+    rb"|usr/share/(?:polkit-1/rules\.d|pam-configs|bash-completion/completions|zsh/vendor-completions|fish/vendor_completions\.d)/"
+)
 _STARTS = (
+    b"etc/",
+    b"usr/share/bash-completion/",
+    b"usr/share/fish/",
+    b"usr/share/pam-configs/",
+    b"usr/share/pkgconfig/",
+    b"usr/share/polkit-1/",
+    b"usr/share/zsh/",
     b"usr/lib",
     b"usr/include/",
     b"usr/bin/",
     b"usr/sbin/",
     b"usr/games/",
-    b"usr/share/pkgconfig/",
     b"lib",
     b"bin/",
     b"sbin/",
@@ -131,6 +143,8 @@ def _take(tables: Tables, line: bytes) -> None:
     elif path.endswith(b".pc"):
         if b"/pkgconfig/" in path:
             tables.add("pkgconfig", location, _text(path).rsplit("/", 1)[-1][:-3])
+    elif _FILE.match(path) is not None:
+        tables.add("file", location, _text(path))
     elif (match := _EXECUTABLE.match(path)) is not None:
         tables.add("executable", location, _text(match[1]))
     elif (match := _LIBRARY.match(path)) is not None:
@@ -162,6 +176,8 @@ def _python(tables: Tables, path: bytes, location: bytes) -> None:
             tables.add("module", location, entry)
     elif (module := _MODULE.fullmatch(entry)) is not None:
         tables.add("module", location, module[1])
+    elif entry.endswith(".pth"):
+        tables.add("file", location, _text(path))
 
 
 def _text(data: bytes) -> str:

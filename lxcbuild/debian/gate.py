@@ -10,12 +10,13 @@ import dataclasses
 import enum
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lxcbuild.debian import layout, startup
 from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.control import is_relation_field
+from lxcbuild.debian.ownership import Owners, OwnSources, Sources
 from lxcbuild.debian.scripts import unknown_lines
 from lxcbuild.values import dataclass
 
@@ -36,6 +37,7 @@ _NEVER = (
     "Enhances",
     "Built-Using",
 )
+_FLAGS = ("Essential", "Protected", "Important")
 _CONTROL_FILES = frozenset(
     {"md5sums", "shlibs", "symbols", "triggers", "postinst", "prerm", "preinst", "postrm", "conffiles"}
 )
@@ -51,7 +53,9 @@ class RuleSet(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRequest:
-    """What was asked for. ``owners`` names the packages of the suite that own a path (``usr/bin/x``); None: not known."""
+    """What was asked for. ``owners`` names the packages of the suite that own a path (``usr/bin/x``), ``sources`` the source
+    packages that it makes packages from; None: not known.
+    """
 
     rules: RuleSet
     source: str
@@ -62,7 +66,8 @@ class GateRequest:
     compiled: bool = False  # PYTHON: Architecture any
     project: str | None = None  # PYTHON: the project's name
     project_version: str | None = None
-    owners: Callable[[str], Iterable[str]] | None = None
+    owners: Owners | None = None
+    sources: Sources | None = None  # ANY
     #: PYTHON: packages of the suite that the asked for one takes the place of, and so may own its paths.
     supersedes: tuple[str, ...] = ()
 
@@ -110,6 +115,9 @@ class _Gate:
         self.relations: dict[str, str] = {}
         self.stanzas: dict[str, dict[str, str]] = {}
         self.strict = request.rules is RuleSet.PYTHON
+        self.own: OwnSources | None = None
+        if not self.strict and request.owners is not None and request.sources is not None:
+            self.own = OwnSources(request.source, owners=request.owners, sources=request.sources)
 
     def find(self, rule: str, subject: str, message: str, *, fatal: bool = True, owners: tuple[str, ...] = ()) -> None:
         if len(self.findings) < _MAX_FINDINGS:
@@ -175,6 +183,8 @@ class _Gate:
     # -- binary packages
 
     def check_debs(self) -> None:
+        if self.own is not None:
+            self.own.learn(name.partition("_")[0] for name in self.files)
         for name in sorted(self.files):
             if name.endswith((".deb", ".ddeb", ".udeb")):
                 try:
@@ -188,6 +198,8 @@ class _Gate:
                 for finding in layout.check_tree(deb, self.request_layout()):
                     self.find(finding.rule, finding.subject, finding.message, fatal=finding.fatal)
                 self.check_owners(deb)
+                if not self.strict:
+                    self.check_acted_on(deb)
 
     def request_layout(self) -> layout.Layout:
         request = self.request
@@ -224,8 +236,17 @@ class _Gate:
                 self.find("field", name, f"{field} is no list of relations")
         if self.strict:
             self.check_strict_control(deb, package, architecture)
-        elif control.get("Essential", "no") == "yes":
-            self.find("field", name, "Essential is yes")
+        else:
+            self.check_any_control(deb, package)
+
+    def check_any_control(self, deb: Deb, package: str) -> None:
+        for field in _FLAGS:
+            # dpkg reads these in any case (parse_booleanflag of lib/dpkg/fields.c).
+            if deb.control.get(field, "no").lower() != "no":
+                self.find("field", deb.path.name, f"{field} is {deb.control[field][:20]!r}")
+        source = self.own.source_of(package) if self.own is not None else None
+        if source not in (None, self.request.source):
+            self.find("name", deb.path.name, f"is called like a package that the suite makes from the source {source}")
 
     def check_strict_control(self, deb: Deb, package: str, architecture: str) -> None:
         request, control, name = self.request, deb.control, deb.path.name
@@ -269,13 +290,28 @@ class _Gate:
             return
         package = deb.control.get("Package", "")
         for member, name in startup.search_names(deb.members):
-            if member.kind != "dir" and layout.is_worth_asking(name):
-                owners = set(self.request.owners(name))
+            if member.kind == "dir":
+                continue
+            if self.own is not None:
+                owners = self.own.foreign_owners(name)
+            else:
+                owners = tuple(sorted(self.request.owners(name)))
                 # A module may be spread over several packages of the suite; where ours is one of them, it is ours to replace.
-                if owners.difference(self.request.supersedes) and package not in owners:
-                    others = ", ".join(sorted(owners))
-                    message = f"belongs to the package {others[:200]} of the suite"
-                    self.find("owned", member.name, message, owners=tuple(sorted(owners)))
+                if package in owners or not set(owners).difference(self.request.supersedes):
+                    continue
+            if owners:
+                message = f"belongs to the package {', '.join(owners)[:200]} of the suite"
+                self.find("owned", member.name, message, owners=owners)
+
+    def check_acted_on(self, deb: Deb) -> None:
+        """What runs by itself is a new package's in no case, and an official one's where the suite has the same file."""
+        for member, message in startup.check_start(deb.members):
+            if self.own is None or not self.own.owns(member.name):
+                self.find("startup", member.name, message)
+        for member in deb.members:
+            acted_on = member.kind != "dir" and layout.is_acted_on(member.name)
+            if acted_on and (self.own is None or not self.own.owns(member.name)):
+                self.find("layout", member.name, "is acted on by the system, and none of the suite's own files")
 
 
 def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
@@ -285,23 +321,6 @@ def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
     gate.check_set()
     gate.check_debs()
     return GateReport(findings=tuple(gate.findings), relations=gate.relations, stanzas=gate.stanzas)
-
-
-def suite_owners(
-    executables: Callable[[str], Iterable[str]], modules: Callable[[str], Iterable[str]]
-) -> Callable[[str], Iterable[str]]:
-    """Who owns a path, from an index of programs on the PATH and of top-level modules."""
-
-    def owners(path: str) -> Iterable[str]:
-        place, _, name = path.rpartition("/")
-        if place in ("usr/bin", "usr/sbin", "bin", "sbin", "usr/games"):
-            return executables(name)
-        if (command := startup.completed_command(path)) is not None:
-            return executables(command)
-        module = layout.regular_module(path)
-        return modules(module) if module is not None else ()
-
-    return owners
 
 
 def _sha256(path: Path) -> str:

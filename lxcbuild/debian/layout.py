@@ -36,6 +36,10 @@ _ANY_NEVER = re.compile(
     r"|etc/(?:passwd|shadow|group|gshadow|subuid|subgid|fstab|ld\.so\.preload|ld\.so\.conf$|resolv\.conf|hostname|hosts|machine-id)"
     r"|etc/(?:apt|dpkg|ssh|security)/|etc/pam\.d/common-).*"
 )
+_ANY_OWN = re.compile(
+    r"(?:etc/(?:cron\.[^/]+|ld\.so\.conf\.d|pam\.d|profile\.d|polkit-1|X11/Xsession\.d)"
+    r"|usr/share/(?:polkit-1/rules\.d|pam-configs)|usr/lib/pam\.d)/."
+)
 #: Directories of the file system that a top-level one below dist-packages is when a project gives absolute paths to data_files:
 #: the wheel holds them below its root, where nobody looks for them.
 _NEVER_MODULES = frozenset("etc usr var opt srv sbin home root run dev proc sys boot lib64".split())  # noqa: SIM905
@@ -245,13 +249,9 @@ def _same(left: str, right: str) -> bool:
         return _plain(left) == _plain(right)
 
 
-def is_worth_asking(path: str) -> bool:
-    """Whether a path is of a kind whose owner the suite's index can know."""
-    return (
-        path.startswith(("usr/bin/", "usr/sbin/", "bin/", "sbin/", "usr/games/"))
-        or regular_module(path) is not None
-        or startup.completed_command(path) is not None
-    )
+def is_acted_on(path: str) -> bool:
+    """Whether programs of the system run or obey a file there: only packages of the suite's own sources bring such."""
+    return _ANY_OWN.match(path) is not None
 
 
 def regular_module(path: str) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 POSTINST = """\
@@ -45,6 +45,28 @@ class Entry:
     mode: int = 0o644
     uid: int = 0
     link: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's index, and the source packages that it makes packages from."""
+
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    imported: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    listed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    def executables(self, name: str) -> Sequence[str]:
+        return self.programs.get(name, ())
+
+    def modules(self, name: str) -> Sequence[str]:
+        return self.imported.get(name, ())
+
+    def files(self, path: str) -> Sequence[str]:
+        return self.listed.get(path, ())
+
+    def sources(self, packages: Iterable[str]) -> Mapping[str, str]:
+        return {name: self.made_from[name] for name in packages if name in self.made_from}
 
 
 def tar(entries: Sequence[Entry]) -> bytes:

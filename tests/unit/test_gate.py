@@ -14,7 +14,8 @@ import pytest
 from debs import Entry
 
 from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check, suite_owners
+from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.ownership import suite_owners
 
 REQUEST = GateRequest(
     rules=RuleSet.PYTHON,
@@ -229,8 +230,7 @@ def test_files_that_no_document_lists_are_rejected(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_package_is_rejected(tmp_path: Path) -> None:
-    owners = suite_owners({"demo": ["other"]}.get, {"demo": ["python3-demo"]}.get)  # type: ignore[arg-type]
-    report = judged(tmp_path, owners=lambda path: owners(path) or ())
+    report = judged(tmp_path, owners=suite_owners(debs.Suite({"demo": ["other"]}, {"demo": ["python3-demo"]})))
     assert [(finding.rule, finding.subject) for finding in report.findings] == [("owned", "usr/bin/demo")]
 
 

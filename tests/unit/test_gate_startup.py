@@ -12,7 +12,8 @@ from timing import within
 
 from lxcbuild.debian import debtar
 from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check, suite_owners
+from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.ownership import suite_owners
 
 SITE = "./usr/lib/python3/dist-packages"
 REQUEST = GateRequest(
@@ -112,7 +113,7 @@ def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp
 
 
 def test_46_modules_of_others_are_theirs_below_a_directory_that_a_pth_file_names(tmp_path: Path) -> None:
-    owners = suite_owners(lambda _: (), lambda name: ("python3-six",) if name == "six" else ())
+    owners = suite_owners(debs.Suite(imported={"six": ("python3-six",)}))
     entries = [Entry(f"{SITE}/demo/vendored/six.py", b"x"), Entry(f"{SITE}/demo.pth", b"demo/vendored\n")]
     assert judged(tmp_path, entries[0], owners=owners).accepted
     assert rules(judged(tmp_path, *entries, owners=owners)) == {"owned"}
@@ -156,8 +157,7 @@ def test_46_what_is_harmless_is_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_46_code_that_takes_the_place_of_anothers_is_theirs(tmp_path: Path, path: str) -> None:
-    programs, modules = {"sudo": ("sudo",)}, {"six": ("python3-six",)}
-    owners = suite_owners(lambda name: programs.get(name, ()), lambda name: modules.get(name, ()))
+    owners = suite_owners(debs.Suite(programs={"sudo": ("sudo",)}, imported={"six": ("python3-six",)}))
     assert "owned" in rules(judged(tmp_path, Entry(f"./{path}", b"x"), owners=owners))
 
 
