@@ -11,7 +11,7 @@ from lxcbuild.build.work import Work
 from lxcbuild.config.overrides import changed
 from lxcbuild.debian import conversion
 from lxcbuild.debian.conversion import ConversionPlan
-from lxcbuild.debian.names import source_package
+from lxcbuild.debian.names import APART, source_package
 from lxcbuild.debian.relations import Translation, suggestions, translate
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.debian.versions import package_version
@@ -48,12 +48,17 @@ def _plan(work: Work) -> ConversionPlan:
     known, by_hand = names(work), work.override
     runtime = _runtime(work)
     extras = suggestions(inspection.requires_dist or (), python=target_python(work), names=known).relations
+    package = known.binary_package(source.name)
+    if package.endswith(APART):
+        work.note(
+            f"it is called {package}: {target} has {package.removesuffix(APART)}, which does not say that it is this project"
+        )
     promoted = [relation for relation in extras if relation.package in work.promoted]
     return ConversionPlan(
         distribution=inspection.name or source.name,
         version=source.version,
-        source=source_package(source.name),
-        package=known.binary_package(source.name),
+        source=source_package(source.name, package),
+        package=package,
         debian_version=package_version(source.version, target),
         suite=target.suite,
         compiled=inspection.compiled,

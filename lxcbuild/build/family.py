@@ -17,12 +17,13 @@ from lxcbuild.build.collect import hand_over
 from lxcbuild.build.driver import Course
 from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.failures import PhaseFailedError
+from lxcbuild.build.naming import future_names
 from lxcbuild.build.ready import Ready, Records, find_ready, recorded_request
 from lxcbuild.build.remembered import remembered
 from lxcbuild.build.request import BuildRequest
 from lxcbuild.build.sets import BuildSet, failure_by, notes, plain, resolved, wish_for, without_namesakes
 from lxcbuild.build.work import Work
-from lxcbuild.debian.names import Distribution, NameMap
+from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.model import (
@@ -238,7 +239,7 @@ class _Family:
 
     def _names(self, one: BuildSet) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
-        known = NameMap(archive=self.facilities.contents_for(work.request.target).find_distribution)
+        known = future_names(self.facilities, work.request.target, one.chosen.needs)
         found = {}
         for name in one.chosen.needs:
             by_hand = self.facilities.overrides.find(name, one.version(name), work.request.target)

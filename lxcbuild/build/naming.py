@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from packaging.utils import canonicalize_name
 
+from lxcbuild.build.facilities import Facilities
 from lxcbuild.build.work import Work
-from lxcbuild.debian.names import Distribution, NameMap, load_fallback
+from lxcbuild.debian.names import Distribution, NameMap, binary_package, load_fallback
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.debian.versions import upstream_of
+from lxcbuild.model import Target
 
 
 def names(work: Work) -> NameMap:
@@ -26,7 +28,22 @@ def names(work: Work) -> NameMap:
         fallback = load_fallback(lower)
         if fallback:
             break
-    return NameMap(overrides=_by_hand(work), archive=find, built=chosen, fallback=fallback)
+    archive = work.facilities.archive_for(work.request.target)
+    return NameMap(
+        overrides=_by_hand(work),
+        archive=find,
+        built=chosen,
+        fallback=fallback,
+        taken=lambda package: archive.candidate(package) is not None,
+    )
+
+
+def future_names(facilities: Facilities, target: Target, projects: Iterable[str]) -> NameMap:
+    """What packages of these projects will be called, before anything of them is built."""
+    contents = facilities.contents_for(target)
+    unknown = [binary_package(name) for name in projects if contents.find_distribution(name) is None]
+    taken = facilities.archive_for(target).candidates(unknown)
+    return NameMap(archive=contents.find_distribution, taken=taken.__contains__)
 
 
 def _by_hand(work: Work) -> Mapping[str, str]:

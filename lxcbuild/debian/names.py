@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?", re.ASCII
 _SEPARATORS = re.compile(r"[-_.]+")
 #: Debian Policy 5.6.1: at least two characters of a-z, 0-9, plus, minus and full stop, beginning with a letter or digit.
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
+#: What tells a project's package from another project's that has the name already. No normalised name holds a full stop.
+APART = ".pypi"
 #: Where dh-python keeps its table, below the root of an image or of the host.
 FALLBACK_PATH = Path("usr/share/dh-python/dist/cpython3_fallback")
 _FALLBACK_MAX_BYTES = 8 * 1024 * 1024
@@ -46,10 +48,12 @@ def binary_package(name: str) -> str:
     return f"python3-{normalise(name)}"
 
 
-def source_package(name: str) -> str:
-    """Name of the source package that we make: ``python-<normalised name>``, the prefix written only once."""
+def source_package(name: str, package: str = "") -> str:
+    """Name of the source package that we make: ``python-<normalised name>``, the prefix written only once; set apart as its binary
+    package ``package`` is."""
     plain = normalise(name)
-    return plain if plain.startswith("python-") else f"python-{plain}"
+    made = plain if plain.startswith("python-") else f"python-{plain}"
+    return f"{made}{APART}" if package == f"{binary_package(name)}{APART}" else made
 
 
 def is_package_name(text: str) -> bool:
@@ -91,12 +95,14 @@ class NameMap:
     ``overrides`` come from the user; a value of "" says: needs no package at all. ``archive`` asks the contents index;
     ``built`` lists projects that are built here, ahead of or together with whoever asks; ``fallback`` is :func:`load_fallback`'s
     table. Whether something built takes the place of what the archive has is not decided here: then ``archive`` must not name it.
+    ``taken`` says whether the suite has a package of some name; it is asked for projects only that nobody knows.
     """
 
     overrides: Mapping[str, str] = field(default_factory=dict)
     archive: Callable[[str], Distribution | None] | None = None
     built: Mapping[str, Distribution] = field(default_factory=dict)
     fallback: Mapping[str, str] = field(default_factory=dict)
+    taken: Callable[[str], bool] | None = None
 
     def find(self, name: str) -> Mapped | None:
         """The package of a project, or None when nobody knows one; raises :class:`BadNameError`."""
@@ -114,11 +120,16 @@ class NameMap:
         return None
 
     def binary_package(self, name: str) -> str:
-        """What a package made here is called: the user's choice, else the archive's own name, so that it supersedes ours."""
+        """What a package made here is called: the user's choice, else the archive's own name, so that it supersedes ours.
+
+        A package of the suite whose files do not say that it is this project is another one (python3-apt is python-apt, not apt),
+        and its name is not taken.
+        """
         found = self.find(name)
         if found is not None and found.package and found.origin is not Origin.FALLBACK:
             return found.package
-        return binary_package(name)
+        package = binary_package(name)
+        return f"{package}{APART}" if self.taken is not None and self.taken(package) else package
 
 
 @functools.lru_cache(maxsize=2)

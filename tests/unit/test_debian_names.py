@@ -66,6 +66,18 @@ def test_a_package_made_here_takes_the_name_that_the_archive_uses() -> None:
     assert names.binary_package("nobody_has_it") == "python3-nobody-has-it"
 
 
+def test_a_name_that_the_suite_has_for_another_project_is_not_taken() -> None:
+    archive = {"python-apt": Distribution("python-apt", "2", "python3-apt"), "b": Distribution("b", "1", "python3-b")}
+    names = NameMap(archive=archive.get, overrides={"mine": "python3-mine"}, taken=lambda _: True)
+    package = names.binary_package("Apt")
+    assert (package, source_package("Apt", package)) == ("python3-apt.pypi", "python-apt.pypi")
+    # What another project is called cannot be the same, however it writes its name.
+    assert names.binary_package("apt.pypi") == "python3-apt-pypi.pypi"
+    for project, same in (("python-apt", "python3-apt"), ("b", "python3-b"), ("mine", "python3-mine")):
+        assert names.binary_package(project) == same
+        assert source_package(project, same) == source_package(project)
+
+
 def test_fallback_table_is_read_from_an_image(tmp_path: Path) -> None:
     assert load_fallback(tmp_path) == {}
     table = tmp_path / FALLBACK_PATH
