@@ -26,16 +26,39 @@ _ARTIFACT = re.compile(
     r"|diff\.gz|tar\.(?:gz|bz2|xz))"
 )
 _MAX_FIELD = 20_000
-_NEVER = (
-    "Essential",
-    "Protected",
-    "Important",
-    "Pre-Depends",
-    "Conflicts",
-    "Breaks",
-    "Replaces",
-    "Enhances",
-    "Built-Using",
+#: What dpkg-gencontrol writes of the control file that we made; anything else may be an old name of something (dpkg's own sources).
+_FIELDS = frozenset(
+    {
+        "Package",
+        "Source",
+        "Version",
+        "Architecture",
+        "Maintainer",
+        "Installed-Size",
+        "Depends",
+        "Recommends",
+        "Suggests",
+        "Provides",
+        "Homepage",
+        "Description",
+    }
+)
+#: Old names that dpkg still obeys (a Revision becomes part of the version), and fields of its own database and of archives.
+_NEVER_FIELDS = (
+    "Revision",
+    "Package-Revision",
+    "Recommended",
+    "Optional",
+    "Class",
+    "Status",
+    "Config-Version",
+    "Conffiles",
+    "Triggers-Pending",
+    "Triggers-Awaited",
+    "Msdos-Filename",
+    "Filename",
+    "Size",
+    "Md5sum",
 )
 _FLAGS = ("Essential", "Protected", "Important")
 _CONTROL_FILES = frozenset(
@@ -244,6 +267,8 @@ class _Gate:
             # dpkg reads these in any case (parse_booleanflag of lib/dpkg/fields.c).
             if deb.control.get(field, "no").lower() != "no":
                 self.find("field", deb.path.name, f"{field} is {deb.control[field][:20]!r}")
+        for field in sorted(deb.control.keys() & set(_NEVER_FIELDS)):
+            self.find("field", deb.path.name, f"{field} is {deb.control[field][:100]!r}, and is no field of a package")
         source = self.own.source_of(package) if self.own is not None else None
         if source not in (None, self.request.source):
             self.find("name", deb.path.name, f"is called like a package that the suite makes from the source {source}")
@@ -252,12 +277,14 @@ class _Gate:
         request, control, name = self.request, deb.control, deb.path.name
         self.expect(name, "Package", package, request.package or "")
         self.expect(name, "Architecture", architecture, request.architecture if request.compiled else "all")
-        superseded = ", ".join(request.supersedes)
-        for field in _NEVER:
-            if field in control and not (
-                field in ("Conflicts", "Replaces") and superseded and control[field] == superseded
-            ):
-                self.find("field", name, f"{field} is {control[field][:100]!r}, and a generated package has none")
+        planned = {"Section": "python", "Priority": "optional"}
+        if request.supersedes:
+            planned |= dict.fromkeys(("Conflicts", "Replaces"), ", ".join(request.supersedes))
+        for field, value in control.items():
+            if field in planned:
+                self.expect(name, field, value, planned[field])
+            elif field not in _FIELDS:
+                self.find("field", name, f"{field} is {value[:100]!r}, and a generated package has none")
         stem = re.escape((request.package or "").removeprefix("python3-"))
         for item in filter(None, control.get("Provides", "").split(",")):
             if not re.fullmatch(rf"python3(?:\.\d+)?-{stem}(?: \(= [^)]{{1,200}}\))?", item.strip()):

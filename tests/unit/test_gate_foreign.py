@@ -95,3 +95,13 @@ def test_46_no_package_makes_itself_indispensable(tmp_path: Path, field: str) ->
     control = debs.CONTROL.replace("Description:", f"{field}\nDescription:")
     assert rules(judged(tmp_path, control=control)) == {"field"}
     assert judged(tmp_path, control=control.replace(field, "Essential: no")).accepted
+
+
+@pytest.mark.parametrize(
+    "name", ["Revision", "package-revision", "Recommended", "Optional", "CLASS", "Status", "Conffiles"]
+)
+def test_46_obsolete_fields_change_nothing_that_the_gate_saw(tmp_path: Path, name: str) -> None:
+    control = debs.CONTROL.replace("Description:", f"{name}: 99\nDescription:")
+    assert rules(judged(tmp_path, control=control)) == {"field"}
+    ordinary = "Multi-Arch: foreign\nBreaks: x (<< 1)\nXb-Something: y\n"
+    assert judged(tmp_path, control=debs.CONTROL.replace("Description:", f"{ordinary}Description:")).accepted
