@@ -195,10 +195,12 @@ def _patterns(layout: Layout) -> tuple[re.Pattern[str], ...]:
 def _check_python(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
     """The package is the project that it claims to be, and what is compiled says so."""
     infos = set()
-    for member in deb.members:
-        match = re.match(rf"{_DIST_PACKAGES}/([^/]+)\.(?:dist|egg)-info(?:/|$)", member.name)
+    for _, name in startup.search_names(deb.members):
+        # importlib.metadata compares without regard to case.
+        match = re.match(rf"{_DIST_PACKAGES}/([^/]+)\.(?i:dist|egg)-(?i:info)(?:/|$)", name)
         if match:
             infos.add(match[1])
+    for member in deb.members:
         if not layout.compiled and member.kind == "file" and _EXTENSION.search(member.name):
             yield Misplaced(
                 rule="compiled", subject=member.name, message="is a compiled file in a package for all architectures"

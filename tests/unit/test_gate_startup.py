@@ -102,6 +102,24 @@ def test_46_a_project_that_is_called_like_a_directory_of_the_system_gets_none(tm
 
 
 @pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("requests-99.0.dist-info/METADATA", "project"),
+        ("requests-99.0.Dist-Info/METADATA", "project"),
+        ("Requests-99.0.EGG-INFO", "project"),
+        ("demo/boot/requests-99.0.dist-info/METADATA", "project"),
+        ("requests.egg-link", "startup"),
+        ("requests.Egg-Link", "startup"),
+        ("requests-99.0-py3.11.egg", "startup"),
+        ("requests-99.0-py3.11.egg/EGG-INFO/PKG-INFO", "startup"),
+    ],
+)
+def test_46_a_package_claims_no_other_project(tmp_path: Path, name: str, rule: str) -> None:
+    pth = (Entry(f"{SITE}/demo.pth", b"demo/boot\n"), Entry(f"{SITE}/demo/boot/demo_x.py"))
+    assert rules(judged(tmp_path, Entry(f"{SITE}/{name}", b"Name: requests\nVersion: 99.0\n"), *pth)) == {rule}
+
+
+@pytest.mark.parametrize(
     "name", ["usercustomize.py", "apport_python_hook/__init__.py", "sitecustomize.abi3.so", "x.start"]
 )
 def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp_path: Path, name: str) -> None:

@@ -98,7 +98,7 @@ def _modules(files: list[str]) -> tuple[list[str], set[str]]:
     for name in inside:
         directory, _, base = name.rpartition("/")
         module = _MODULE_FILE.fullmatch(base)
-        if module is None or "-info" in name.split("/")[0]:
+        if module is None or "-info" in name.split("/")[0].lower():
             continue
         parts = directory.split("/") if directory else []
         if not all(_IDENTIFIER.fullmatch(part) for part in parts):
@@ -117,7 +117,7 @@ def _modules(files: list[str]) -> tuple[list[str], set[str]]:
 def _metadata_directories(files: list[str]) -> set[Path]:
     found = set()
     for name in files:
-        match = re.match(r"(/usr/lib/python3(?:\.\d+)?/dist-packages/[^/]+\.(?:dist-info|egg-info))(?:/|$)", name)
+        match = re.match(r"(/usr/lib/python3(?:\.\d+)?/dist-packages/[^/]+\.(?i:dist-info|egg-info))(?:/|$)", name)
         if match:
             found.add(Path(match.group(1)))
     return found
