@@ -150,6 +150,11 @@ class _Gate:
         elif fatal and all(not finding.fatal for finding in self.findings):
             self.findings[-1] = Finding(rule=rule, subject=subject[:300], message=message[:500])
 
+    @property
+    def refused(self) -> bool:
+        """Whether something fatal was found."""
+        return any(finding.fatal for finding in self.findings)
+
     # -- the set of files
 
     def check_set(self) -> None:
@@ -209,6 +214,8 @@ class _Gate:
         if self.own is not None:
             self.own.learn(name.partition("_")[0] for name in self.files)
         for name in sorted(self.files):
+            if self.refused:
+                return  # a small file can take seconds to read, and there may be a thousand
             if name.endswith((".deb", ".ddeb", ".udeb")):
                 try:
                     deb = read_deb(self.files[name])

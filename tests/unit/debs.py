@@ -191,13 +191,16 @@ def sums(files: dict[str, bytes]) -> str:
     return "\n".join(["Checksums-Sha256:", *lines]) + "\n"
 
 
-def build(directory: Path, package: bytes | None = None, **changes: str) -> list[Path]:
-    """All the artefacts of one build; ``changes`` replaces fields of the .changes file."""
+def build(
+    directory: Path, package: bytes | None = None, *, more: Sequence[tuple[str, bytes]] = (), **changes: str
+) -> list[Path]:
+    """All the artefacts of one build, with ``more`` of them; ``changes`` replaces fields of the .changes file."""
     version = "1.0-0~lxcbuild1~deb12"
     files = {
         "python-demo_1.0.orig.tar.gz": b"orig",
         f"python-demo_{version}.debian.tar.xz": b"debian",
         f"python3-demo_{version}_all.deb": deb() if package is None else package,
+        **dict(more),
     }
     sources = {name: data for name, data in files.items() if ".tar." in name}
     head = f"Source: python-demo\nVersion: {version}\n"
