@@ -20,7 +20,7 @@ from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_outpu
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
-from lxcbuild.debian.ownership import suite_owners
+from lxcbuild.debian.ownership import project_owners
 from lxcbuild.debian.sourcepackage import first_names, names_provided, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Failure, FailureClass, Phase
@@ -116,7 +116,7 @@ def _pass_gate(work: Work) -> GateReport:
             compiled=plan.compiled,
             project=plan.distribution,
             project_version=plan.version,
-            owners=suite_owners(work.facilities.contents_for(target)),
+            owners=project_owners(work.facilities.contents_for(target)),
             supersedes=plan.supersedes,
         ),
     )

@@ -30,7 +30,7 @@ from lxcbuild.model import Target
 
 #: A week: Contents files of a released suite change with point releases only.
 DEFAULT_MAX_AGE_S = 7 * 86_400.0
-_FORMAT = 2
+_FORMAT = 3
 
 
 class ContentsIndex:
@@ -137,6 +137,25 @@ class ContentsIndex:
     def files(self, path: str) -> tuple[str, ...]:
         """Packages that have a file which programs of the system act on: below /etc, startup files, completions, rules."""
         return self._packages("file", path)
+
+    def directories(self, path: str) -> tuple[str, ...]:
+        """Packages that have files below a directory ``etc/x`` or ``usr/share/x``."""
+        top, _, name = path.rpartition("/")
+        if top == "usr/share":
+            return self._packages("share", name)
+        rows = self._connection.execute(
+            "SELECT DISTINCT p.name FROM file f JOIN package p ON p.id = f.package WHERE f.name > ? AND f.name < ?",
+            (f"{path}/", f"{path}0"),
+        ).fetchall()
+        return tuple(sorted(row[0] for row in rows))
+
+    def catalogues(self, name: str) -> tuple[str, ...]:
+        """Packages that have translations of that domain (``sudo`` for ``sudo.mo``)."""
+        return self._packages("catalogue", name)
+
+    def trees(self, path: str) -> tuple[str, ...]:
+        """Packages that have a package of Python modules (``zope/interface``) for themselves."""
+        return self._packages("tree", path)
 
     def counts(self) -> dict[str, int]:
         """Rows per table, for people who wonder whether the index is sound."""

@@ -31,6 +31,9 @@ TABLES: dict[str, tuple[str, ...]] = {
     "library": ("name", "package"),
     "executable": ("name", "package"),
     "file": ("name", "package"),
+    "share": ("name", "package"),
+    "catalogue": ("name", "package"),
+    "tree": ("name", "package"),
 }
 
 _BUFFER_BYTES = 1 << 20
@@ -48,23 +51,40 @@ _FILE = re.compile(
     rb"etc/|usr/lib/pam\.d/"
     rb"|usr/share/(?:polkit-1/rules\.d|pam-configs|bash-completion/completions|zsh/vendor-completions|fish/vendor_completions\.d)/"
 )
+_ACTED_ON = (b"bash-completion", b"fish", b"pam-configs", b"polkit-1", b"zsh")
 _STARTS = (
-    b"etc/",
-    b"usr/share/bash-completion/",
-    b"usr/share/fish/",
-    b"usr/share/pam-configs/",
-    b"usr/share/pkgconfig/",
-    b"usr/share/polkit-1/",
-    b"usr/share/zsh/",
     b"usr/lib",
+    b"usr/share/",
     b"usr/include/",
     b"usr/bin/",
     b"usr/sbin/",
     b"usr/games/",
+    b"etc/",
     b"lib",
     b"bin/",
     b"sbin/",
 )
+#: Most of all lines; nobody asks of them, and no project gets the directory.
+_SKIPPED = tuple(
+    b"usr/share/%s/" % name
+    for name in (
+        b"cargo",
+        b"doc",
+        b"games",
+        b"gimp",
+        b"gocode",
+        b"help",
+        b"icons",
+        b"libreoffice",
+        b"man",
+        b"nodejs",
+        b"perl5",
+        b"pixmaps",
+        b"texlive",
+    )
+)
+_CATALOGUE = re.compile(rb"[^/]+/LC_MESSAGES/([^/]+)\.mo$")
+_INNER = re.compile(rb"usr/lib/python3(?:\.\d+)?/dist-packages/(.+)/([^/]+)$")
 
 
 @dataclass(slots=True)
@@ -73,6 +93,10 @@ class Tables:
 
     packages: dict[str, int] = field(default_factory=dict)
     rows: dict[str, set[tuple[str | int, ...]]] = field(default_factory=lambda: {table: set() for table in TABLES})
+    shared: set[tuple[bytes, bytes]] = field(default_factory=set)  # what went into "share"
+    #: Directories with Python code, to locations: of all that is below them, and of their __init__.
+    below: dict[str, set[bytes]] = field(default_factory=dict)
+    initial: dict[str, set[bytes]] = field(default_factory=dict)
 
     def add(self, table: str, location: bytes, *values: str) -> None:
         """Add one row for each package of a location such as ``python/python3-idna,oldlibs/x``."""
@@ -89,13 +113,14 @@ def parse_contents(files: Iterable[Path]) -> Tables:
         try:
             with _open(path) as stream:
                 for line in stream:
-                    if line.startswith(_STARTS):
+                    if line.startswith(_STARTS) and not line.startswith(_SKIPPED):
                         _take(tables, line)
         except (OSError, EOFError, zlib.error) as error:
             raise ImageError(
                 f"the Contents file {path.name} cannot be read: {error}",
                 resolution=f"remove {path} and run the command again",
             ) from error
+    _trees(tables)
     return tables
 
 
@@ -136,7 +161,9 @@ def _take(tables: Tables, line: bytes) -> None:
         path, location = line.rsplit(None, 1)
     except ValueError:
         return
-    if path.startswith(b"usr/include/"):
+    if path.startswith(b"usr/share/") and not path.endswith(b".pc"):
+        _share(tables, path, location)
+    elif path.startswith(b"usr/include/"):
         _header(tables, path[12:], location)
     elif path.startswith(b"usr/lib/python3"):
         _python(tables, path, location)
@@ -161,6 +188,42 @@ def _header(tables: Tables, path: bytes, location: bytes) -> None:
         tables.add("header", location, text.rsplit("/", 1)[-1], text)
 
 
+def _share(tables: Tables, path: bytes, location: bytes) -> None:
+    top, _, inner = path[10:].partition(b"/")
+    if top == b"locale" and (match := _CATALOGUE.match(inner)) is not None:
+        tables.add("catalogue", location, _text(match[1]))
+    # Millions of lines in thousands of directories.
+    elif inner and (top, location) not in tables.shared:
+        tables.shared.add((top, location))
+        tables.add("share", location, _text(top))
+    if top in _ACTED_ON and _FILE.match(path) is not None:
+        tables.add("file", location, _text(path))
+
+
+def _trees(tables: Tables) -> None:
+    """The topmost packages of modules that one Debian package has for itself: no namespaces, none with others' plugins."""
+    for place, locations in tables.initial.items():
+        above = place.split("/")
+        parents = ("/".join(above[:depth]) for depth in range(1, len(above)))
+        if tables.below[place] <= locations and not any(
+            parent in tables.initial and tables.below[parent] <= tables.initial[parent] for parent in parents
+        ):
+            for location in locations:
+                tables.add("tree", location, place)
+
+
+def _inner(tables: Tables, path: bytes, location: bytes) -> None:
+    match = _INNER.match(path)
+    if match is None:
+        return
+    place, names = _text(match[1]), tables.below
+    if match[2] == b"__init__.py":
+        tables.initial.setdefault(place, set()).add(location)
+    while place and location not in (known := names.setdefault(place, set())):
+        known.add(location)
+        place = place.rpartition("/")[0]
+
+
 def _python(tables: Tables, path: bytes, location: bytes) -> None:
     match = _PYTHON.match(path)
     if match is None:
@@ -172,6 +235,7 @@ def _python(tables: Tables, path: bytes, location: bytes) -> None:
         if metadata and name:
             tables.add("dist", location, name, metadata[2])
     elif match[2]:
+        _inner(tables, path, location)
         if _IDENTIFIER.fullmatch(entry):
             tables.add("module", location, entry)
     elif (module := _MODULE.fullmatch(entry)) is not None:

@@ -85,13 +85,17 @@ def check_tree(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
 
 
 def _check_own(deb: Deb) -> Iterator[Misplaced]:
-    """Nothing runs by itself, and links lead to the package's own files.
+    """Nothing runs by itself or for others, and links lead to the package's own files.
 
     A link to somebody else's directory is one release's; the next has files "below" it, and dpkg writes through the link.
     """
     names = sorted(member.name for member in deb.members)
     for member, message in startup.check_start(deb.members):
         yield Misplaced(rule="startup", subject=member.name, message=message)
+    for member in startup.check_completions(deb.members):
+        yield Misplaced(
+            rule="command", subject=member.name, message="completes a command that the package does not bring"
+        )
     for member in deb.members:
         for rule, message in startup.check_member(member):
             yield Misplaced(rule=rule, subject=member.name, message=message)
@@ -265,3 +269,10 @@ def regular_module(path: str) -> str | None:
         rf"{_DIST_PACKAGES}/([A-Za-z_]\w*)(?:/__init__)?(?:\.py|(?:\.cpython-\d+[a-z]*(?:-[\w-]+)?|\.abi3)?\.so)", path
     )
     return match[1] if match else None
+
+
+def module_directories(path: str) -> tuple[str, ...]:
+    """The directories of Python modules that a path lies in (``zope``, ``zope/interface``), the topmost four."""
+    match = re.fullmatch(rf"{_DIST_PACKAGES}/(.+)/[^/]+", path)
+    parts = match[1].split("/") if match else []
+    return tuple("/".join(parts[:depth]) for depth in range(1, min(len(parts), 4) + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
@@ -17,6 +18,10 @@ _ACTED_ON = re.compile(
     r"etc/|usr/lib/pam\.d/|usr/share/(?:polkit-1/rules\.d|pam-configs)/|usr/lib/python3[^/]*/dist-packages/[^/]+\.pth$"
 )
 
+_CATALOGUE = re.compile(r"usr/share/locale/[^/]+/LC_MESSAGES/([^/]+)\.mo")
+#: Where others' modules belong, though one package of Debian has the code that begins it.
+_SHARED_TREES = ("mpl_toolkits",)
+
 
 class Index(Protocol):
     """What is asked of a suite's index (:class:`lxcbuild.debian.contents.ContentsIndex`): packages by name or path."""
@@ -29,6 +34,15 @@ class Index(Protocol):
 
     def files(self, path: str, /) -> Iterable[str]:
         """Packages that have a file which programs of the system act on."""
+
+    def directories(self, path: str, /) -> Iterable[str]:
+        """Packages that have files below a directory of /etc or /usr/share."""
+
+    def catalogues(self, name: str, /) -> Iterable[str]:
+        """Packages that have translations of that domain."""
+
+    def trees(self, path: str, /) -> Iterable[str]:
+        """Packages that have a package of Python modules for themselves."""
 
 
 def suite_owners(index: Index) -> Owners:
@@ -46,6 +60,26 @@ def suite_owners(index: Index) -> Owners:
         return index.modules(module) if module is not None else ()
 
     return owners
+
+
+def project_owners(index: Index) -> Owners:
+    """The same for a package of a Python project, which may not add to what others have for themselves either: directories of
+    programs that run what they find there, translations, packages of modules."""
+    owners, trees = suite_owners(index), functools.cache(index.trees)
+
+    def all_owners(path: str) -> Iterable[str]:
+        found = set(owners(path))
+        for directory in layout.module_directories(path):
+            if directory not in _SHARED_TREES:
+                found.update(trees(directory))
+        if (match := _CATALOGUE.fullmatch(path)) is not None:
+            found.update(index.catalogues(match[1]))
+        if startup.is_plain_share(path):
+            depth = 2 if path.startswith("etc/") else 3
+            found.update(index.directories("/".join(path.split("/")[:depth])))
+        return found
+
+    return all_owners
 
 
 class OwnSources:

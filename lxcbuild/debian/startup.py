@@ -32,18 +32,29 @@ lzcat python python2 python3 pydoc cc c++ c89 c99 cpp f77 f95 gcc g++ ld lex yac
 traceroute mt from x-terminal-emulator x-www-browser www-browser x-session-manager x-window-manager gnome-www-browser
 aptitude iptables ip6tables ebtables arptables java javac jar php node nodejs npm ruby gem lua wish tclsh erl pinentry sh
 bash
+aclocal automake automake-1.16 animate compare composite conjure convert display identify import mogrify montage stream
+appletviewer jar jarsigner javadoc javap javaws jaotc jcmd jconsole jdb jdeprscan jdeps jexec jfr jhsdb jimage jinfo jjs jlink jmap
+jmod jpackage jps jrunscript jshell jstack jstat jstatd jwebserver keytool native2ascii orbd pack200 policytool rmic rmid
+rmiregistry schemagen serialver servertool tnameserv unpack200 wsgen wsimport xjc
+bundle erb irb rake rdoc ri testrb luac lua-compiler lua-interpreter erlc escript phar phar.phar phpize php-config php-cgi phpdbg
+js prolog scheme scheme-r5rs scheme-srfi-0 scheme-srfi-7 ghc ghci ghc-pkg haddock hsc2hs runghc runhaskell haskell-compiler
+cli csc resgen qmake moc uic mpicc mpiCC mpicxx mpic++ mpif77 mpif90 mpifort mpirun mpiexec
+emacs emacsclient ctags ctags.emacs ebrowse etags eview evim gview gvim gvimdiff rgview rgvim ksh rksh csh pdksh
+lft lzcmp lzdiff lzegrep lzfgrep lzgrep lzless lzma lzmore lzip mail mailx Mail locate updatedb open pax pftp finger tftp
+pinentry-x11 slogin ssh-askpass su-to-root telnet.netkit tcptraceroute traceroute6 traceproto unrar rar lha mkisofs cdrecord
+x-cursor-theme x-printer xfonts figlet fortune infobrowser desktop-theme
 """
 #: Directories of /usr/share that programs of the system act on: a project of that name gets none.
 _SHARED = """
 accountsservice alsa apparmor applications apport apt apt-listchanges apps autostart base-files base-passwd bug
-bash-completion ca-certificates calendar cmake common-licenses cracklib cron cups dbus-1 debconf debhelper debianutils
+bash-completion ca-certificates calendar cargo cmake common-licenses cracklib cron cups dbus-1 debconf debhelper debianutils
 debootstrap debugedit defaults dh-python dictionaries-common dict dns doc doc-base dpkg emacs factory fish fontconfig fonts
-gcc gdb gdm gettext git-core glib-2.0 glvnd gnome gnupg grub gtk-3.0 gtk-4.0 gvfs hal i18n icons icu ieee-data info
-initramfs-tools initscripts insserv java javascript jupyter keyrings kservices5 libc-bin lightdm lintian locale login
-logrotate lua man man-db mime mime-info menu metainfo misc nano nginx nodejs nvim openssh openssl os-prober p11-kit pam
+games gcc gdb gdm gettext gimp git-core glib-2.0 glvnd gnome gnupg gocode grub gtk-3.0 gtk-4.0 gvfs hal help i18n icons icu
+ieee-data info initramfs-tools initscripts insserv java javascript jupyter keyrings kservices5 libc-bin libreoffice lightdm lintian
+locale login logrotate lua man man-db mime mime-info menu metainfo misc nano nginx nodejs nvim openssh openssl os-prober p11-kit pam
 pam-configs perl perl5 php pixmaps pkgconfig plymouth polkit-1 postgresql ppp publicsuffix pypy3 pyshared python python3
 python-wheels readline ruby screen sddm selinux sensible-utils sgml site-lisp snmp sounds ssl-cert sudo sysctl.d systemd
-sysusers.d tabset tcltk terminfo themes thumbnailers tmpfiles.d udev ufw unattended-upgrades upstart usb_modeswitch
+sysusers.d tabset tcltk terminfo themes texlive thumbnailers tmpfiles.d udev ufw unattended-upgrades upstart usb_modeswitch
 user-tmpfiles.d vala vim vulkan wayland-sessions X11 x11 xml xsessions xml-core zoneinfo zsh
 """
 #: Directories of /etc that programs of the system read: a project of that name gets none. Nor does one with a dot in its name
@@ -156,9 +167,28 @@ def completed_command(path: str) -> str | None:
     """The command that a completion of a shell is for: it runs in the shell of whoever types that command."""
     place, _, name = path.rpartition("/")
     if place == "usr/share/bash-completion/completions":
-        return name.removesuffix(".bash")
+        return name.removeprefix("_").removesuffix(".bash")
     if place in ("usr/share/zsh/vendor-completions", "usr/share/zsh/site-functions"):
         return name.removeprefix("_")
     if place in ("usr/share/fish/vendor_completions.d", "usr/share/fish/completions"):
         return name.removesuffix(".fish")
     return None
+
+
+def check_completions(members: Sequence[Member]) -> Iterator[Member]:
+    """Completions for none of the package's own commands. What is called like one with something after it, no shell loads."""
+    places = ("usr/bin", "usr/games")
+    commands = {name for place, _, name in (member.name.rpartition("/") for member in members) if place in places}
+    for member in members:
+        command = completed_command(member.name) if member.kind != "dir" else None
+        if command is not None and command not in commands:
+            stems = (command[:at] for at, letter in enumerate(command) if letter in ".-_")
+            if not commands.intersection(stems):
+                yield member
+
+
+def is_plain_share(name: str) -> bool:
+    """Whether a file lies below /usr/share or /etc in a directory that one package has for itself, as a rule."""
+    if name.startswith("etc/"):
+        return _JUPYTER.fullmatch(name) is None
+    return name.startswith("usr/share/") and name.count("/") > 2 and not _is_listed_share(name)

@@ -55,6 +55,9 @@ class Suite:
     imported: Mapping[str, Sequence[str]] = field(default_factory=dict)
     listed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     made_from: Mapping[str, str] = field(default_factory=dict)
+    below: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    translated: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def executables(self, name: str) -> Sequence[str]:
         return self.programs.get(name, ())
@@ -64,6 +67,15 @@ class Suite:
 
     def files(self, path: str) -> Sequence[str]:
         return self.listed.get(path, ())
+
+    def directories(self, path: str) -> Sequence[str]:
+        return self.below.get(path, ())
+
+    def catalogues(self, name: str) -> Sequence[str]:
+        return self.translated.get(name, ())
+
+    def trees(self, path: str) -> Sequence[str]:
+        return self.packages.get(path, ())
 
     def sources(self, packages: Iterable[str]) -> Mapping[str, str]:
         return {name: self.made_from[name] for name in packages if name in self.made_from}

@@ -48,6 +48,20 @@ usr/lib/x86_64-linux-gnu/libonly.a           libdevel/libonly-dev
 usr/lib/x86_64-linux-gnu/plugins/libplug.so  libs/plug
 usr/lib/x86_64-linux-gnu/pkgconfig/libffi.pc libdevel/libffi-dev
 usr/share/doc/python3-idna/copyright         python/python3-idna
+usr/share/bash-completion/completions/tool    utils/toolbox
+usr/share/dkms/modules_to_force_install      kernel/dkms
+usr/share/locale/de/LC_MESSAGES/sudo.mo      admin/sudo
+usr/lib/python3/dist-packages/apt/__init__.py python/python3-apt
+usr/lib/python3/dist-packages/apt/progress/__init__.py python/python3-apt
+usr/lib/python3/dist-packages/apt/progress/base.py python/python3-apt
+usr/lib/python3/dist-packages/boot.pth       python/python3-boot
+usr/lib/python3/dist-packages/twisted/__init__.py python/python3-twisted
+usr/lib/python3/dist-packages/twisted/internet/__init__.py python/python3-twisted
+usr/lib/python3/dist-packages/twisted/plugins/__init__.py python/python3-twisted
+usr/lib/python3/dist-packages/twisted/plugins/wormhole.py net/magic-wormhole
+usr/lib/python3/dist-packages/zope/interface/__init__.py zope/python3-zope.interface
+etc/NetworkManager/dispatcher.d/01-ifupdown  net/network-manager
+etc/cron.d/anacron                           admin/anacron
 usr/share/pkgconfig/xproto.pc                x11/x11proto-dev
 oneword
 """
@@ -91,6 +105,24 @@ def test_names_with_sql_in_them_are_refused_or_find_nothing(index: ContentsIndex
             index.find_distribution("x' OR '1'='1")
         assert index.modules("' OR 1=1 --") == index.headers("%") == ()
         assert index.counts()["dist"] == 7
+
+
+def test_what_packages_have_for_themselves(index: ContentsIndex) -> None:
+    with index:
+        assert index.files("etc/cron.d/anacron") == ("anacron",)
+        assert index.files("usr/lib/python3/dist-packages/boot.pth") == ("python3-boot",)
+        assert index.files("usr/share/bash-completion/completions/tool") == ("toolbox",)
+        assert index.files("etc/cron.d") == ()
+        assert index.directories("etc/NetworkManager") == ("network-manager",)
+        assert index.directories("usr/share/dkms") == ("dkms",)
+        assert index.directories("etc/Net") == index.directories("usr/share/locale/de") == ()
+        assert index.catalogues("sudo") == ("sudo",)
+        assert index.trees("apt") == ("python3-apt",)
+        assert index.trees("zope/interface") == ("python3-zope.interface",)
+        assert index.trees("twisted/internet") == ("python3-twisted",)
+        # Others put modules there, or it is a part of what is somebody's already.
+        assert index.trees("twisted") == index.trees("twisted/plugins") == index.trees("zope") == ()
+        assert index.trees("apt/progress") == ()
 
 
 def test_what_a_compiler_can_miss(index: ContentsIndex) -> None:

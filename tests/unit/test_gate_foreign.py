@@ -1,4 +1,4 @@
-"""Attack 46 for Debian source packages: names and files of packages that the suite makes from other sources."""
+"""Attack 46: names and files of packages that the suite makes from other sources, or that others run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from debs import Entry
 
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
-from lxcbuild.debian.ownership import suite_owners
+from lxcbuild.debian.ownership import project_owners, suite_owners
 
 SITE = "./usr/lib/python3/dist-packages"
 SUITE = debs.Suite(
@@ -105,3 +105,105 @@ def test_46_obsolete_fields_change_nothing_that_the_gate_saw(tmp_path: Path, nam
     assert rules(judged(tmp_path, control=control)) == {"field"}
     ordinary = "Multi-Arch: foreign\nBreaks: x (<< 1)\nXb-Something: y\n"
     assert judged(tmp_path, control=debs.CONTROL.replace("Description:", f"{ordinary}Description:")).accepted
+
+
+# -- packages of Python projects
+
+PROJECT = dataclasses.replace(
+    REQUEST,
+    rules=RuleSet.PYTHON,
+    package="python3-demo",
+    project="Demo",
+    project_version="1.0",
+    sources=None,
+    owners=project_owners(
+        debs.Suite(
+            programs={"cat": ("coreutils",)},
+            translated={"sudo": ("sudo",), "demo": ("python3-demo",)},
+            packages={"apt": ("python3-apt",), "zope/interface": ("python3-zope.interface",), "mpl_toolkits": ("x",)},
+        )
+    ),
+)
+
+
+def judged_project(tmp_path: Path, *entries: Entry, **request: object) -> GateReport:
+    files = debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries]))
+    return check(dataclasses.replace(PROJECT, **request), files)  # type: ignore[arg-type]
+
+
+COMPLETIONS = "./usr/share/bash-completion/completions"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            f"{COMPLETIONS}/{name}"
+            for name in ("_cat", "cat", "cat.bash", "editor", "cd", "source", "_EmptycmD_", "vi-x")
+        ),
+        *(f"./usr/share/zsh/vendor-completions/{name}" for name in ("compinit", "_cat", "_cd", "add-zsh-hook")),
+        "./usr/share/zsh/site-functions/_git",
+        "./usr/share/fish/vendor_completions.d/ll.fish",
+    ],
+)
+def test_46_completions_are_for_the_packages_own_commands(tmp_path: Path, name: str) -> None:
+    assert "command" in rules(judged_project(tmp_path, Entry(name, b"x")))
+
+
+def test_46_completions_of_own_commands_are_accepted_however_they_are_called(tmp_path: Path) -> None:
+    names = [
+        f"{COMPLETIONS}/{name}"
+        for name in ("demo", "_demo", "demo.bash", "demo-completion.bash", "demo.bash-completion")
+    ]
+    names += ["./usr/share/zsh/vendor-completions/_demo", "./usr/share/fish/vendor_completions.d/demo.fish"]
+    assert judged_project(tmp_path, *(Entry(name, b"x") for name in names)).findings == ()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry(f"{SITE}/apt/cache/__init__.py", b"x"),
+        Entry(f"{SITE}/apt/deep/er/data.json", b"x"),
+        Entry(f"{SITE}/apt/cache.abi3.so", kind=b"2", link="../demo/__init__.py", mode=0o777),
+        Entry("./usr/lib/python3.11/dist-packages/apt/x.py", b"x"),
+        Entry(f"{SITE}/zope/interface/x.py", b"x"),
+        Entry("./usr/share/locale/en_US/LC_MESSAGES/sudo.mo", b"x"),
+    ],
+)
+def test_46_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, entry: Entry) -> None:
+    assert rules(judged_project(tmp_path, entry)) == {"owned"}
+
+
+@pytest.mark.parametrize("place", ["etc/NetworkManager", "usr/share/dkms"])
+def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
+    project = place.rpartition("/")[2]
+    tree = [
+        dataclasses.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info")) for e in debs.TREE
+    ]
+    files = debs.build(tmp_path, debs.deb(tree=[*tree, Entry(f"./{place}/dispatcher.d/x", b"x")]))
+
+    def judge(**below: tuple[str, ...]) -> set[str]:
+        owners = project_owners(debs.Suite(below={place: below["owners"]}))
+        return rules(check(dataclasses.replace(PROJECT, project=project, owners=owners), files))
+
+    assert judge(owners=("network-manager", "dkms")) == {"owned"}
+    assert judge(owners=("python3-demo", "dkms")) == judge(owners=()) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["open", "mail", "locate", "updatedb", "emacs", "automake", "keytool", "mpirun", "irb"]
+)
+def test_46_links_of_alternatives_are_nobodys_to_bring(tmp_path: Path, name: str) -> None:
+    assert rules(judged_project(tmp_path, Entry(f"./usr/bin/{name}", b"x", mode=0o755))) == {"command"}
+
+
+def test_46_namespaces_and_what_is_called_after_the_project_stay_open(tmp_path: Path) -> None:
+    entries = [
+        Entry(f"{SITE}/zope/demo/__init__.py", b"x"),
+        Entry(f"{SITE}/mpl_toolkits/demo/__init__.py", b"x"),
+        Entry("./usr/share/locale/de/LC_MESSAGES/demo.mo", b"x"),
+        Entry("./usr/share/demo/data.json", b"x"),
+        Entry("./etc/demo/settings.ini", b"x"),
+        Entry("./etc/jupyter/jupyter_server_config.d/demo.json", b"{}"),
+    ]
+    assert judged_project(tmp_path, *entries).findings == ()
