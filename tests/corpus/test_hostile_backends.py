@@ -90,6 +90,8 @@ CASES: dict[str, tuple[str, str, str]] = {
     "other-package": (OTHER, "['evil']", "[]"),
     "rules": (OWN_DEB, "['evil']", "[]"),
     "output": (OUTPUT, "['evil']", "[]"),
+    "obsolete-field": (APPEND.format(line="XB-Revision: 99"), "['evil']", "[]"),
+    "hook-of-the-distribution": ("\n    pass", "['evil', 'apport_python_hook']", "[]"),
     "startup-file": ("\n    pass", "['evil', 'usercustomize']", "[]"),
     "sudoers": ("\n    pass", "['evil']", DATA),
 }
@@ -103,7 +105,7 @@ def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Pat
     attack, modules, data = CASES[kind]
     project = tmp_path / "evil"
     project.mkdir()
-    for module in ("evil", "usercustomize"):
+    for module in ("evil", "usercustomize", "apport_python_hook"):
         (project / f"{module}.py").write_text("X = 1\n")
     (project / "setup.py").write_text(SETUP.format(attack=attack, modules=modules, data=data))
     done = build(sdist(project, tmp_path))

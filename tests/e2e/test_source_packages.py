@@ -129,6 +129,20 @@ def test_a_setuid_program_is_not_published(tree: Path, lxcbuild: LxcBuild) -> No
     assert outcome["artifacts"] == []
 
 
+def test_a_name_and_files_of_another_source_are_not_published(tree: Path, lxcbuild: LxcBuild) -> None:
+    (tree / "debian" / "control").write_text(CONTROL.replace("lxcbuild-demo-small", "sudo"))
+    (tree / "debian" / "lxcbuild-demo-common.install").write_text(
+        "lxcbuild-demo usr/bin\nlxcbuild-demo etc/cron.hourly\n"
+    )
+    outcome = build(lxcbuild, tree)
+    assert outcome["failure"]["class"] == "gate-rejected", outcome
+    assert "cron.hourly" in outcome["failure"]["details"]
+    (tree / "debian" / "lxcbuild-demo-common.install").write_text("lxcbuild-demo usr/bin\n")
+    outcome = build(lxcbuild, tree)
+    assert "from the source sudo" in outcome["failure"]["brief"], outcome
+    assert outcome["artifacts"] == []
+
+
 def test_files_that_are_not_what_the_dsc_says_are_never_unpacked(tree: Path, lxcbuild: LxcBuild) -> None:
     dsc = dsc_of(tree)
     (tarball,) = tree.parent.glob("*.tar.*")
