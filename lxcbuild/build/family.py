@@ -336,6 +336,7 @@ class _Family:
             # Who may use the suite's own packages only gets no others.
             like={"strict_debian": True} if wish.strict_debian else None,
             override=self.facilities.overrides.find(name, pinned.version, wish.target).digest,
+            package=chosen.package if (chosen := one.closure.chosen.get(name)) is not None else None,
         )
 
     def _use_ready(self, one: BuildSet, name: str, ready: Ready) -> None:

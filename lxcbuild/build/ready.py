@@ -52,6 +52,10 @@ class Ready:
     record: BuildRecord
     artifacts: tuple[Artifact, ...]
 
+    def has(self, package: str) -> bool:
+        """Whether a package of that name is among them."""
+        return any(artifact.path.name.startswith(f"{package}_") for artifact in self.artifacts)
+
     def outcome(self) -> Outcome:
         """The earlier outcome, with the packages where they lie now."""
         return replace(self.record.outcome(), artifacts=self.artifacts, reused=True)
@@ -100,11 +104,13 @@ def find_ready(
     sha256: str,
     like: Mapping[str, object] | None = None,
     override: str = "",
+    package: str | None = None,
 ) -> Ready | None:
     """The newest sound build of that release for that target, or None.
 
     ``sha256`` is the source archive's. ``like`` asks for equal values in the recorded request; another ``override`` made another
-    package. What was built from local files is never the same as a release.
+    package. What was built from local files is never the same as a release. ``package`` is what others know it by now: the suite
+    may have taken its former name.
     """
     found = ledger.recent(limit=_LOOK_BACK, target=str(target), status=Status.BUILT.value, name=name, details=True)
     for record in found:
@@ -118,7 +124,7 @@ def find_ready(
         same_making = record.lxcbuild_version == __version__ and record.target == target and record.version == version
         if same_making and all(record.request.get(key) == value for key, value in (like or {}).items()):
             ready = sound(record, dirs)
-            if ready is not None:
+            if ready is not None and (package is None or ready.has(package)):
                 return ready
     return None
 
