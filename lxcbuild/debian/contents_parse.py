@@ -49,9 +49,9 @@ _EXECUTABLE = re.compile(rb"(?:usr/)?(?:s?bin|games)/([^/]+)$")
 #: Files that programs of the system act on without being asked for the package, by their whole paths.
 _FILE = re.compile(
     rb"etc/|usr/lib/pam\.d/"
-    rb"|usr/share/(?:polkit-1/rules\.d|pam-configs|bash-completion/completions|zsh/vendor-completions|fish/vendor_completions\.d)/"
+    rb"|usr/share/(?:polkit-1/rules\.d|pam-configs|applications|mime/packages|bash-completion/completions|zsh/vendor-completions|fish/vendor_completions\.d)/"
 )
-_ACTED_ON = (b"bash-completion", b"fish", b"pam-configs", b"polkit-1", b"zsh")
+_ACTED_ON = (b"applications", b"bash-completion", b"fish", b"mime", b"pam-configs", b"polkit-1", b"zsh")
 _STARTS = (
     b"usr/lib",
     b"usr/share/",

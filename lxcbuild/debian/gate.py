@@ -292,6 +292,8 @@ class _Gate:
                 self.expect(name, field, value, planned[field])
             elif field not in _FIELDS:
                 self.find("field", name, f"{field} is {value[:100]!r}, and a generated package has none")
+        if not re.match(r"https?://|$", control.get("Homepage", "")):
+            self.find("field", name, f"Homepage is {control['Homepage'][:100]!r}")
         stem = re.escape((request.package or "").removeprefix("python3-"))
         for item in filter(None, control.get("Provides", "").split(",")):
             if not re.fullmatch(rf"python3(?:\.\d+)?-{stem}(?: \(= [^)]{{1,200}}\))?", item.strip()):

@@ -15,7 +15,7 @@ Sources = Callable[[Iterable[str]], Mapping[str, str]]
 
 
 _ACTED_ON = re.compile(
-    r"etc/|usr/lib/pam\.d/|usr/share/(?:polkit-1/rules\.d|pam-configs)/|usr/lib/python3[^/]*/dist-packages/[^/]+\.pth$"
+    r"etc/|usr/lib/pam\.d/|usr/share/(?:polkit-1/rules\.d|pam-configs|applications|mime/packages)/|usr/lib/python3[^/]*/dist-packages/[^/]+\.pth$"
 )
 
 _CATALOGUE = re.compile(r"usr/share/locale/[^/]+/LC_MESSAGES/([^/]+)\.mo")

@@ -16,8 +16,10 @@ from lxcbuild.debian.artifacts import Member
 _SITE = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
 _PTH = re.compile(rf"({_SITE})/[^/]+\.pth")
 _PATH_LINE = re.compile(r"(?!import\b)[A-Za-z0-9_][\w+-]*(?:\.[\w+-]+)*(?:/[\w+-]+(?:\.[\w+-]+)*)*")
-#: site's own two, what Debian's and Ubuntu's /etc/python3*/sitecustomize.py imports, and what setuptools asks for.
-_HOOK = re.compile(rf"{_SITE}/(?:sitecustomize|usercustomize|apport_python_hook|_distutils_system_mod)(?:\..+|/.*|$)")
+#: site's own two, what Debian's and Ubuntu's /etc/python3*/sitecustomize.py imports, and what setuptools and pip ask for.
+_HOOK = re.compile(
+    rf"{_SITE}/(?:sitecustomize|usercustomize|apport_python_hook|_distutils_system_mod|_manylinux)(?:\..+|/.*|$)"
+)
 #: Entry points that Python 3.15 calls at every start (PEP 829), and what setuptools' pkg_resources takes for places of projects.
 _START_FILE = re.compile(rf"{_SITE}/[^/]+\.(?:start|egg-link|egg(?:/.*)?)", re.IGNORECASE)
 #: Parts of the standard library that Debian has in packages of their own: where those are not installed, others find this.
@@ -42,8 +44,10 @@ cli csc resgen qmake moc uic mpicc mpiCC mpicxx mpic++ mpif77 mpif90 mpifort mpi
 emacs emacsclient ctags ctags.emacs ebrowse etags eview evim gview gvim gvimdiff rgview rgvim ksh rksh csh pdksh
 lft lzcmp lzdiff lzegrep lzfgrep lzgrep lzless lzma lzmore lzip mail mailx Mail locate updatedb open pax pftp finger tftp
 pinentry-x11 slogin ssh-askpass su-to-root telnet.netkit tcptraceroute traceroute6 traceproto unrar rar lha mkisofs cdrecord
-x-cursor-theme x-printer xfonts figlet fortune infobrowser desktop-theme
+iptables-save iptables-restore ip6tables-save ip6tables-restore faked faked-sysv faked-tcp figlet fortune
 """
+#: A version of an interpreter that the suite lacks is whatever scripts of others name.
+_INTERPRETER = re.compile(r"(?:python|pydoc|perl|ruby|gem|php|lua|tclsh|wish|node)[0-9.]+(?:-[a-z]+)?")
 #: Directories of /usr/share that programs of the system act on: a project of that name gets none.
 _SHARED = """
 accountsservice alsa apparmor applications apport apt apt-listchanges apps autostart base-files base-passwd bug
@@ -96,7 +100,7 @@ def check_start(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
     directories = {member.name.rpartition("/")[0] for member in members}
     for member, name in search_names(members):
         if _HOOK.match(name):
-            yield member, "is run by every start of Python"
+            yield member, "is run by every start of Python, or of a tool that everybody uses"
         elif _START_FILE.fullmatch(name):
             yield member, "is read at starts of Python, or names code that is"
         elif (match := _PTH.fullmatch(name)) is not None and name == member.name:
@@ -116,7 +120,7 @@ def check_member(member: Member) -> Iterator[tuple[str, str]]:
     if member.kind != "dir" and _RTUPDATE.fullmatch(name):
         yield "startup", "changes how Python packages are built or upgraded"
     place, _, last = name.rpartition("/")
-    if place in ("usr/bin", "usr/games") and last in _COMMANDS.split():
+    if place in ("usr/bin", "usr/games") and (last in _COMMANDS.split() or _INTERPRETER.fullmatch(last)):
         yield "command", "is the name of a command of the system"
     if member.kind == "dir":
         return  # dpkg leaves a directory that is there as it is

@@ -206,6 +206,7 @@ def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> No
         ("Description:", "Section: ../../x\nDescription:"),
         ("Description:", "Priority: required\nDescription:"),
         ("Description:", "Of-Tomorrow: x\nDescription:"),
+        ("Description:", "Homepage: javascript:alert(1)\nDescription:"),
         ("Depends: python3:any", "Depends: ${evil}"),
         ("Depends: python3:any", "Depends: a; rm -rf /"),
         ("Depends: python3:any", "Depends: " + "x" * 30_000),

@@ -119,6 +119,7 @@ PROJECT = dataclasses.replace(
     owners=project_owners(
         debs.Suite(
             programs={"cat": ("coreutils",)},
+            listed={"usr/share/applications/firefox-esr.desktop": ("firefox-esr",)},
             translated={"sudo": ("sudo",), "demo": ("python3-demo",)},
             packages={"apt": ("python3-apt",), "zope/interface": ("python3-zope.interface",), "mpl_toolkits": ("x",)},
         )
@@ -168,6 +169,7 @@ def test_46_completions_of_own_commands_are_accepted_however_they_are_called(tmp
         Entry("./usr/lib/python3.11/dist-packages/apt/x.py", b"x"),
         Entry(f"{SITE}/zope/interface/x.py", b"x"),
         Entry("./usr/share/locale/en_US/LC_MESSAGES/sudo.mo", b"x"),
+        Entry("./usr/share/applications/firefox-esr.desktop", b"x"),
     ],
 )
 def test_46_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, entry: Entry) -> None:
@@ -191,7 +193,20 @@ def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "name", ["open", "mail", "locate", "updatedb", "emacs", "automake", "keytool", "mpirun", "irb"]
+    "name",
+    [
+        "open",
+        "mail",
+        "locate",
+        "updatedb",
+        "emacs",
+        "automake",
+        "keytool",
+        "mpirun",
+        "irb",
+        "python3.12",
+        "python2.7-dbg",
+    ],
 )
 def test_46_links_of_alternatives_are_nobodys_to_bring(tmp_path: Path, name: str) -> None:
     assert rules(judged_project(tmp_path, Entry(f"./usr/bin/{name}", b"x", mode=0o755))) == {"command"}

@@ -59,6 +59,7 @@ def rules(report: GateReport) -> set[str]:
         (Entry(f"{SITE}/apport_python_hook.cpython-311-x86_64-linux-gnu.so", b"x"), "startup"),
         (Entry("./usr/lib/python3.13/dist-packages/apport_python_hook.py", b"x"), "startup"),
         (Entry(f"{SITE}/_distutils_system_mod.py", b"x"), "startup"),
+        (Entry(f"{SITE}/_manylinux.py", b"x"), "startup"),
         (Entry(f"{SITE}/distutils/__init__.py", b"x"), "startup"),
         (Entry(f"{SITE}/demo.start", b"demo:main\n"), "startup"),
         (Entry(f"{SITE}/demo.pth", b"demo.zip\n"), "startup"),
