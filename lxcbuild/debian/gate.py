@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lxcbuild.debian import layout, startup
-from lxcbuild.debian.artifacts import ArtifactError, Deb, checksums, parse_stanza, read_deb
+from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.control import is_relation_field
 from lxcbuild.debian.ownership import Owners, OwnSources, Sources
 from lxcbuild.debian.scripts import unknown_lines
@@ -213,12 +213,13 @@ class _Gate:
     def check_debs(self) -> None:
         if self.own is not None:
             self.own.learn(name.partition("_")[0] for name in self.files)
+        budget = Budget()
         for name in sorted(self.files):
             if self.refused:
                 return  # a small file can take seconds to read, and there may be a thousand
             if name.endswith((".deb", ".ddeb", ".udeb")):
                 try:
-                    deb = read_deb(self.files[name])
+                    deb = read_deb(self.files[name], budget=budget)
                 except ArtifactError as error:
                     self.find("format", name, str(error))
                     continue

@@ -13,7 +13,7 @@ import debs
 import pytest
 from debs import Entry
 
-from lxcbuild.debian.artifacts import ArtifactError, Deb, parse_stanza, read_deb
+from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, parse_stanza, read_deb
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
 from lxcbuild.debian.ownership import suite_owners
 
@@ -243,9 +243,9 @@ def test_files_that_no_document_lists_are_rejected(tmp_path: Path) -> None:
 def test_48_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def reading(path: Path) -> Deb:
+    def reading(path: Path, budget: Budget) -> Deb:
         read.append(path.name)
-        return read_deb(path)
+        return read_deb(path, budget=budget)
 
     monkeypatch.setattr("lxcbuild.debian.gate.read_deb", reading)
     hostile = debs.deb(tree=[*debs.TREE, Entry("./root/x", b"x")])

@@ -80,12 +80,11 @@ def test_46_what_the_suite_makes_of_the_same_source_may_be_built_again(tmp_path:
 
 
 def test_46_an_owner_counts_by_the_source_that_the_suite_makes_it_from_not_by_its_name(tmp_path: Path) -> None:
-    entry = Entry("./usr/bin/demo", b"x", mode=0o755)
     suite = debs.Suite(programs={"demo": ("python3-demo",)}, made_from={"python3-demo": "unrelated"})
-    report = judged(tmp_path, entry, owners=suite_owners(suite), sources=suite.sources)
+    report = judged(tmp_path, owners=suite_owners(suite), sources=suite.sources)
     assert {"name", "owned"} <= rules(report)
     same = dataclasses.replace(suite, made_from={"python3-demo": "python-demo"})
-    assert "owned" not in rules(judged(tmp_path, entry, owners=suite_owners(same), sources=same.sources))
+    assert "owned" not in rules(judged(tmp_path, owners=suite_owners(same), sources=same.sources))
 
 
 @pytest.mark.parametrize(
