@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lxcbuild.build import learning
-from lxcbuild.build.failures import PhaseFailedError
+from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.debian import compilation, conversion, sourcepackage
@@ -43,6 +43,19 @@ def run(work: Work) -> None:
     _note_observed(work, files)
     work.built = destination
     work.sealed = [files[name] for name in sorted(files) if name not in _RESULTS]
+    _check_sealed(work)
+
+
+def _check_sealed(work: Work) -> None:
+    """Packages lie side by side, and the published sources are those that were laid out: the build could have written others."""
+    for item in work.sealed:
+        if "/" in item.name:
+            raise fail(
+                FailureClass.GATE_REJECTED, work.phase, f"{one_line(item.name)} came out in a directory of its own"
+            )
+        if ".orig.tar." in item.name and work.conversion is not None and item.sha256 != work.orig_sha256:
+            why = f"{one_line(item.name)} is not the source archive that was built"
+            raise fail(FailureClass.GATE_REJECTED, work.phase, why)
 
 
 def _job(work: Work) -> Job:

@@ -6,15 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lxcbuild.build.installed import hand_in, open_installed
-from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
-from lxcbuild.build.verify import pass_gate
+from lxcbuild.build.jobs import raise_failure, run_job, take_output
+from lxcbuild.build.verify import pass_gate, read_verification
 from lxcbuild.build.work import Work
 from lxcbuild.debian import verification
 from lxcbuild.debian.gate import GateRequest, RuleSet
 from lxcbuild.debian.installsets import install_sets, python_packages
 from lxcbuild.debian.ownership import suite_owners
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
-from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Phase
 from lxcbuild.sandbox.base import ExtractedFile
 
@@ -63,10 +62,9 @@ def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, num
     instance = open_installed(work, layer.lowers, shown, reinstall=True)
     packages = python_packages(stanzas.values())
     if packages:
-        run_job(work, instance, verification.check_job(packages))
-        files = take_output(work, instance, work.workspace / f"verify-{number}")
-        seen = verification.parse_verification(result_bytes(files, verification.RESULT))
-        problem = seen if isinstance(seen, StepFailure) else verification.judge_debian(seen)
+        end = run_job(work, instance, verification.check_job(packages))
+        seen = read_verification(work, end, take_output(work, instance, work.workspace / f"verify-{number}"))
+        problem = verification.judge_debian(seen)
         if problem is not None:
             raise_failure(work, problem)
     work.finish_sandbox()

@@ -32,7 +32,9 @@ def run(work: Work) -> None:
     bind = Bind(host=work.source.path, inside=f"{SOURCE}/{archive}")
     instance = work.open_sandbox(work.layer.lowers, binds=(bind,))
     job = conversion.debianize_job(work.inspection, work.conversion, archive_name=archive)
-    if run_job(work, instance, job).ok:
+    end = run_job(work, instance, job)
+    if end.ok:
+        work.orig_sha256 = conversion.orig_digest(end.tail)
         return  # its result is read when the sandbox is stopped, after compile
     files = take_output(work, instance, work.workspace / f"debianize-{work.converter}")
     found = conversion.parse_conversion(result_bytes(files, conversion.RESULT))

@@ -14,9 +14,9 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from lxcbuild.build import natives
-from lxcbuild.build.failures import PhaseFailedError
+from lxcbuild.build.failures import PhaseFailedError, fail
 from lxcbuild.build.installed import hand_in, open_installed
-from lxcbuild.build.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.build.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.build.work import Work
 from lxcbuild.debian import gate, verification
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet
@@ -24,6 +24,7 @@ from lxcbuild.debian.ownership import project_owners
 from lxcbuild.debian.sourcepackage import first_names, names_provided, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import Failure, FailureClass, Phase
+from lxcbuild.sandbox.base import ExtractedFile
 
 
 def run(work: Work) -> None:
@@ -40,11 +41,8 @@ def run(work: Work) -> None:
         deb.copy_to(shown)
     instance = open_installed(work, layer.lowers, shown)
     others = tuple(deb.package for deb in companions)
-    run_job(work, instance, verification.check_job(tuple(report.relations), companions=others))
-    files = take_output(work, instance, work.workspace / "verify")
-    seen = verification.parse_verification(result_bytes(files, verification.RESULT))
-    if isinstance(seen, StepFailure):
-        raise_failure(work, seen)
+    end = run_job(work, instance, verification.check_job(tuple(report.relations), companions=others))
+    seen = read_verification(work, end, take_output(work, instance, work.workspace / "verify"))
     assert work.conversion is not None
     assert work.inspection is not None
     problem = verification.judge(
@@ -58,6 +56,16 @@ def run(work: Work) -> None:
     for text in (*verification.optional_parts(seen), *verification.strained(seen)):
         work.note(text, warning=True)
     work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def read_verification(work: Work, end: JobEnd, files: Mapping[str, ExtractedFile]) -> verification.Verification:
+    """What was seen of installed packages. Their code ran beside the step that looks, which must have come to its own end."""
+    seen = verification.parse_verification(result_bytes(files, verification.RESULT))
+    if isinstance(seen, StepFailure):
+        raise_failure(work, seen)
+    if not end.ok:
+        raise fail(FailureClass.INSTALL_FAILED, work.phase, "the check of the installed package did not end by itself")
+    return seen
 
 
 def _promoted(work: Work, problem: StepFailure) -> bool:

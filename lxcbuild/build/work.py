@@ -67,6 +67,7 @@ class Work:
     registry_crates: tuple[CrateFile, ...] = ()  # what a registry provided
     rust_packages: tuple[str, str] = ("rustc", "cargo")  # the suite's packages of both, chosen with the crates
     conversion: ConversionPlan | None = None
+    orig_sha256: str = ""  # of the source archive that was laid out for the build
     source_package: SourcePackage | None = None  # what a Debian source package says of itself
     learned_packages: set[str] = field(default_factory=set)
     suggested_packages: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet

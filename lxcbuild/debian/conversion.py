@@ -19,6 +19,7 @@ from lxcbuild.debian import control, cratejobs, documents, steps
 from lxcbuild.debian.copyright import make_copyright
 from lxcbuild.debian.crates import CrateSupply
 from lxcbuild.debian.documents import DocumentError
+from lxcbuild.debian.inside.debianize import ORIG
 from lxcbuild.debian.inspection import Inspection
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
 from lxcbuild.errors import BadNameError
@@ -142,6 +143,12 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
     }
     files = {**steps.request(asked), **steps.patch_files(plan.patches)}
     return Job(files=files, steps=(steps.python_step("debianize"),), results=(RESULT,))
+
+
+def orig_digest(printed: bytes) -> str:
+    """The SHA-256 of the orig tarball as the script said it last of all; empty when it did not."""
+    found = re.findall(rb"^lxcbuild: " + ORIG.encode() + rb"([0-9a-f]{64})$", printed, re.MULTILINE)
+    return found[-1].decode() if found else ""
 
 
 def parse_conversion(data: bytes) -> ConversionResult | StepFailure:

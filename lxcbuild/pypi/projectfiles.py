@@ -133,19 +133,20 @@ def _add_of_repository(names: _Names, top: Path, tell: Callable[[str], None]) ->
         tell(f"git could not tell which files of {names.root} are ignored: all of them are taken")
         return
     # A directory here is another repository inside this one: git lists its name only.
-    directories = {name for name in listed if name.endswith("/")}
+    directories = _Names(names.root)
+    directories.add(name for name in listed if name.endswith("/"))
     names.add(name for name in listed if not name.endswith("/"))
     try:
         for mode, name in _tracked(names.root, top):
             if mode == _SUBMODULE:
-                directories.add(f"{name}/")
+                directories.add((f"{name}/",))
             elif name not in names.found and os.path.lexists(names.root / name):
                 names.add((name,))
     except (ValueError, OSError, struct.error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         tell(f"{top / '.git'} is not read ({why}): files that are tracked though ignored are left out")
     done = None
-    for name in sorted(directories):
+    for name in sorted(directories.found):
         inside = name.rstrip("/")
         if (done is None or not name.startswith(done)) and _is_directory(names.root / inside):
             names.add(_walk(names.root, inside))

@@ -80,6 +80,33 @@ HIDDEN = f"""
     code = {MANGLER!r}
     if os.path.exists("debian/rules"):
         subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)"""
+#: Other sources than those that were built, which the .dsc agrees with.
+SOURCES = """
+    import gzip, hashlib
+    for path in glob.glob("../*.orig.tar.gz"):
+        old = open(path, "rb").read()
+        new = gzip.compress(gzip.decompress(old), 1, mtime=1)
+        with open(path, "wb") as file:
+            file.write(new)
+        for dsc in glob.glob("../*.dsc"):
+            text = open(dsc).read().replace(f" {len(old)} ", f" {len(new)} ")
+            for name in ("md5", "sha1", "sha256"):
+                text = text.replace(hashlib.new(name, old).hexdigest(), hashlib.new(name, new).hexdigest())
+            with open(dsc, "w") as file:
+                file.write(text)"""
+NAMESAKE = """
+    os.makedirs("/out/a", exist_ok=True)
+    with open("/out/a/python3-evil_1.0-0~lxcbuild1~deb12_all.deb", "w") as file:
+        file.write("x")"""
+#: Ends the check that imports it, and says in its place that all is well.
+FORGER = """
+import json, os, signal
+with open("/out/verification.json", "w") as file:
+    json.dump({"schema": 1, "modules": [], "scripts": [], "entry_points": [], "companions": [], "dependents": [], "installed": {},
+               "environment": {}, "loose": [], "distributions": [{"name": "evil", "version": "1.0", "requires": []}]}, file)
+os.kill(os.getppid(), signal.SIGKILL)
+raise ImportError("nothing works")
+"""
 DATA = "[('/etc/sudoers.d', ['evil.py']), ('share/polkit-1/rules.d', ['evil.py'])]"
 #: What the code does, and the modules and data files of the project.
 CASES: dict[str, tuple[str, str, str]] = {
@@ -90,12 +117,19 @@ CASES: dict[str, tuple[str, str, str]] = {
     "other-package": (OTHER, "['evil']", "[]"),
     "rules": (OWN_DEB, "['evil']", "[]"),
     "output": (OUTPUT, "['evil']", "[]"),
+    "sources": (SOURCES, "['evil']", "[]"),
+    "namesake": (NAMESAKE, "['evil']", "[]"),
     "obsolete-field": (APPEND.format(line="XB-Revision: 99"), "['evil']", "[]"),
     "hook-of-the-distribution": ("\n    pass", "['evil', 'apport_python_hook']", "[]"),
     "startup-file": ("\n    pass", "['evil', 'usercustomize']", "[]"),
     "sudoers": ("\n    pass", "['evil']", DATA),
 }
-OFTEN = ("maintainer-script", "hidden-members", "startup-file")
+OFTEN = ("maintainer-script", "hidden-members", "startup-file", "sources", "namesake")
+SAID = {
+    "hidden-members": "ends in a slash",
+    "sources": "is not the source archive that was built",
+    "namesake": "came out in a directory of its own",
+}
 #: What these do comes too late, or lies where nobody looks: the build may succeed, without them.
 IN_VAIN = ("rules", "output")
 
@@ -116,7 +150,7 @@ def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Pat
         assert not any("sudo" in name for name in published)
         return
     assert found is not None, published
-    assert kind != "hidden-members" or "ends in a slash" in found["brief"], found
+    assert SAID.get(kind, "") in found["brief"], found
     assert found["class"] in ("gate-rejected", "wrote-outside", "compile-failed"), found
     assert published == []
 
@@ -127,3 +161,12 @@ def test_47_the_same_project_without_the_attack_is_built(build: Any, tmp_path: P
     (project / "evil.py").write_text("X = 1\n")
     (project / "setup.py").write_text(SETUP.format(attack="\n    pass", modules="['evil']", data="[]"))
     assert build(sdist(project, tmp_path)).build["status"] == "built"
+
+
+def test_47_a_package_cannot_end_its_own_check(build: Any, tmp_path: Path) -> None:
+    project = tmp_path / "evil"
+    project.mkdir()
+    (project / "evil_forger.py").write_text(FORGER)
+    (project / "setup.py").write_text(SETUP.format(attack="\n    pass", modules="['evil', 'evil_forger']", data="[]"))
+    found = build(sdist(project, tmp_path)).build["failure"]
+    assert (found["class"], found["phase"]) == ("install-failed", "verify"), found

@@ -130,6 +130,11 @@ def test_a_small_index_of_long_names_is_refused_in_little_memory(root: Path) -> 
         )
         assert "pyproject.toml" in files(root)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        submodules = index((0, b"a" * 4000), *((9, b"%09d" % number) for number in range(20_000)), version=4)
+        (root / ".git/index").write_bytes(submodules.replace(struct.pack(">I", 0o100644), struct.pack(">I", 0o160000)))
+        with pytest.raises(InputError, match="the names of the files"):
+            files(root)
+        assert tracemalloc.get_traced_memory()[1] < 96 << 20
     finally:
         tracemalloc.stop()
 

@@ -7,6 +7,7 @@ knows beyond the host's files is kept: its rules, and the relations that a stdeb
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from lxcbuild.debian.inside.patches import patched
 from lxcbuild.debian.inside.report import answer, read_request, refuse, say
 from lxcbuild.debian.inside.unpack import unpack
 
+#: Begins the line that tells the orig tarball's SHA-256.
+ORIG = "orig tarball sha256:"
 _MAGIC = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\x00", "xz"))
 # Fields of a stdeb.cfg that add to the host's; a project may not displace other packages.
 _KEPT_FIELDS = ("Recommends", "Suggests")
@@ -56,6 +59,7 @@ def _debianize() -> dict[str, Any]:
         notes.append("the debian directory that the project ships was moved aside")
     notes.extend(_strip_bytecode(tree))
     orig = _orig_tarball(archive, tree, request, notes)
+    digest = _sha256(tree.parent / orig)
     files: dict[str, str] = dict(request["files"])
     # dpkg-source applies patches before the build; until then the tree stays as upstream's.
     with patched(tree):
@@ -75,6 +79,7 @@ def _debianize() -> dict[str, Any]:
         path.write_text(text, "utf-8")
         os.utime(path, (request["timestamp"], request["timestamp"]))
     (debian / "rules").chmod(0o755)
+    say(f"{ORIG}{digest}")  # the host hears it before any code of the package can say otherwise
     return {"orig_tarball": orig, "notes": notes}
 
 
@@ -116,6 +121,14 @@ def _orig_tarball(archive: Path, tree: Path, request: dict[str, Any], notes: lis
         for member in [tree, *sorted(tree.rglob("*"))]:
             tar.add(member, arcname=member.relative_to(tree.parent).as_posix(), recursive=False, filter=neutral)
     return path.name
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # -- stdeb --------------------------------------------------------------------------------------------------------

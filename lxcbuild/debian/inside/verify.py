@@ -39,16 +39,20 @@ def _verify() -> dict[str, Any]:
     scripts = [_script(path) for path in files if re.fullmatch(r"/usr/s?bin/[^/]+", path)][:500]
     scripts.extend(_missing_scripts(distributions, files))
     modules, loose = _modules(files)
-    return {
-        "modules": [_try(name, [_IMPORT, name]) for name in modules[:_MAX_MODULES]],
-        "loose": sorted(loose.intersection(modules[:_MAX_MODULES])),
-        "scripts": scripts,
-        "entry_points": [entry for distribution in distributions for entry in _entry_points(distribution)][:100],
+    facts = {
         "distributions": [_facts(distribution) for distribution in distributions],
         "companions": [_facts(distribution) for distribution in companions][:1000],
         "dependents": _dependents([*distributions, *companions])[:1000],
         "installed": _installed(),
         "environment": _marker_environment(),
+    }
+    # From here on the package's code runs, and may change what is to be seen.
+    return {
+        **facts,
+        "modules": [_try(name, [_IMPORT, name]) for name in modules[:_MAX_MODULES]],
+        "loose": sorted(loose.intersection(modules[:_MAX_MODULES])),
+        "scripts": scripts,
+        "entry_points": [entry for distribution in distributions for entry in _entry_points(distribution)][:100],
     }
 
 
