@@ -17,7 +17,7 @@ from lxcbuild.debian import layout, startup
 from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.control import is_relation_field
 from lxcbuild.debian.ownership import Owners, OwnSources, Sources
-from lxcbuild.debian.scripts import unknown_lines
+from lxcbuild.debian.scripts import foreign_text, is_obeyed
 from lxcbuild.values import dataclass
 
 _MAX_FINDINGS = 200
@@ -315,12 +315,13 @@ class _Gate:
     def check_scripts(self, deb: Deb) -> None:
         package = deb.control.get("Package", "")
         for file in sorted(set(deb.control_files).intersection((*_SCRIPTS, "triggers"))):
-            unknown = unknown_lines(file, deb.control_files[file], package=package)
-            if unknown:
-                shown = unknown[0][:200]
-                self.find(
-                    "script", f"{deb.path.name}:{file}", f"is not of debhelper's shapes: {shown!r}", fatal=self.strict
-                )
+            foreign = foreign_text(file, deb.control_files[file], package=package)
+            if foreign is not None:
+                message = f"is not of debhelper's shapes: {foreign[:200]!r}"
+                self.find("script", f"{deb.path.name}:{file}", message, fatal=self.strict)
+        for member in deb.members if self.strict else ():
+            if is_obeyed(member.name):
+                self.find("name", member.name, "has characters in its name that a shell or a pattern would obey")
 
     def check_owners(self, deb: Deb) -> None:
         if self.request.owners is None:

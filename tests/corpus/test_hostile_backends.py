@@ -121,12 +121,14 @@ CASES: dict[str, tuple[str, str, str]] = {
     "namesake": (NAMESAKE, "['evil']", "[]"),
     "obsolete-field": (APPEND.format(line="XB-Revision: 99"), "['evil']", "[]"),
     "hook-of-the-distribution": ("\n    pass", "['evil', 'apport_python_hook']", "[]"),
+    "name-for-a-shell": ("\n    pass", "['evil', '$(id)']", "[]"),
     "startup-file": ("\n    pass", "['evil', 'usercustomize']", "[]"),
     "sudoers": ("\n    pass", "['evil']", DATA),
 }
 OFTEN = ("maintainer-script", "hidden-members", "startup-file", "sources", "namesake")
 SAID = {
     "hidden-members": "ends in a slash",
+    "name-for-a-shell": "a shell",
     "sources": "is not the source archive that was built",
     "namesake": "came out in a directory of its own",
 }
@@ -139,7 +141,7 @@ def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Pat
     attack, modules, data = CASES[kind]
     project = tmp_path / "evil"
     project.mkdir()
-    for module in ("evil", "usercustomize", "apport_python_hook"):
+    for module in ("evil", "usercustomize", "apport_python_hook", "$(id)"):
         (project / f"{module}.py").write_text("X = 1\n")
     (project / "setup.py").write_text(SETUP.format(attack=attack, modules=modules, data=data))
     done = build(sdist(project, tmp_path))
