@@ -26,13 +26,13 @@ __all__ = ["ArtifactError", "Budget", "Deb", "Member", "checksums", "parse_stanz
 MAX_CONTROL_BYTES = 4 * 1024 * 1024
 MAX_DATA_BYTES = 8 * 1024**3
 #: What the gate reads: members that programs take orders from.
-_READ = re.compile(r"[^\0]*\.pth")
+_READ = re.compile(r"[^\0]*\.pth|usr/share/zsh/(?:vendor-completions|site-functions)/[^/]+")
 _MAX_READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deb:
-    """A binary package: its control stanza, its other control files by name, its file tree with the data of small .pth files."""
+    """A binary package: its control stanza, its other control files by name, its file tree with the data of what the gate reads."""
 
     path: Path
     control: dict[str, str]

@@ -74,6 +74,32 @@ samba security selinux services shells skel snmpd squid ssh ssl sssd strongswan 
 tuned unbound update-motd uwsgi uwsgi-emperor vagrant vault vbox vnc vpnc wgetrc wireguard wireplumber wpa_supplicant xdg xen
 zabbix zookeeper
 """
+#: Functions of zsh's own completion (zshcompsys(1)) that complete no command of a package: zsh takes a package's before its own.
+_ZSH_FUNCTIONS = """
+absolute_command_paths alias aliases all_labels all_matches alternative approximate arch_archives arch_namespace arg_compile
+arguments arrays assign bash_completions baudrates be_name bind_addresses bindkey bpf_filters brace_parameter bsd_disks builtin
+cache_invalid call_function call_program canonical_paths capabilities cd cmdambivalent cmdstring combination command
+command_names comp_locale compadd compdef complete complete_debug complete_help complete_help_generic complete_tag completers
+condition correct correct_filename correct_word ctags_tags date_formats dates deb_architectures deb_codenames deb_files
+deb_packages debbugs_bugnumber default delimiters describe description dict_words diff_options dir_list directories
+directory_stack dirs disable dispatch dns_types domains dynamic_directory_name email_addresses emulate enable equal exec
+expand_alias expand_word extensions external_pwds fbsd_architectures fbsd_device_types file_descriptors file_flags file_modes
+file_systems files find_net_interfaces functions fuse_arguments fuse_values global_tags globflags globqual_delims globquals
+gnu_generic hash have_glob_qual history history_complete_word history_modifiers hosts ignored in_vared jails java_class jobs
+jobs_bg jobs_builtin jobs_fg ktrace_points limit limits list list_files logical_volumes login_classes mac_applications
+mac_files_for_application mailboxes main_complete match math math_params menu message mime_types module_math_func
+most_recent_file multi_parts my_accounts nbsd_architectures net_interfaces newsgroups next_label next_tags normal nothing
+numbers object_files obsd_architectures oldlist options options_set options_unset parameter parameters path_commands path_files
+perl_basepods pgids physical_volumes pick_variant pids pkg_instance ports precommand printers process_names python_modules read
+read_comp redirect regex_arguments regex_words remote_files requested retrieve_cache retrieve_mac_apps routing_domains
+routing_tables sched selinux_contexts selinux_roles selinux_types selinux_users sep_parts sequence services set set_command
+setopt setup signals source ssh_hosts store_cache sub_commands subscript suffix_alias_files svcs_fmri sys_calls tags tar_archive
+terminals tilde_files time_zone trap ttyctl ttys typeset ulimit umountable unhash urls user_admin user_at_host user_expand
+user_math_func users_on value values vared vars vcs_info_hooks volume_groups wait wakeup_capable_devices wanted watch-snoop
+which widgets x_arguments x_borderwidth x_color x_colormapid x_cursor x_display x_extension x_font x_geometry x_keysym x_locale
+x_modifier x_name x_resource x_selection_timeout x_title x_utils x_visual x_window xt_arguments xt_session_id zfs_dataset
+zfs_pool zle zmodload zones zstyle
+"""
 
 
 def search_names(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
@@ -180,15 +206,33 @@ def completed_command(path: str) -> str | None:
 
 
 def check_completions(members: Sequence[Member]) -> Iterator[Member]:
-    """Completions for none of the package's own commands. What is called like one with something after it, no shell loads."""
+    """Completions for none of the package's own commands.
+
+    What is called like one with something after it, bash and fish do not load. zsh takes commands from files' first lines.
+    """
     places = ("usr/bin", "usr/games")
     commands = {name for place, _, name in (member.name.rpartition("/") for member in members) if place in places}
+    of_zsh = commands.difference(_ZSH_FUNCTIONS.split())
     for member in members:
         command = completed_command(member.name) if member.kind != "dir" else None
-        if command is not None and command not in commands:
+        if command is None:
+            continue
+        if member.name.startswith("usr/share/zsh/"):
+            if command not in of_zsh or not _completes_only(member, of_zsh):
+                yield member
+        elif command not in commands:
             stems = (command[:at] for at, letter in enumerate(command) if letter in ".-_")
             if not commands.intersection(stems):
                 yield member
+
+
+def _completes_only(member: Member, commands: set[str]) -> bool:
+    """Whether a completion of zsh says in its first line (zshcompsys(1)) that it is for these commands: no option, pattern or
+    context is called like one."""
+    if member.kind != "file" or member.data is None:
+        return False
+    tag, *completed = re.split("[ \t]+", member.data.partition(b"\n")[0].decode("utf-8", "replace").rstrip(" \t"))
+    return tag == "#compdef" and completed != [] and commands.issuperset(completed)
 
 
 def is_plain_share(name: str) -> bool:

@@ -155,8 +155,59 @@ def test_46_completions_of_own_commands_are_accepted_however_they_are_called(tmp
         f"{COMPLETIONS}/{name}"
         for name in ("demo", "_demo", "demo.bash", "demo-completion.bash", "demo.bash-completion")
     ]
-    names += ["./usr/share/zsh/vendor-completions/_demo", "./usr/share/fish/vendor_completions.d/demo.fish"]
+    names += ["./usr/share/fish/vendor_completions.d/demo.fish"]
     assert judged_project(tmp_path, *(Entry(name, b"x") for name in names)).findings == ()
+
+
+ZSH = "./usr/share/zsh/vendor-completions/_demo"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(
+            Entry(ZSH, text)
+            for text in (
+                b"#compdef demo git sudo ssh apt\n",
+                b"#compdef -P *\n",
+                b"#compdef -p d* demo\n",
+                b"#compdef -k complete-word ^X^D\n",
+                b"#compdef demo -P *\n",
+                b"#compdef -default-\n",
+                b"#compdef demo=git git=demo\n",
+                b"#compdef demo\rgit\n",
+                b"#compdef\n",
+                b"#autoload\n",
+                b"#compdef\tgit",
+                b" #compdef demo\n",
+                b"",
+                b"#compdef demo\n" + b"#" * 65_536,
+            )
+        ),
+        Entry("./usr/share/zsh/site-functions/_demo", b"#compdef git\n"),
+        Entry(f"{ZSH}-git", b"#compdef demo\n"),
+        Entry(f"{ZSH}.zwc", b"#compdef demo\n"),
+        Entry(ZSH, kind=b"2", link="../../../bin/demo", mode=0o777),
+        Entry(ZSH, kind=b"1", link="./usr/bin/demo", mode=0o755),
+    ],
+)
+def test_46_completions_of_zsh_are_for_what_their_first_line_says(tmp_path: Path, entry: Entry) -> None:
+    assert "command" in rules(judged_project(tmp_path, entry))
+
+
+def test_46_functions_of_zshs_own_are_nobodys_completions(tmp_path: Path) -> None:
+    entries = (
+        Entry("./usr/bin/path_files", b"x", mode=0o755),
+        Entry(f"{ZSH[:-5]}_path_files", b"#compdef path_files\n"),
+    )
+    assert rules(judged_project(tmp_path, *entries)) == {"command"}
+
+
+def test_46_completions_of_zsh_for_own_commands_are_accepted(tmp_path: Path) -> None:
+    entries = (Entry(ZSH, b"#compdef  demo demo-more \n_demo() {}\n"), Entry("./usr/bin/demo-more", b"x", mode=0o755))
+    assert judged_project(tmp_path, *entries).findings == ()
+    file = Entry("./usr/share/zsh/site-functions/_demo", b"#compdef demo")
+    assert judged_project(tmp_path, file).findings == ()
 
 
 @pytest.mark.parametrize(
