@@ -13,7 +13,7 @@ from lxcbuild.model import FailureClass
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 #: In one text of a list. Lists hold requirements, whose parser descends one level per parenthesis and ends in a RecursionError.
 _MAX_PARENTHESES = 50
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class DocumentError(ValueError):

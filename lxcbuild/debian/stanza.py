@@ -7,6 +7,8 @@ import re
 MAX_STANZA_BYTES = 1024 * 1024
 _MAX_FIELDS = 500
 _FIELD = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,80}):[ \t]*(.*)")
+#: Of C1 as of C0, and what breaks lines or turns directions in what people see.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class ArtifactError(ValueError):
@@ -29,7 +31,7 @@ def parse_stanza(data: bytes, *, what: str) -> dict[str, str]:
     fields: dict[str, list[str]] = {}
     name = ""
     for line in text.rstrip("\n").split("\n"):
-        if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", line):
+        if _CONTROL.search(line):
             raise ArtifactError(f"{what} holds control characters")
         if line[:1] in (" ", "\t") and line.strip():
             if not name:

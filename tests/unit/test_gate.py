@@ -315,6 +315,17 @@ def test_a_bomb_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
         read_deb(path, max_data_bytes=1024 * 1024)
 
 
+@pytest.mark.parametrize(
+    "character",
+    [*"\0\x07\x1b\x7f\x80\x85\x9b\x9f\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"],
+)
+def test_46_a_field_with_what_terminals_or_pages_obey_is_refused(character: str) -> None:
+    for text in (f"Description: a {character}b", f"Description: a\n {character}b", f"Maintainer: a {character}"):
+        with pytest.raises(ArtifactError, match="control characters"):
+            parse_stanza(f"{text}\n".encode(), what="it")
+    assert parse_stanza("Description: na\u00efve \u4f60\U0001f600\n a\n".encode(), what="it")
+
+
 def test_megabytes_in_one_field_are_refused() -> None:
     with pytest.raises(ArtifactError):
         parse_stanza(b"Description: " + b"x" * (2 * 1024 * 1024), what="it")

@@ -65,7 +65,7 @@ def test_48_texts_come_out_bounded_and_clean() -> None:
     value = {
         "schema": 1,
         "long": "x" * 100_000,
-        "odd": "a\0b\x1b[2J\u202ec\ud800",
+        "odd": "a\0b\x1b[2J\u202e\u200f\u061cc\ud800",
         "many": ["x"] * 5000,
         "nested": [NESTED],
     }
