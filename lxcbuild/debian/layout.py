@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from packaging.version import InvalidVersion, Version
 
@@ -44,6 +44,9 @@ _ANY_OWN = re.compile(
 #: the wheel holds them below its root, where nobody looks for them.
 _NEVER_MODULES = frozenset("etc usr var opt srv sbin home root run dev proc sys boot lib64".split())  # noqa: SIM905
 _SELDOM_MODULES = frozenset(("bin", "lib", "share", "tmp"))
+_PLACE = re.compile(r"usr/share/man/|usr/(?:share/doc|lib/[^/]+-linux-gnu[^/]*)/[^/]+/")
+_SHARE = re.compile(r"usr/share/[^/]+/")
+_MAX_LINKS = 8
 _EXTENSION = re.compile(r"\.(?:cpython-\d+[a-z]*(?:-[\w-]+)?\.|abi3\.)?so(?:\.\d+)*$")
 
 
@@ -82,14 +85,11 @@ def check_tree(deb: Deb, layout: Layout) -> Iterator[Misplaced]:
         yield from _check_python(deb, layout)
         yield from _check_roots(deb)
         yield from _check_own(deb)
+        yield from _check_links(deb)
 
 
 def _check_own(deb: Deb) -> Iterator[Misplaced]:
-    """Nothing runs by itself or for others, and links lead to the package's own files.
-
-    A link to somebody else's directory is one release's; the next has files "below" it, and dpkg writes through the link.
-    """
-    names = sorted(member.name for member in deb.members)
+    """Nothing runs by itself or for others."""
     for member, message in startup.check_start(deb.members):
         yield Misplaced(rule="startup", subject=member.name, message=message)
     for member in startup.check_completions(deb.members):
@@ -99,18 +99,44 @@ def _check_own(deb: Deb) -> Iterator[Misplaced]:
     for member in deb.members:
         for rule, message in startup.check_member(member):
             yield Misplaced(rule=rule, subject=member.name, message=message)
-        if member.kind == "symlink" and member.link and not member.link.startswith("/"):
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.link))
-            if not _holds(names, target) and not _holds(names, f"{target}/"):
-                yield Misplaced(
-                    rule="link", subject=member.name, message=f"leads to no file of the package: {target[:200]!r}"
-                )
 
 
-def _holds(names: Sequence[str], start: str) -> bool:
-    """Whether one of the sorted names is ``start``, or, where that ends in a slash, lies below it."""
-    at = bisect.bisect_left(names, start)
-    return at < len(names) and (names[at] == start or (start.endswith("/") and names[at].startswith(start)))
+def _check_links(deb: Deb) -> Iterator[Misplaced]:
+    """Links lead to files of the package, and a command's to any of them.
+
+    A link to a directory is one release's; the next has files "below" it, and dpkg writes through the link. What is a file here is
+    a directory there, so other links stay within one directory that is the package's own, and there are none among modules.
+    """
+    members = {member.name: member for member in deb.members}
+    for member in deb.members:
+        if member.kind == "symlink":
+            target = _linked_file(member, members)
+            if target is None:
+                message = f"leads to no file of the package: {member.link[:200]!r}"
+            elif not member.name.startswith("usr/bin/") and not _in_one_place(member.name, target):
+                message = f"leads out of the directory that is the package's own: {member.link[:200]!r}"
+            else:
+                continue
+            yield Misplaced(rule="link", subject=member.name, message=message)
+
+
+def _linked_file(link: Member, members: Mapping[str, Member]) -> str | None:
+    """The file of the package that a symbolic link leads to, through others of the package; None when it leads to none."""
+    found: Member | None = link
+    for _ in range(_MAX_LINKS):
+        if found is None or found.kind != "symlink":
+            break
+        # After a name, which may be a link of the system, ".." leads to nobody knows where.
+        if ".." in itertools.dropwhile(lambda part: part in ("", ".", ".."), found.link.split("/")):
+            return None
+        found = members.get(posixpath.normpath(posixpath.join(posixpath.dirname(found.name), found.link)))
+    return found.name if found is not None and found.kind in ("file", "hardlink") else None
+
+
+def _in_one_place(link: str, target: str) -> bool:
+    """Whether both lie in one directory that no other package has files in."""
+    match = _PLACE.match(link) or (_SHARE.match(link) if startup.is_plain_share(link) else None)
+    return match is not None and target.startswith(match[0])
 
 
 def _check_kind(member: Member, kinds: dict[str, str], layout: Layout) -> Iterator[Misplaced]:
@@ -268,6 +294,12 @@ def regular_module(path: str) -> str | None:
     match = re.fullmatch(
         rf"{_DIST_PACKAGES}/([A-Za-z_]\w*)(?:/__init__)?(?:\.py|(?:\.cpython-\d+[a-z]*(?:-[\w-]+)?|\.abi3)?\.so)", path
     )
+    return match[1] if match else None
+
+
+def bare_module(path: str) -> str | None:
+    """The top-level module that a path is the directory of, or a link to it."""
+    match = re.fullmatch(rf"{_DIST_PACKAGES}/([A-Za-z_]\w*)", path)
     return match[1] if match else None
 
 

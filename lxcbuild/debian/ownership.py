@@ -56,7 +56,7 @@ def suite_owners(index: Index) -> Owners:
             return index.executables(command)
         if _ACTED_ON.match(path) is not None:
             return index.files(path)
-        module = layout.regular_module(path)
+        module = layout.regular_module(path) or layout.bare_module(path)
         return index.modules(module) if module is not None else ()
 
     return owners

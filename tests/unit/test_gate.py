@@ -148,7 +148,6 @@ def test_links_within_the_package_are_accepted(tmp_path: Path) -> None:
     extra = [
         Entry("./usr/bin/demo2", kind=b"2", link="demo", mode=0o777),
         Entry("./usr/bin/demo3", kind=b"1", link="./usr/bin/demo", mode=0o755),
-        Entry("./usr/share/demo/m", kind=b"2", link="../../lib/python3/dist-packages/demo", mode=0o777),
         Entry(LONG, b"x"),
     ]
     assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *extra])).accepted
