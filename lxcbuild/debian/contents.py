@@ -103,6 +103,14 @@ class ContentsIndex:
         fitting = [row for row in rows if f"/{row[0]}".endswith(f"/{path}")]
         return tuple(dict.fromkeys(package for _, package in sorted(fitting, key=lambda row: (len(row[0]), row))))
 
+    def system_headers(self, path: str) -> tuple[str, ...]:
+        """Packages that have a C header of that path where compilers look for all programs."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT p.name FROM header h JOIN package p ON p.id = h.package WHERE h.name = ? AND h.path = ?",
+            (path.rsplit("/", 1)[-1], path),
+        ).fetchall()
+        return tuple(sorted(row[0] for row in rows))
+
     def pkgconfig(self, name: str) -> tuple[str, ...]:
         """Packages that have ``<name>.pc``."""
         return self._packages("pkgconfig", name.removesuffix(".pc"))

@@ -24,12 +24,13 @@ _STRICT = (
     r"usr/share/lintian/overrides/{package}",
     r"usr/share/(?:{package}|{project}|jupyter|info|locale|icons|pixmaps|applications|metainfo|mime/packages)(?:/.+)?",
     r"usr/share/(?:bash-completion/completions|zsh/vendor-completions|zsh/site-functions|fish/vendor_completions\.d|fish/completions)/[^/]+",
-    r"usr/include/python3(?:\.\d{{1,2}})?/(?!cpython/|internal/)[^/]+/.+",
+    r"usr/include/python3(?:\.\d{{1,2}})?/(?!cpython/|internal/)(?i:{spelled})/.+",
     r"etc/(?:{project})/.+",
     startup.JUPYTER.replace("{", "{{").replace("}", "}}"),
 )
-# Not the directory itself: the dynamic linker, PAM and others load what lies there.
-_STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/(?:{package}|{project})/.+",)
+# Not the directory itself: the dynamic linker, PAM and others load what lies there, and Perl, GIO and more what lies in directories
+# that a project may be called like.
+_STRICT_COMPILED = (r"usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*/{package}/.+",)
 _ANY_ROOTS = ("usr", "etc", "var", "opt", "srv", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "boot")
 _ANY_NEVER = re.compile(
     r"(?:usr/local/|usr/tmp/|var/tmp/|var/run/|var/lock/|var/lib/dpkg/|var/cache/apt/|etc/os-release$|usr/lib/os-release$|etc/sudoers"
@@ -209,11 +210,13 @@ def _patterns(layout: Layout) -> tuple[re.Pattern[str], ...]:
         }
         # A project that is called like one of the shared directories gets no more than its own name's directory there.
         named = "|".join(re.escape(form) for form in sorted(forms))
+        spelled = re.escape(_plain(project)).replace(r"\-", "[-_.]+")
         texts = [*_STRICT, *(_STRICT_COMPILED if layout.compiled else ())]
         _compiled_patterns[key] = tuple(
             re.compile(
                 text.replace("{package}", re.escape(layout.package))
                 .replace("{project}", named)
+                .replace("{spelled}", spelled)
                 .replace("{{", "{")
                 .replace("}}", "}")
             )
@@ -294,6 +297,12 @@ def regular_module(path: str) -> str | None:
     match = re.fullmatch(
         rf"{_DIST_PACKAGES}/([A-Za-z_]\w*)(?:/__init__)?(?:\.py|(?:\.cpython-\d+[a-z]*(?:-[\w-]+)?|\.abi3)?\.so)", path
     )
+    return match[1] if match else None
+
+
+def included(path: str) -> str | None:
+    """What ``#include`` says for a header that compilers of extensions find before all others of that name."""
+    match = re.fullmatch(r"usr/include/python3(?:\.\d{1,2})?/(.+)", path)
     return match[1] if match else None
 
 

@@ -41,6 +41,9 @@ class Index(Protocol):
     def catalogues(self, name: str, /) -> Iterable[str]:
         """Packages that have translations of that domain."""
 
+    def system_headers(self, path: str, /) -> Iterable[str]:
+        """Packages that have a C header of that path where compilers look for all programs."""
+
     def trees(self, path: str, /) -> Iterable[str]:
         """Packages that have a package of Python modules for themselves."""
 
@@ -64,7 +67,7 @@ def suite_owners(index: Index) -> Owners:
 
 def project_owners(index: Index) -> Owners:
     """The same for a package of a Python project, which may not add to what others have for themselves either: directories of
-    programs that run what they find there, translations, packages of modules."""
+    programs that run what they find there, translations, packages of modules, headers."""
     owners, trees = suite_owners(index), functools.cache(index.trees)
 
     def all_owners(path: str) -> Iterable[str]:
@@ -74,6 +77,8 @@ def project_owners(index: Index) -> Owners:
                 found.update(trees(directory))
         if (match := _CATALOGUE.fullmatch(path)) is not None:
             found.update(index.catalogues(match[1]))
+        if (header := layout.included(path)) is not None:
+            found.update(index.system_headers(header))
         if startup.is_plain_share(path):
             depth = 2 if path.startswith("etc/") else 3
             found.update(index.directories("/".join(path.split("/")[:depth])))

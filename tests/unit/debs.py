@@ -58,6 +58,7 @@ class Suite:
     below: Mapping[str, Sequence[str]] = field(default_factory=dict)
     translated: Mapping[str, Sequence[str]] = field(default_factory=dict)
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    included: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def executables(self, name: str) -> Sequence[str]:
         return self.programs.get(name, ())
@@ -73,6 +74,9 @@ class Suite:
 
     def catalogues(self, name: str) -> Sequence[str]:
         return self.translated.get(name, ())
+
+    def system_headers(self, path: str) -> Sequence[str]:
+        return self.included.get(path, ())
 
     def trees(self, path: str) -> Sequence[str]:
         return self.packages.get(path, ())

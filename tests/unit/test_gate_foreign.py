@@ -226,6 +226,18 @@ def test_46_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, e
     assert rules(judged_project(tmp_path, entry)) == {"owned"}
 
 
+def test_46_a_project_that_is_called_like_headers_of_others_brings_none_of_theirs(tmp_path: Path) -> None:
+    def judge(directory: str, header: str, **included: tuple[str, ...]) -> set[str]:
+        owners = project_owners(debs.Suite(included={"demo.sys/types.h": included["owners"]}))
+        entry = Entry(f"./usr/include/{directory}/{header}", b"x")
+        report = judged_project(tmp_path, entry, project="demo-sys", owners=owners)
+        return rules(report) - {"project"}
+
+    assert judge("python3.11", "demo.sys/types.h", owners=("libc6-dev",)) == {"owned"}
+    assert judge("python3.11", "demo.sys/own.h", owners=("libc6-dev",)) == set()
+    assert judge("python3", "Demo_Sys/types.h", owners=()) == set()
+
+
 @pytest.mark.parametrize("place", ["etc/NetworkManager", "usr/share/dkms"])
 def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
     project = place.rpartition("/")[2]

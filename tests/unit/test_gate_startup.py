@@ -96,6 +96,37 @@ def test_46_libraries_that_the_linker_finds_reject_the_package(tmp_path: Path, n
     assert any(finding.rule == "layout" and finding.subject == name[2:] for finding in report.findings)
 
 
+@pytest.mark.parametrize(
+    ("project", "below"),
+    [
+        ("perl5", "5.36/strict.pm"),
+        ("perl-base", "strict.pm"),
+        ("glibc-hwcaps", "x86-64-v2/libc.so.6"),
+        ("gio", "modules/libevil.so"),
+        ("security", "pam_evil.so"),
+        ("pkgconfig", "zlib.pc"),
+        ("Demo", "libdemo.so.1"),
+    ],
+)
+def test_46_beside_libraries_a_package_has_no_directory_but_that_of_its_own_name(
+    tmp_path: Path, project: str, below: str
+) -> None:
+    def judge(directory: str) -> set[str]:
+        entry = Entry(f"./usr/lib/x86_64-linux-gnu/{directory}/{below}", b"x")
+        control = debs.CONTROL.replace(": all", ": amd64")
+        report = judged(tmp_path, entry, project=project, compiled=True, control=control)
+        return {finding.subject for finding in report.findings if finding.rule == "layout"}
+
+    assert judge(project) == {f"usr/lib/x86_64-linux-gnu/{project}/{below}"}
+    assert judge("python3-demo") == set()
+
+
+@pytest.mark.parametrize("directory", ["sys", "openssl", "numpy", "cpython", "internal", "demo2", "x/demo"])
+def test_46_headers_lie_below_the_projects_name(tmp_path: Path, directory: str) -> None:
+    entry = Entry(f"./usr/include/python3.11/{directory}/types.h", b"x")
+    assert rules(judged(tmp_path, entry)) == {"layout"}
+
+
 @pytest.mark.parametrize("project", ["polkit-1", "dbus-1", "initramfs-tools", "perl5", "X11", "ca-certificates", "gdb"])
 def test_46_a_project_that_is_called_like_a_directory_of_the_system_gets_none(tmp_path: Path, project: str) -> None:
     report = judged(tmp_path, Entry(f"./usr/share/{project}/actions/evil", b"x"), project=project)
