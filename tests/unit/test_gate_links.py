@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
 
 import debs
@@ -149,3 +151,46 @@ def test_links_of_a_debian_source_package_lead_where_they_like(tmp_path: Path) -
         link("./usr/share/demo/fonts", "../fonts/truetype"),
     ]
     assert judged(tmp_path, *entries, rules=RuleSet.ANY).accepted
+
+
+@pytest.mark.parametrize(
+    ("to", "below", "written"),
+    [
+        ("../../../etc", "cron.d/evil", "etc/cron.d/evil"),
+        # The second release has a directory where the first had the file.
+        (
+            "../../lib/python3/dist-packages/google/x",
+            "__init__.py",
+            "usr/lib/python3/dist-packages/google/x/__init__.py",
+        ),
+        ("data/x", "evil", "usr/share/demo/data/x/evil"),
+    ],
+)
+def test_46_dpkg_writes_through_links_and_those_that_are_accepted_lead_to_the_packages_own(
+    tmp_path: Path, to: str, below: str, written: str
+) -> None:
+    if shutil.which("dpkg") is None:
+        pytest.skip("dpkg is not installed")
+    target = f"./{written.removesuffix(below).rstrip('/')}"
+    first = [link(f"{SHARE}/d", to), Entry(target, b"x") if target != "./etc" else Entry("./etc/demo/conf", b"x")]
+    second = [Entry(f"{target}/", kind=b"5", mode=0o755), Entry(f"{SHARE}/d/{below}", b"x")]
+    root = tmp_path / "root"
+    (root / "var/lib/dpkg/info").mkdir(parents=True)
+    (root / "var/lib/dpkg/updates").mkdir()
+    (root / "var/lib/dpkg/status").touch()
+    for version, tree in (("1.0", first), ("2.0", second)):
+        package = tmp_path / f"{version}.deb"
+        package.write_bytes(
+            debs.deb(tree=tree, scripts={}, control=debs.CONTROL.replace("1.0", version).replace("python3:any", "a"))
+        )
+        command = [
+            "dpkg",
+            f"--root={root}",
+            "--log=/dev/null",
+            "--force-depends",
+            "--force-not-root",
+            "--force-bad-path",
+        ]
+        subprocess.run([*command, "--unpack", package], check=True, capture_output=True)
+    assert (root / written).exists()
+    assert judged(tmp_path, *first).accepted == written.startswith("usr/share/demo/")
