@@ -32,9 +32,9 @@ _CLEAN = (
 _BLOCKS = {"postinst": (_COMPILE,), "prerm": (_CLEAN,)}
 _TRIGGERS = frozenset({"activate-noawait ldconfig"})
 _MAX_BYTES = 64 * 1024
-#: Characters below U+0080 in names of files: nothing that a shell expands or that ends a word or a string, but for blanks, brackets
-#: and a few more that usual packages have; none of these either where the blocks above act on the name.
-_NAME = re.compile(r"[A-Za-z0-9 ._+,:=@%~#!()\[\]/\x80-\U0010ffff-]*")
+#: Characters below U+0080 in names of files. Where the blocks above act on the name, none that a shell expands or that ends a word
+#: or a string; elsewhere those that usual packages have: templates of projects (``{{ name }}``), web pages (``$id.js``).
+_NAME = re.compile(r"[A-Za-z0-9 ._+,:=@%~#!()\[\]{}$'&^/\x80-\U0010ffff-]*")
 _NAME_ACTED_ON = re.compile(r"[A-Za-z0-9._+,:=@%/\x80-\U0010ffff-]*")
 
 

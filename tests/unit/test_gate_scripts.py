@@ -88,7 +88,21 @@ def test_46_lines_of_a_known_block_are_none_elsewhere(tmp_path: Path, name: str,
     [
         *("$(id).py", "`id`.py", 'a"b.py', "a\\b.py", "$(id)/b.py", "a b.py", "{a,b}.py", "a*.py", "a?.py", "[a].py"),
         *("(a).py", "~a.py", "a#.py", "a!.py", "a;b.py", "a\u202eb.py", "a b/c.py"),
-        *("$HOME", "`id`", "a'b", 'a"b', "a\\b", "a;b", "a&b", "a|b", "a<b", "a>b", "a*b", "a?b", "a{b", "a}b", "a^b"),
+        *(
+            "{{ a }}/b.py",
+            "a'b.py",
+            "a&b.py",
+            "a^b.py",
+            "`id`",
+            'a"b',
+            "a\\b",
+            "a;b",
+            "a|b",
+            "a<b",
+            "a>b",
+            "a*b",
+            "a?b",
+        ),
         *("a\u2028b", "a\u00a0b", "a\u200fb"),
     ],
 )
@@ -105,6 +119,7 @@ def test_46_a_directorys_name_is_acted_on_as_well(tmp_path: Path) -> None:
     [
         *("script (dev).tmpl", "launcher manifest.xml", "Lorem ipsum.txt", "page-[id]-1.js", "lt~obsolete.m4"),
         *("QEMU,tcx.bin", "Net::SMTP", "sr@latin", "F\u0151tan\u00fas\u00edtv\u00e1ny_=x.crt", "50%.txt", "c#.txt"),
+        *("{{ name }}.toml", "$id.js", "it's.txt", "a&b.svg"),
         *("na\u00efve.py", "a+b.py", "a-b.py", "a,b=c.py", "@x/y.py", "__main__.py"),
     ],
 )
