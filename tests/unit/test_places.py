@@ -85,7 +85,7 @@ def test_completions_come_with_their_directories(tmp_path: Path) -> None:
     ]
     files = [
         Entry("./usr/share/bash-completion/completions/demo", b""),
-        Entry("./usr/share/zsh/site-functions/_demo", b""),
+        Entry("./usr/share/zsh/site-functions/_demo", b"#compdef demo\n"),
     ]
     assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *above, *files])).accepted
 
