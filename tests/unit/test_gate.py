@@ -7,42 +7,22 @@ import lzma
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import debs
 import pytest
 from debs import Entry
+from gating import REQUEST, judge, rules
 
 from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, parse_stanza, read_deb
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.gate import GateReport, RuleSet, check
 from lxcbuild.debian.ownership import suite_owners
 
-REQUEST = GateRequest(
-    rules=RuleSet.PYTHON,
-    source="python-demo",
-    version="1.0-0~lxcbuild1~deb12",
-    suite="bookworm",
-    architecture="amd64",
-    package="python3-demo",
-    project="Demo",
-    project_version="1.0",
-)
 LONG = "./usr/lib/python3/dist-packages/demo/" + "/".join(["directory"] * 12) + "/module.py"
-
-
-def judged(
-    tmp_path: Path, package: bytes | None = None, *, changes: dict[str, str] | None = None, **request: Any
-) -> GateReport:
-    return check(dataclasses.replace(REQUEST, **request), debs.build(tmp_path, package, **(changes or {})))
-
-
-def rules(report: GateReport) -> set[str]:
-    return {finding.rule for finding in report.findings if finding.fatal}
 
 
 @pytest.mark.parametrize("compression", ["xz", "gz", ""])
 def test_an_honest_package_is_accepted(tmp_path: Path, compression: str) -> None:
-    report = judged(tmp_path, debs.deb(compression=compression))
+    report = judge(tmp_path, debs.deb(compression=compression))
     assert report.findings == ()
     assert report.relations == {"python3-demo": "python3:any"}
 
@@ -77,7 +57,7 @@ def test_a_real_package_of_debhelper_has_no_script_finding(tmp_path: Path) -> No
         "\tfind /usr/lib/python3/dist-packages/ -type d -name __pycache__ -empty -print0 "
         "| xargs --null --no-run-if-empty rmdir\nfi\n"
     )
-    assert judged(tmp_path, debs.deb(scripts={"prerm": prerm})).accepted
+    assert judge(tmp_path, debs.deb(scripts={"prerm": prerm})).accepted
 
 
 def test_what_dh_python_7_writes_has_no_script_finding(tmp_path: Path) -> None:
@@ -89,9 +69,9 @@ def test_what_dh_python_7_writes_has_no_script_finding(tmp_path: Path) -> None:
         "#!/bin/sh\nset -e\nif command -v py3clean >/dev/null 2>&1 && python3 -c 'pass' 2>/dev/null; then\n"
         "\tpy3clean -p python3-demo \nfi\n"
     )
-    assert judged(tmp_path, debs.deb(scripts={"postinst": postinst, "prerm": prerm})).accepted
+    assert judge(tmp_path, debs.deb(scripts={"postinst": postinst, "prerm": prerm})).accepted
     hostile = postinst.replace("|| true", "|| true; id")
-    assert not judged(tmp_path, debs.deb(scripts={"postinst": hostile})).accepted
+    assert not judge(tmp_path, debs.deb(scripts={"postinst": hostile})).accepted
 
 
 @pytest.mark.parametrize(
@@ -129,7 +109,7 @@ def test_what_dh_python_7_writes_has_no_script_finding(tmp_path: Path) -> None:
     ],
 )
 def test_a_hostile_member_rejects_the_package(tmp_path: Path, entry: Entry, rule: str) -> None:
-    report = judged(tmp_path, debs.deb(tree=[*debs.TREE, entry]))
+    report = judge(tmp_path, debs.deb(tree=[*debs.TREE, entry]))
     assert not report.accepted
     assert rule in rules(report)
 
@@ -141,7 +121,7 @@ def test_a_module_may_be_called_lib_and_documents_lie_under_the_projects_name(tm
         Entry("./usr/lib/python3/dist-packages/lib/table.json", b"{}"),
         Entry("./usr/share/doc/demo/README", b"x"),
     ]
-    assert judged(tmp_path, debs.deb(tree=tree)).accepted
+    assert judge(tmp_path, debs.deb(tree=tree)).accepted
 
 
 def test_links_within_the_package_are_accepted(tmp_path: Path) -> None:
@@ -150,12 +130,12 @@ def test_links_within_the_package_are_accepted(tmp_path: Path) -> None:
         Entry("./usr/bin/demo3", kind=b"1", link="./usr/bin/demo", mode=0o755),
         Entry(LONG, b"x"),
     ]
-    assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *extra])).accepted
+    assert judge(tmp_path, debs.deb(tree=[*debs.TREE, *extra])).accepted
 
 
 def test_writing_through_an_own_link_is_rejected(tmp_path: Path) -> None:
     extra = [Entry("./usr/share/demo", kind=b"2", link="doc", mode=0o777), Entry("./usr/share/demo/x", b"x")]
-    assert "format" in rules(judged(tmp_path, debs.deb(tree=[*debs.TREE, *extra])))
+    assert "format" in rules(judge(tmp_path, debs.deb(tree=[*debs.TREE, *extra])))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +154,12 @@ def test_writing_through_an_own_link_is_rejected(tmp_path: Path) -> None:
 )
 def test_a_maintainer_script_of_its_own_rejects_the_package(tmp_path: Path, script: str) -> None:
     for name in ("postinst", "preinst"):
-        assert "script" in rules(judged(tmp_path, debs.deb(scripts={name: script})))
+        assert "script" in rules(judge(tmp_path, debs.deb(scripts={name: script})))
 
 
 @pytest.mark.parametrize("name", ["config", "templates", "conffiles", "evil"])
 def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> None:
-    assert "control-file" in rules(judged(tmp_path, debs.deb(scripts={name: "x\n"})))
+    assert "control-file" in rules(judge(tmp_path, debs.deb(scripts={name: "x\n"})))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +194,7 @@ def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> No
     ],
 )
 def test_a_control_file_that_claims_something_else_is_rejected(tmp_path: Path, old: str, new: str) -> None:
-    report = judged(tmp_path, debs.deb(control=debs.CONTROL.replace(old, new)))
+    report = judge(tmp_path, debs.deb(control=debs.CONTROL.replace(old, new)))
     assert not report.accepted
 
 
@@ -222,7 +202,7 @@ def test_a_control_file_that_claims_something_else_is_rejected(tmp_path: Path, o
     "changes", [{"Distribution": "trixie"}, {"Source": "glibc"}, {"Version": "2"}, {"Binary": "python3-demo evil"}]
 )
 def test_a_changes_file_that_claims_something_else_is_rejected(tmp_path: Path, changes: dict[str, str]) -> None:
-    assert "field" in rules(judged(tmp_path, changes=changes))
+    assert "field" in rules(judge(tmp_path, changes=changes))
 
 
 def test_artefacts_must_be_the_files_that_the_documents_describe(tmp_path: Path) -> None:
@@ -262,7 +242,7 @@ def test_48_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, mon
 
 
 def test_a_file_of_another_package_is_rejected(tmp_path: Path) -> None:
-    report = judged(tmp_path, owners=suite_owners(debs.Suite({"demo": ["other"]}, {"demo": ["python3-demo"]})))
+    report = judge(tmp_path, owners=suite_owners(debs.Suite({"demo": ["other"]}, {"demo": ["python3-demo"]})))
     assert [(finding.rule, finding.subject) for finding in report.findings] == [("owned", "usr/bin/demo")]
 
 
@@ -296,7 +276,7 @@ def test_a_file_of_another_package_is_rejected(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_archive_is_rejected(tmp_path: Path, package: bytes) -> None:
-    assert "format" in rules(judged(tmp_path, package))
+    assert "format" in rules(judge(tmp_path, package))
 
 
 def test_a_bomb_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
@@ -333,23 +313,23 @@ def test_megabytes_in_one_field_are_refused() -> None:
 def test_any_debian_package_may_bring_scripts_and_configuration_but_no_system_files(tmp_path: Path) -> None:
     extra = [Entry("./etc/demo.conf", b"x"), Entry("./usr/lib/demo", kind=b"2", link="/etc/demo", mode=0o777)]
     package = debs.deb(scripts={"postinst": "#!/bin/sh\nadduser demo\n"}, tree=[*debs.TREE, *extra])
-    assert judged(tmp_path, package, rules=RuleSet.ANY).accepted
+    assert judge(tmp_path, package, rules=RuleSet.ANY).accepted
     for name in ("./etc/sudoers.d/x", "./usr/lib/os-release", "./root/x", "./etc/passwd", "./usr/local/bin/x"):
         hostile = debs.deb(tree=[*debs.TREE, Entry(name, b"x")])
-        assert "layout" in rules(judged(tmp_path, hostile, rules=RuleSet.ANY))
+        assert "layout" in rules(judge(tmp_path, hostile, rules=RuleSet.ANY))
 
 
 def test_what_debian_splits_may_be_one_package_when_the_host_says_so(tmp_path: Path) -> None:
     """Not the package decides whose place it takes: the fields must be the ones that were planned."""
 
-    def judge(fields: str, supersedes: tuple[str, ...] = ()) -> GateReport:
+    def merged(fields: str, supersedes: tuple[str, ...] = ()) -> GateReport:
         owners = {"usr/bin/demo": ("demo",)}
         package = debs.deb(control=f"{debs.CONTROL}{fields}")
-        return judged(tmp_path, package, supersedes=supersedes, owners=lambda path: owners.get(path, ()))
+        return judge(tmp_path, package, supersedes=supersedes, owners=lambda path: owners.get(path, ()))
 
     planned = "Conflicts: demo\nReplaces: demo\n"
-    assert judge(planned, ("demo",)).accepted
-    assert rules(judge(planned)) == {"field", "owned"}
-    assert rules(judge("Conflicts: demo, bash\n", ("demo",))) == {"field"}
-    (owned,) = (item for item in judge("").findings if item.rule == "owned")
+    assert merged(planned, ("demo",)).accepted
+    assert rules(merged(planned)) == {"field", "owned"}
+    assert rules(merged("Conflicts: demo, bash\n", ("demo",))) == {"field"}
+    (owned,) = (item for item in merged("").findings if item.rule == "owned")
     assert owned.owners == ("demo",)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import debs
+import gating
 import pytest
 from debs import Entry
+from gating import SITE, rules
 
 from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
 from lxcbuild.debian.ownership import project_owners, suite_owners
 
-SITE = "./usr/lib/python3/dist-packages"
 SUITE = debs.Suite(
     programs={"sudo": ("sudo", "sudo-ldap"), "crontab": ("cron",)},
     imported={"apport_python_hook": ("python3-apport",)},
@@ -34,15 +36,7 @@ REQUEST = GateRequest(
     owners=suite_owners(SUITE),
     sources=SUITE.sources,
 )
-
-
-def judged(tmp_path: Path, *entries: Entry, control: str = debs.CONTROL, **request: object) -> GateReport:
-    files = debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries], control=control))
-    return check(dataclasses.replace(REQUEST, **request), files)  # type: ignore[arg-type]
-
-
-def rules(report: GateReport) -> set[str]:
-    return {finding.rule for finding in report.findings if finding.fatal}
+judged = functools.partial(gating.judged, base=REQUEST)
 
 
 @pytest.mark.parametrize(

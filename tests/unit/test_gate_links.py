@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,31 +9,16 @@ from pathlib import Path
 import debs
 import pytest
 from debs import Entry
+from gating import SITE, judged
 
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.gate import GateReport, RuleSet
 from lxcbuild.debian.ownership import project_owners, suite_owners
 
-SITE = "./usr/lib/python3/dist-packages"
 SHARE = "./usr/share/demo"
-REQUEST = GateRequest(
-    rules=RuleSet.PYTHON,
-    source="python-demo",
-    version="1.0-0~lxcbuild1~deb12",
-    suite="bookworm",
-    architecture="amd64",
-    package="python3-demo",
-    project="Demo",
-    project_version="1.0",
-)
 
 
 def link(name: str, to: str) -> Entry:
     return Entry(name, kind=b"2", link=to, mode=0o777)
-
-
-def judged(tmp_path: Path, *entries: Entry, control: str = debs.CONTROL, **request: object) -> GateReport:
-    files = debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries], control=control))
-    return check(dataclasses.replace(REQUEST, **request), files)  # type: ignore[arg-type]
 
 
 def refused(report: GateReport) -> set[tuple[str, str]]:

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import debs
+import gating
 import pytest
 from debs import Entry
+from gating import judged, rules
 
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
-
-SITE = "./usr/lib/python3/dist-packages/demo"
-REQUEST = GateRequest(
-    rules=RuleSet.PYTHON,
-    source="python-demo",
-    version="1.0-0~lxcbuild1~deb12",
-    suite="bookworm",
-    architecture="amd64",
-    package="python3-demo",
-    project="demo",
-    project_version="1.0",
-)
+SITE = f"{gating.SITE}/demo"
 HEAD = "#!/bin/sh\nset -e\n"
 COMPILE = "if command -v py3compile >/dev/null 2>&1; then\n\tpy3compile -p python3-demo \nfi\n"
 SED = "\tdpkg -L python3-demo | sed -En -e '/^(.*)\\/(.+)\\.py$/s,,rm \"\\1/__pycache__/\\2\".*,e'\n"
@@ -33,14 +22,6 @@ EMPTY = (
     "| xargs --null --no-run-if-empty rmdir\n"
 )
 CLEAN = "if {there} py3clean >/dev/null 2>&1; then\n\tpy3clean -p python3-demo \nelse\n{removal}" + EMPTY + "fi\n"
-
-
-def judged(tmp_path: Path, *entries: Entry, scripts: dict[str, str] | None = None) -> GateReport:
-    return check(REQUEST, debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries], scripts=scripts)))
-
-
-def rules(report: GateReport) -> set[str]:
-    return {finding.rule for finding in report.findings if finding.fatal}
 
 
 @pytest.mark.parametrize(

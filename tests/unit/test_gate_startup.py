@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import debs
 import pytest
 from debs import Entry
+from gating import REQUEST, SITE, judged, rules
 from timing import within
 
 from lxcbuild.debian import debtar
 from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.gate import check
 from lxcbuild.debian.ownership import suite_owners
-
-SITE = "./usr/lib/python3/dist-packages"
-REQUEST = GateRequest(
-    rules=RuleSet.PYTHON,
-    source="python-demo",
-    version="1.0-0~lxcbuild1~deb12",
-    suite="bookworm",
-    architecture="amd64",
-    package="python3-demo",
-    project="Demo",
-    project_version="1.0",
-)
-
-
-def judged(tmp_path: Path, *entries: Entry, control: str = debs.CONTROL, **request: object) -> GateReport:
-    files = debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries], control=control))
-    return check(dataclasses.replace(REQUEST, **request), files)  # type: ignore[arg-type]
-
-
-def rules(report: GateReport) -> set[str]:
-    return {finding.rule for finding in report.findings if finding.fatal}
 
 
 @pytest.mark.parametrize(

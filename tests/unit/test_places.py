@@ -9,8 +9,8 @@ from pathlib import Path
 import debs
 import pytest
 from debs import Entry
+from gating import judge, rules
 from test_conversion import inspection, plan
-from test_gate import judged, rules
 
 from lxcbuild.debian.conversion import debian_files
 
@@ -75,7 +75,7 @@ def test_what_is_there_already_stays(tmp_path: Path) -> None:
 def test_configuration_of_ones_own_is_accepted(tmp_path: Path, name: str) -> None:
     above = [Entry(f"./{parent}", kind=b"5", mode=0o755) for parent in reversed(Path(name).parents[:-1])]
     package = debs.deb(tree=[*debs.TREE, *above, Entry(f"./{name}", b"{}")], scripts={"conffiles": f"/{name}\n"})
-    assert judged(tmp_path, package).accepted, judged(tmp_path, package).summary()
+    assert judge(tmp_path, package).accepted, judge(tmp_path, package).summary()
 
 
 def test_completions_come_with_their_directories(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_completions_come_with_their_directories(tmp_path: Path) -> None:
         Entry("./usr/share/bash-completion/completions/demo", b""),
         Entry("./usr/share/zsh/site-functions/_demo", b"#compdef demo\n"),
     ]
-    assert judged(tmp_path, debs.deb(tree=[*debs.TREE, *above, *files])).accepted
+    assert judge(tmp_path, debs.deb(tree=[*debs.TREE, *above, *files])).accepted
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_completions_come_with_their_directories(tmp_path: Path) -> None:
 )
 def test_configuration_of_the_system_is_not(tmp_path: Path, project: str, name: str) -> None:
     package = debs.deb(tree=[*debs.TREE, Entry(f"./{name}", b"x")])
-    assert "layout" in rules(judged(tmp_path, package, project=project))
+    assert "layout" in rules(judge(tmp_path, package, project=project))
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_configuration_of_the_system_is_not(tmp_path: Path, project: str, name: 
 )
 def test_conffiles_are_files_of_the_package_below_etc(tmp_path: Path, line: str) -> None:
     package = debs.deb(tree=[*debs.TREE, Entry("./etc/demo/x", b"x")], scripts={"conffiles": f"{line}\n"})
-    assert rules(judged(tmp_path, package)) == {"control-file"}
+    assert rules(judge(tmp_path, package)) == {"control-file"}
