@@ -178,11 +178,8 @@ def _siblings(work: Work, report: GateReport) -> set[str]:
     if not owners or official is None or any(not finding.owners for finding in fatal):
         return set()
     sources = work.facilities.archive_for(target).sources_of({*owners, official.package})
-    return (
-        owners
-        if {sources.get(name, name) for name in owners} == {sources.get(official.package, official.package)}
-        else set()
-    )
+    own = sources.get(official.package, official.package)
+    return owners if all(sources.get(name, name) == own for name in owners) else set()
 
 
 def _keep_aside(work: Work) -> Path:
