@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.state.paths import StateDirs
 
 # Making a base image takes half a minute, so tests share one state directory that outlives the run (its cold cache, at least).
 TEST_STATE = Path(os.environ.get("LXCBUILD_TEST_STATE_DIR", "/var/tmp/lxcbuild-tests"))

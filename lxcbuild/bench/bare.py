@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lxcbuild import process
-from lxcbuild.debian.compilation import BASE_ENVIRONMENT
+from lxcbuild.debian.source.compilation import BASE_ENVIRONMENT
 from lxcbuild.errors import CommandError
 
 _LIMIT_S = 1800.0

@@ -20,17 +20,17 @@ from lxcbuild.bench.clean_rooms import ROOMS, Ready, Wanted
 from lxcbuild.bench.cold import forget_layers, layerless
 from lxcbuild.bench.samples import ratios
 from lxcbuild.bench.start import Budget
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.recipes import load_recipe
-from lxcbuild.debian import sources
-from lxcbuild.debian.aptroot import AptRoot
+from lxcbuild.debian.archive import sources
+from lxcbuild.debian.archive.aptroot import AptRoot
 from lxcbuild.errors import CommandError
 from lxcbuild.events import Monitor
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0

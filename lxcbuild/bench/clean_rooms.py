@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
-from lxcbuild.debian import sources
+from lxcbuild.debian.archive import sources
 from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lxcbuild import process
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import ImageError
 from lxcbuild.events import NullMonitor
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 
 _LIMIT_S = 600.0
 _PREFIX = "bench-"

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import Policy
-from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Instance, InstanceSpec, Step
+from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once, swept
 from lxcbuild.bench.samples import Spread, ratios
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import NetworkMode, Policy
-from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import InstanceSpec, Step
+from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend
-from lxcbuild.sandbox.network import GUARDED
+from lxcbuild.sandbox.network.network import GUARDED
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 #: Budgets (docs/performance.md).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lxcbuild.build.ready import dependencies_of, find_ready, influences
+from lxcbuild.builder.ready import dependencies_of, find_ready, influences
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.model import BuiltPackages, Outcome, SourceKind, Status
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from packaging.requirements import Requirement
 
-    from lxcbuild.build.ready import Ready
-    from lxcbuild.build.request import BuildRequest
-    from lxcbuild.config.paths import StateDirs
+    from lxcbuild.builder.ready import Ready
+    from lxcbuild.builder.request import BuildRequest
     from lxcbuild.events import Monitor
     from lxcbuild.ledger.direct import BuildLedger
     from lxcbuild.model import Target
+    from lxcbuild.state.paths import StateDirs
 
 
 def already_built(
@@ -46,7 +46,7 @@ def already_built(
 def _same_release(
     wish: BuildRequest, *, dirs: StateDirs, ledger: BuildLedger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
-    from lxcbuild.pypi.client import IndexClient, parse_requirement
+    from lxcbuild.pypi.index.client import IndexClient, parse_requirement
 
     requirement = parse_requirement(wish.requirement)
     python = _python_version(wish.target, dirs)
@@ -88,7 +88,7 @@ def _python_version(target: Target, dirs: StateDirs) -> str | None:
 
 def _override(name: str, version: str, target: Target, directory: Path | None) -> str:
     """The digest of the hand-made override that applies. Where there is no such file, none has to be understood."""
-    from lxcbuild.config import data
+    from lxcbuild.state import data
 
     if directory is None and not data.files("packages"):
         return ""
@@ -99,7 +99,7 @@ def _override(name: str, version: str, target: Target, directory: Path | None) -
 
 def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDirs) -> bool:
     """Whether the distribution ships the project in any version, or nobody knows yet: then phase resolve decides."""
-    from lxcbuild.debian.contents import ContentsIndex, database_path
+    from lxcbuild.debian.archive.contents import ContentsIndex, database_path
 
     path = database_path(dirs, wish.target)
     if not path.is_file():
@@ -114,7 +114,7 @@ def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDi
 def _handed_over(wish: BuildRequest, ready: Ready, needed: tuple[Ready, ...], dirs: StateDirs) -> Outcome:
     outcomes = [item.outcome() for item in (ready, *needed)]
     if wish.output is not None:
-        from lxcbuild.build.collect import hand_over
+        from lxcbuild.builder.phases.collect import hand_over
 
         for place, outcome in enumerate(outcomes):
             home = hand_over(dirs.artifacts / outcome.build_id, wish.output)

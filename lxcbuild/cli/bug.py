@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 from typing import ClassVar
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LxcbuildError
+from lxcbuild.state.paths import StateDirs
 
 
 class BugError(LxcbuildError):

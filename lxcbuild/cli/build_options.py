@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
+from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.builder.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.cli.options import host_target, target_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])

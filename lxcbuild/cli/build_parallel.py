@@ -8,22 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from lxcbuild.build.collect import hand_over
-from lxcbuild.build.ready import Ready, dependencies_of
-from lxcbuild.build.request import BuildRequest
+from lxcbuild.builder.phases.collect import hand_over
+from lxcbuild.builder.ready import Ready, dependencies_of
+from lxcbuild.builder.request import BuildRequest
 from lxcbuild.cli.bulk_workshop import bulk_workshop
 from lxcbuild.config.overrides import load_overrides
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import BuildEnded, BuildPutAside, Monitor, Note
 from lxcbuild.farm.artifacts import DirectoryStore
-from lxcbuild.farm.engine import JobEvent
+from lxcbuild.farm.engines.engine import JobEvent
+from lxcbuild.farm.engines.local import LocalEngine
 from lxcbuild.farm.jobs import estimate_for, known_failures, options_of
 from lxcbuild.farm.journal import Journal
-from lxcbuild.farm.local import LocalEngine
 from lxcbuild.farm.progress import Progress
 from lxcbuild.farm.run import Head
 from lxcbuild.farm.runs import Settings, Tally
@@ -31,7 +30,8 @@ from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import BuiltPackages, Failure, FailureClass, Outcome, Phase, Status
 from lxcbuild.plan.document import Member, Plan, PlannedJob
-from lxcbuild.pypi.client import IndexClient, parse_requirement
+from lxcbuild.pypi.index.client import IndexClient, parse_requirement
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 _Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, LxcbuildError]]

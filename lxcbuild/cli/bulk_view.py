@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lxcbuild.cli.render import Ui, safe
-from lxcbuild.cli.units import seconds_text
+from lxcbuild.config.ranges import seconds_text
 from lxcbuild.farm.progress import Picture, Progress
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start

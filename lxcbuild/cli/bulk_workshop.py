@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from lxcbuild.build.facilities import Facilities
+from lxcbuild.builder.context import Facilities
 from lxcbuild.cli.log_setup import configure_logging
 from lxcbuild.cli.workshop import workshop
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.events import Monitor
+from lxcbuild.state.paths import StateDirs
 
 
 @contextlib.contextmanager

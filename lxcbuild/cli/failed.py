@@ -14,7 +14,7 @@ from lxcbuild.errors import InputError, StateGoneError
 from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
-    from lxcbuild.build.reopen import Reopened
+    from lxcbuild.builder.failed.reopen import Reopened
     from lxcbuild.images.hot import HotStore
     from lxcbuild.sandbox.base import Backend
 
@@ -56,7 +56,7 @@ def need_terminal(command: Sequence[str], *, again: bool) -> None:
 
 def newest_or(ui: Ui, given: str) -> str:
     """The id of the meant build, which may be shortened; "" is the newest kept state. Raises StateGoneError, UnknownBuildError."""
-    from lxcbuild.build import failedstate
+    from lxcbuild.builder.failed import failedstate
 
     states = failedstate.kept(ui.dirs)
     if not given:
@@ -78,7 +78,7 @@ def newest_or(ui: Ui, given: str) -> str:
 
 def use(ui: Ui, opened: Reopened, command: Sequence[str], *, again: bool, as_json: bool) -> int:
     """Hand the sandbox over: to a person, or to one command whose output is passed on; the exit status."""
-    from lxcbuild.build.reopen import AGAIN
+    from lxcbuild.builder.failed.reopen import AGAIN
 
     state = opened.state
     failure = state.failure
@@ -100,7 +100,7 @@ def use(ui: Ui, opened: Reopened, command: Sequence[str], *, again: bool, as_jso
 
 
 def _run(ui: Ui, opened: Reopened, command: Sequence[str], *, as_json: bool) -> int:
-    from lxcbuild.cli.run import Show, exit_status
+    from lxcbuild.cli.verbs.run import Show, exit_status
 
     show = Show(as_json=as_json)
     step = opened.step(command)

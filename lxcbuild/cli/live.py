@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lxcbuild.cli.monitors import LineTail, note_text, outcome_text, phase_text, progress_text
 from lxcbuild.cli.render import safe
-from lxcbuild.cli.units import seconds_text
+from lxcbuild.config.ranges import seconds_text
 from lxcbuild.events import (
     BuildEnded,
     BuildPutAside,

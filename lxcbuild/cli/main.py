@@ -18,8 +18,8 @@ import click
 
 from lxcbuild import __version__
 from lxcbuild.cli.render import Ui
-from lxcbuild.config.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
 from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
+from lxcbuild.state.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
 from lxcbuild.values import dataclass
 
 EXIT_USAGE = 2
@@ -38,27 +38,33 @@ class Verb:
 
 
 VERBS = {
-    "build": Verb("lxcbuild.cli.build:build", "Build Debian packages from Python projects or source packages."),
-    "plan": Verb("lxcbuild.cli.plan:plan", "Plan many builds: versions, order, cost."),
-    "rebuild": Verb("lxcbuild.cli.rebuild:rebuild", "Carry out a plan of many builds."),
-    "watch": Verb("lxcbuild.cli.watch:watch", "Build new releases of projects as they appear."),
-    "run": Verb("lxcbuild.cli.run:run", "Run any command in a fresh sandbox."),
-    "shell": Verb("lxcbuild.cli.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
-    "history": Verb("lxcbuild.cli.history:history", "List recorded builds.", quiet=True),
-    "log": Verb("lxcbuild.cli.log:log", "Show the log of a build.", quiet=True),
-    "explain": Verb("lxcbuild.cli.explain:explain", "Explain why a build failed and what helps.", quiet=True),
-    "capsule": Verb("lxcbuild.cli.capsule:capsule", "Save, show and open failed builds as files."),
-    "report": Verb("lxcbuild.cli.report:report", "Write a static, searchable site of what was built.", quiet=True),
-    "repo": Verb("lxcbuild.cli.repo:repo", "Make and keep signed APT repositories of what was built."),
-    "farm": Verb("lxcbuild.cli.farm:farm", "Build on many machines: certificates, scheduler, workers."),
-    "simulate": Verb("lxcbuild.cli.simulate:simulate", "Simulate the build of a whole index on labs of several sizes."),
-    "rootfs": Verb("lxcbuild.cli.rootfs:rootfs", "List, make, refresh, show and remove base images."),
-    "layers": Verb("lxcbuild.cli.layers:layers", "List, explain, evict and share dependency layers."),
-    "policy": Verb("lxcbuild.cli.policy:policy", "List, show and check isolation policies."),
-    "archive": Verb("lxcbuild.cli.archive:archive", "Ask what a suite's archive ships."),
-    "doctor": Verb("lxcbuild.cli.doctor:doctor", "Check what this host needs, or look for leftovers."),
-    "bench": Verb("lxcbuild.cli.bench:bench", "Measure speed against its budgets, beside other programs."),
-    "gc": Verb("lxcbuild.cli.gc:gc", "Remove leftovers that no live build owns."),
+    "build": Verb("lxcbuild.cli.verbs.build:build", "Build Debian packages from Python projects or source packages."),
+    "plan": Verb("lxcbuild.cli.verbs.plan:plan", "Plan many builds: versions, order, cost."),
+    "rebuild": Verb("lxcbuild.cli.verbs.rebuild:rebuild", "Carry out a plan of many builds."),
+    "watch": Verb("lxcbuild.cli.verbs.watch:watch", "Build new releases of projects as they appear."),
+    "run": Verb("lxcbuild.cli.verbs.run:run", "Run any command in a fresh sandbox."),
+    "shell": Verb("lxcbuild.cli.verbs.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
+    "history": Verb("lxcbuild.cli.verbs.records.history:history", "List recorded builds.", quiet=True),
+    "log": Verb("lxcbuild.cli.verbs.records.log:log", "Show the log of a build.", quiet=True),
+    "explain": Verb(
+        "lxcbuild.cli.verbs.records.explain:explain", "Explain why a build failed and what helps.", quiet=True
+    ),
+    "capsule": Verb("lxcbuild.cli.verbs.records.capsule:capsule", "Save, show and open failed builds as files."),
+    "report": Verb(
+        "lxcbuild.cli.verbs.records.report:report", "Write a static, searchable site of what was built.", quiet=True
+    ),
+    "repo": Verb("lxcbuild.cli.verbs.records.repo:repo", "Make and keep signed APT repositories of what was built."),
+    "farm": Verb("lxcbuild.cli.verbs.machine.farm:farm", "Build on many machines: certificates, scheduler, workers."),
+    "simulate": Verb(
+        "lxcbuild.cli.verbs.machine.simulate:simulate", "Simulate the build of a whole index on labs of several sizes."
+    ),
+    "rootfs": Verb("lxcbuild.cli.verbs.machine.rootfs:rootfs", "List, make, refresh, show and remove base images."),
+    "layers": Verb("lxcbuild.cli.verbs.machine.layers:layers", "List, explain, evict and share dependency layers."),
+    "policy": Verb("lxcbuild.cli.verbs.machine.policy:policy", "List, show and check isolation policies."),
+    "archive": Verb("lxcbuild.cli.verbs.machine.archive:archive", "Ask what a suite's archive ships."),
+    "doctor": Verb("lxcbuild.cli.verbs.machine.doctor:doctor", "Check what this host needs, or look for leftovers."),
+    "bench": Verb("lxcbuild.cli.verbs.bench.bench:bench", "Measure speed against its budgets, beside other programs."),
+    "gc": Verb("lxcbuild.cli.verbs.machine.gc:gc", "Remove leftovers that no live build owns."),
 }
 
 

@@ -9,7 +9,7 @@ import time
 from typing import IO, Any
 
 from lxcbuild.cli.render import outcome_document, safe
-from lxcbuild.cli.units import bytes_text, seconds_text
+from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, Progress
 from lxcbuild.model import Outcome, Status
 

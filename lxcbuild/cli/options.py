@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from lxcbuild.cli.render import Ui
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import NotRootError
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

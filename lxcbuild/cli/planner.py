@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.build.remembered import remembered
-from lxcbuild.build.request import BuildRequest
-from lxcbuild.cli.wishes import wishes
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.remembered import remembered
+from lxcbuild.builder.request import BuildRequest
+from lxcbuild.cli.requests import wishes
 from lxcbuild.config.recipes import load_recipe
-from lxcbuild.debian.contents import ContentsIndex
+from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.errors import InputError
 from lxcbuild.events import Monitor
-from lxcbuild.farm.layerplan import Ground, layers_of
-from lxcbuild.farm.planning import Suite, Wanted, make_plan
+from lxcbuild.farm.planning.layerplan import Ground, layers_of
+from lxcbuild.farm.planning.planning import Suite, Wanted, make_plan
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Target
 from lxcbuild.plan.document import Plan, PlannedLayer
-from lxcbuild.pypi.crowd import CrowdClient
+from lxcbuild.pypi.index.concurrent import CrowdClient
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 
 def plan_for(

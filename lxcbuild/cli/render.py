@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lxcbuild.cli.units import bytes_text, seconds_text
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.errors import LxcbuildError
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:

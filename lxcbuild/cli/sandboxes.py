@@ -15,8 +15,8 @@ from lxcbuild.errors import InputError
 from lxcbuild.images.image import Image
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
-from lxcbuild.sandbox import compiled
 from lxcbuild.sandbox.base import Bind, Instance, InstanceSpec
+from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend
 
 

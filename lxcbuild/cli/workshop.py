@@ -6,24 +6,24 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-from lxcbuild.build.facilities import Facilities
-from lxcbuild.build.layering import nearest_stack
+from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.overrides import Overrides, load_overrides
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.config.sharing import load_sharing
-from lxcbuild.debian.apt import AptArchive
-from lxcbuild.debian.contents import ContentsIndex
+from lxcbuild.debian.archive.apt import AptArchive
+from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.events import Monitor
 from lxcbuild.images.layer import Share
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Target
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
-from lxcbuild.sandbox.nursery import Nursery
+from lxcbuild.sandbox.start.launcher_pool import Nursery
+from lxcbuild.state.paths import StateDirs
 
 
 @contextlib.contextmanager

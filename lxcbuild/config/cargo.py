@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lxcbuild.config import data
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 FILE = "cargo.yaml"

@@ -18,9 +18,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from lxcbuild.config import data
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Target
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcbuild.config import data
 from lxcbuild.config.settled import settled
+from lxcbuild.state import data
 
 if TYPE_CHECKING:
     from lxcbuild import model

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from lxcbuild import model
-from lxcbuild.config import data, policies
+from lxcbuild.config import policies
 from lxcbuild.config.documents import nearest, read_document, validate
 from lxcbuild.config.policy_schema import PolicyFile, Size
 from lxcbuild.errors import ConfigError, UnknownPolicyError
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 

@@ -9,10 +9,10 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from lxcbuild.config import data
 from lxcbuild.config.settled import settled
 from lxcbuild.errors import UnknownTargetError
 from lxcbuild.model import Target
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 KIND = "rootfs"

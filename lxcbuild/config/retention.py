@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from lxcbuild.config.data import configuration_directory
+from lxcbuild.state.data import configuration_directory
 from lxcbuild.values import dataclass
 
 

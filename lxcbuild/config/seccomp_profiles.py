@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lxcbuild.config import data
 from lxcbuild.config.settled import settled
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 KIND = "cgroups/seccomp"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lxcbuild.config import data
+from lxcbuild.state import data
 
 if TYPE_CHECKING:
     from lxcbuild.config.sharing_file import SharingSettings

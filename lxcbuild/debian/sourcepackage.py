@@ -11,9 +11,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from lxcbuild.debian import apt, control, conversion, documents, steps
-from lxcbuild.debian.artifacts import ArtifactError, checksums, parse_stanza
+from lxcbuild.debian import documents, steps
+from lxcbuild.debian.archive import apt
 from lxcbuild.debian.documents import DocumentError, Reader
+from lxcbuild.debian.gate.artifacts import ArtifactError, checksums, parse_stanza
+from lxcbuild.debian.source import control, conversion
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass

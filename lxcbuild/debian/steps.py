@@ -104,7 +104,10 @@ def python_step(
 @functools.cache
 def fork_server_files() -> Mapping[str, bytes]:
     """The two servers of which commands marked ``fork_served`` fork their programs: Perl's and Python's."""
-    return {inside: (Path(__file__).parent / "inside" / name).read_bytes() for inside, name in _FORK_SERVERS.items()}
+    return {
+        inside: (Path(__file__).parent / "inside/forkserver" / name).read_bytes()
+        for inside, name in _FORK_SERVERS.items()
+    }
 
 
 def request(document: Mapping[str, object]) -> dict[str, bytes]:

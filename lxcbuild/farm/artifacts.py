@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from lxcbuild.errors import DiskFullError, FarmError, WrongHashError
-from lxcbuild.farm.engine import StoredFile
+from lxcbuild.farm.engines.engine import StoredFile
 
 MAX_DOCUMENT_BYTES = 64 << 20
 _BLOCK = 1 << 20

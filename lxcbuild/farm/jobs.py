@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.ready import Ready, Records, find_ready, influences, sound
-from lxcbuild.build.remembered import remembered
-from lxcbuild.build.request import DEFAULT_MAINTAINER, BuildRequest
+from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.builder.ready import Ready, Records, find_ready, influences, sound
+from lxcbuild.builder.remembered import remembered
+from lxcbuild.builder.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.config.overrides import Overrides
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import UnknownBuildError
-from lxcbuild.farm.engine import Provided, StoredFile
+from lxcbuild.farm.engines.engine import Provided, StoredFile
 from lxcbuild.model import Target
 from lxcbuild.plan.capacity import Need, cpu_need, memory_need
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Task
-from lxcbuild.pypi.ceilings import Ceiling
+from lxcbuild.pypi.versions.version_caps import Ceiling
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 #: Of a request, what concerns one project and not the whole run.

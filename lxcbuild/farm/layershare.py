@@ -16,16 +16,16 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.debian.apt import ResolvedPackage, ResolvedSet
+from lxcbuild.debian.archive.apt import ResolvedPackage, ResolvedSet
 from lxcbuild.errors import FarmError, ImageError, LxcbuildError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.farm.artifacts import ArtifactStore
-from lxcbuild.farm.engine import StoredFile
+from lxcbuild.farm.engines.engine import StoredFile
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.layer import layer_key
-from lxcbuild.images.shelf import Shelf, write
+from lxcbuild.images.layer_records import Shelf, write
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:

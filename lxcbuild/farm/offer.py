@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lxcbuild.errors import DiskFullError
-from lxcbuild.farm.engine import Engine, Job, JobResult, WorkerInfo
+from lxcbuild.farm.engines.engine import Engine, Job, JobResult, WorkerInfo
 from lxcbuild.values import dataclass
 
 #: A worker with less than this on the disks of its state takes no job: packages, logs and downloads would not fit.

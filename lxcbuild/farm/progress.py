@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from lxcbuild.events import BuildStarted, Note, PhaseStarted
-from lxcbuild.farm.engine import JobEvent
+from lxcbuild.farm.engines.engine import JobEvent
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start
 from lxcbuild.values import dataclass

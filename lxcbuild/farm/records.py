@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lxcbuild.build.request import new_build_id
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.request import new_build_id
 from lxcbuild.farm.artifacts import ArtifactStore
-from lxcbuild.farm.engine import BuildReport
+from lxcbuild.farm.engines.engine import BuildReport
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 
 def record_report(report: BuildReport, *, ledger: Ledger, dirs: StateDirs, store: ArtifactStore) -> None:

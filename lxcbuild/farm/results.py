@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from lxcbuild.errors import FarmError
-from lxcbuild.farm.engine import JobResult
+from lxcbuild.farm.engines.engine import JobResult
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

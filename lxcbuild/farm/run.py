@@ -13,29 +13,29 @@ from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from dataclasses import field
 
-from lxcbuild.build.failures import failure_of
-from lxcbuild.build.ready import Ready
-from lxcbuild.build.request import BuildRequest
-from lxcbuild.config import locks
+from lxcbuild.builder.failures import failure_of
+from lxcbuild.builder.ready import Ready
+from lxcbuild.builder.request import BuildRequest
 from lxcbuild.config.overrides import Overrides
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
 from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, walk_results
-from lxcbuild.farm.engine import Engine, Job, JobResult, Raised
+from lxcbuild.farm.engines.engine import Engine, Job, JobResult, Raised
 from lxcbuild.farm.jobs import Shelf, provided, request_for, task_for
 from lxcbuild.farm.journal import Journal
+from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.records import reason, record_report, record_without_build
 from lxcbuild.farm.runs import Publish, Settings, Tally, Watcher
-from lxcbuild.farm.widen import places, widened
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
-from lxcbuild.pypi.ceilings import Ceiling, lowered
+from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 #: Seconds between two looks at the room that there is, which others of the machine change.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from lxcbuild.build.ready import Ready
+from lxcbuild.builder.ready import Ready
 from lxcbuild.model import Failure, Outcome
 from lxcbuild.plan.schedule import Start, State
 from lxcbuild.values import dataclass

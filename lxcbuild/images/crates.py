@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.debian import crates as naming
 from lxcbuild.debian import steps
+from lxcbuild.debian.source import crates as naming
 from lxcbuild.errors import ImageError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images.image import Image
@@ -95,7 +95,7 @@ class CrateLayers:
             "destination": _LAID,
             "checksums": {file.stem: file.sha256 for file in files},
         }
-        step = steps.python_step("lay_crates")
+        step = steps.python_step("crates.lay_crates")
         said: list[bytes] = []
         with self._backend.create(spec) as instance:
             instance.start()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from lxcbuild.config.retention import load_retention
 from lxcbuild.images.hot import memory_info
+from lxcbuild.images.layer_records import Shelved
 from lxcbuild.images.layers import LayerStore
-from lxcbuild.images.shelf import Shelved
 from lxcbuild.values import dataclass
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lxcbuild.config import locks
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import KernelError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.images import tmpfs_maps
 from lxcbuild.images.image import Storage
 from lxcbuild.linux import syscalls
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
 
 GIB = 1024**3
 _MS_NOSUID, _MS_NODEV = 2, 4

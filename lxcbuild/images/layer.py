@@ -9,10 +9,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
-from lxcbuild.debian.apt import ResolvedSet
+from lxcbuild.debian.archive.apt import ResolvedSet
 from lxcbuild.images.image import STATUS_FILE, InstalledPackage
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS
-from lxcbuild.images.shelf import Stack
+from lxcbuild.images.layer_records import Stack
 from lxcbuild.values import dataclass
 
 

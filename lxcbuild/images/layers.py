@@ -19,9 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lxcbuild.config import locks
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
+from lxcbuild.debian.archive.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
 from lxcbuild.errors import ImageError, NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images import pack
@@ -29,9 +27,11 @@ from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import install
 from lxcbuild.images.layer import Chooser, Layer, LayerRecord, Share, layer_key
-from lxcbuild.images.shelf import Shelf, package_id, write
-from lxcbuild.sandbox import compiled
+from lxcbuild.images.layer_records import Shelf, package_id, write
 from lxcbuild.sandbox.base import Backend
+from lxcbuild.sandbox.inside import compiled
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
 
 #: Places of the sandbox itself: mount points and scratch space are no part of what was installed.
 _NOT_INSTALLED = ("in", "out", "build", "dev", "proc", "sys", "run", "tmp")

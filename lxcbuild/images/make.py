@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
-from lxcbuild.debian import sources
-from lxcbuild.debian.aptroot import unreachable
+from lxcbuild.debian.archive import sources
+from lxcbuild.debian.archive.aptroot import unreachable
 from lxcbuild.errors import ConfigError, DiskFullError, HostError, ImageError, LxcbuildError, NetworkError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.images import pack

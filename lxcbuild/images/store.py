@@ -9,11 +9,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lxcbuild.config import locks
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import Recipe, load_recipe, load_recipes
-from lxcbuild.debian import sources
-from lxcbuild.debian.apt import AptArchive
+from lxcbuild.debian.archive import sources
+from lxcbuild.debian.archive.apt import AptArchive
 from lxcbuild.errors import ImageMissingError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.images import make as making
@@ -21,7 +19,9 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import Image, ImageRecord
 from lxcbuild.model import Target
-from lxcbuild.sandbox import compiled
+from lxcbuild.sandbox.inside import compiled
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 DAY_S = 86400.0

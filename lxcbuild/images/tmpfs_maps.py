@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.linux import ids, probe
+from lxcbuild.state.paths import StateDirs
 
 _FILE = "tmpfs-maps.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # differs from boot to boot (random(4)): kernels change then only

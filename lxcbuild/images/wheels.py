@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.debian import backend as inside
+from lxcbuild.debian.source import backend as inside
 from lxcbuild.debian.steps import InsideStep
 from lxcbuild.errors import ImageError
 from lxcbuild.events import Monitor, Note, NullMonitor
@@ -25,7 +25,7 @@ from lxcbuild.images.image import Image
 from lxcbuild.images.install import provision_policy
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
-from lxcbuild.pypi.buildset import Chosen
+from lxcbuild.pypi.versions.buildset import Chosen
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
 from lxcbuild.values import dataclass
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, Self
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import refusals, rows
 from lxcbuild.ledger.owners import FileOwners
@@ -26,6 +25,7 @@ from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, now
 from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.terms import Term, terms
 from lxcbuild.model import Outcome, PhaseRecord
+from lxcbuild.state.paths import StateDirs
 
 #: The columns that hold JSON.
 JSON_COLUMNS = frozenset({"layers", "limits_in_force", "request"})

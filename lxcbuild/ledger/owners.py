@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Protocol
 
-from lxcbuild.config import locks
+from lxcbuild.state import locks
 
 
 class Owners(Protocol):

@@ -16,15 +16,15 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
-from lxcbuild.ledger import costs, database, questions, rows, schema
+from lxcbuild.ledger import costs, questions, rows, schema, sql
 from lxcbuild.ledger.costs import Cost
 from lxcbuild.ledger.owners import FileOwners, Owners
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, is_id_part, now
 from lxcbuild.ledger.refusals import os_errors
 from lxcbuild.ledger.serverowners import ServerOwners
 from lxcbuild.model import Outcome, PhaseRecord
+from lxcbuild.state.paths import StateDirs
 
 _CHUNK = 500  # ids in one IN (...): below every database's limit
 
@@ -40,7 +40,7 @@ class Ledger:
             self._owners = FileOwners(dirs.locks)
         else:
             self._owners = ServerOwners(engine)
-            self._path = database.shown_url(dirs.ledger_url)
+            self._path = sql.shown_url(dirs.ledger_url)
 
     @classmethod
     def open(cls, dirs: StateDirs) -> Self:
@@ -48,16 +48,16 @@ class Ledger:
 
         Raises LedgerError, or DiskFullError.
         """
-        place = dirs.ledger if dirs.ledger_url is None else database.shown_url(dirs.ledger_url)
+        place = dirs.ledger if dirs.ledger_url is None else sql.shown_url(dirs.ledger_url)
         with os_errors(dirs.ledger):
             if dirs.ledger_url is not None:
-                engine = database.connect_url(dirs.ledger_url)
+                engine = sql.connect_url(dirs.ledger_url)
             else:
                 if not dirs.ledger.exists():
                     dirs.lib.mkdir(parents=True, exist_ok=True)
-                engine = database.connect(dirs.ledger)
+                engine = sql.connect(dirs.ledger)
             try:
-                database.migrate(engine, place, dirs.locks / "ledger-migration")
+                sql.migrate(engine, place, dirs.locks / "ledger-migration")
                 ledger = cls(dirs, engine)
                 if dirs.ledger_url is not None or os.access(dirs.ledger, os.W_OK):
                     ledger.settle()
@@ -83,7 +83,7 @@ class Ledger:
 
     def begin(self, build: NewBuild) -> None:
         """Record that a build runs, owned by this process."""
-        with os_errors(self._path), database.errors_named(self._path):
+        with os_errors(self._path), sql.errors_named(self._path):
             owner = self._owners.take()
         with self._writing() as connection:
             connection.execute(sa.insert(schema.build), [{**rows.from_new(build), "owner": owner}])
@@ -162,7 +162,7 @@ class Ledger:
         table = schema.build
         with self._reading() as connection:
             running = connection.execute(sa.select(table.c.id, table.c.owner).where(table.c.status == RUNNING)).all()
-        with database.errors_named(self._path):
+        with sql.errors_named(self._path):
             dead = {owner for owner in {row.owner for row in running} if owner is None or not self._owners.alive(owner)}
         lost = [row.id for row in running if row.owner in dead]
         for build_id in lost:
@@ -200,7 +200,7 @@ class Ledger:
 
     def _beginning(self, column: sa.ColumnElement[str], part: str) -> sa.Select[Any]:
         """Some builds where that column begins so. A range uses an index; "~" sorts behind everything that an id holds."""
-        by_bytes = sa.collate(column, "C") if database.is_server(self._engine) else column
+        by_bytes = sa.collate(column, "C") if sql.is_server(self._engine) else column
         # No order: sorting everything that begins with "2" by time would read it all.
         return sa.select(schema.build).where(by_bytes >= part, by_bytes < part + "~").order_by(by_bytes).limit(5)
 
@@ -247,12 +247,12 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with database.writing(self._engine, self._path) as connection:
+        with sql.writing(self._engine, self._path) as connection:
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with database.reading(self._engine, self._path) as connection:
+        with sql.reading(self._engine, self._path) as connection:
             yield connection
 
 

@@ -14,20 +14,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import CancelledError, HostError, InputError, LxcbuildError, NotRootError, SandboxError
 from lxcbuild.linux import block, mounts
-from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
-from lxcbuild.linux.cgroup_fs import Version
+from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost, Counters
+from lxcbuild.linux.cgroups.fs import Version
 from lxcbuild.model import OutputLimits, Usage
-from lxcbuild.sandbox import compiled, launcher, lxcconf, network, policy, seccomp
 from lxcbuild.sandbox import extract as extraction
+from lxcbuild.sandbox import seccomp
+from lxcbuild.sandbox.background import Behind
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User, Verdict
-from lxcbuild.sandbox.behind import Behind
-from lxcbuild.sandbox.nursery import LauncherHandle, Nursery, wait_pidfd
+from lxcbuild.sandbox.inside import compiled
+from lxcbuild.sandbox.limits import enforcement
+from lxcbuild.sandbox.network import network
 from lxcbuild.sandbox.registry import Registration
 from lxcbuild.sandbox.session import Session
+from lxcbuild.sandbox.start import launcher, lxcconf
+from lxcbuild.sandbox.start.launcher_pool import LauncherHandle, Nursery, wait_pidfd
 from lxcbuild.sandbox.watch import Reading
+from lxcbuild.state.paths import StateDirs
 
 _START_S = 60.0
 _DEATH_S = 10.0
@@ -74,7 +78,7 @@ class LxcBackend:
             if (disk := block.below(self._dirs.lib)) is not None:
                 self._host.count_io(disk.numbers)
         host = self._host
-        plan = policy.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
+        plan = enforcement.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
         _check_paths(spec)
         return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
@@ -105,7 +109,7 @@ class LxcInstance:
         spec: InstanceSpec,
         *,
         dirs: StateDirs,
-        plan: policy.LimitPlan,
+        plan: enforcement.LimitPlan,
         host: CgroupHost,
         nursery: Nursery,
         behind: Behind,
@@ -154,7 +158,7 @@ class LxcInstance:
             group = self._host.create(registration.record.cgroup, controllers=self._plan.controllers)
             cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
-            self._plan = policy.enforce(self._plan, cgroup)
+            self._plan = enforcement.enforce(self._plan, cgroup)
             self._nursery.way_out = self.spec.policy.network in network.GUARDED  # as this one, so the next ones
             line = self._guard_line = network.GuardLine()
             stack.callback(line.close)
@@ -167,7 +171,10 @@ class LxcInstance:
             self._init_pidfd = handle.open_init(guard_pid=self._guard_pid, netns=self._netns)
             if self._init_pidfd is not None:
                 stack.callback(os.close, self._init_pidfd)
-            self._limits = {**policy.read_back(self._plan, cgroup), **policy.read_back_disk(self._plan, self._upper_fd)}
+            self._limits = {
+                **enforcement.read_back(self._plan, cgroup),
+                **enforcement.read_back_disk(self._plan, self._upper_fd),
+            }
             self._resources = stack.pop_all()
 
     @property

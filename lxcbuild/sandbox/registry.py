@@ -31,9 +31,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, SandboxError
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
+from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

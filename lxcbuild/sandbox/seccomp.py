@@ -15,11 +15,11 @@ import functools
 import os
 from pathlib import Path
 
-from lxcbuild.config import data
 from lxcbuild.config.seccomp_profiles import KIND, SeccompProfile, load_seccomp
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import syscall_numbers
 from lxcbuild.sandbox import seccomp_bpf
+from lxcbuild.state import data
 from lxcbuild.values import dataclass
 
 _CLONE_NEWUSER = 0x10000000

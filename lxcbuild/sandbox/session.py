@@ -1,6 +1,6 @@
 """One conversation of the host with a runner: sends steps and files, owns the clocks, decides why a step ended.
 
-Everything that comes from the runner is treated as hostile (:mod:`lxcbuild.sandbox.protocol`); clocks and counters are the
+Everything that comes from the runner is treated as hostile (:mod:`lxcbuild.sandbox.inside.protocol`); clocks and counters are the
 host's own (:mod:`lxcbuild.sandbox.watch`). One poll loop per step, no threads.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.log import Logger
 from lxcbuild.model import FailureClass, Policy
-from lxcbuild.sandbox import protocol
 from lxcbuild.sandbox.base import OutputSink, Step, StepResult, User
-from lxcbuild.sandbox.channel import Channel
+from lxcbuild.sandbox.inside import protocol
+from lxcbuild.sandbox.inside.channel import Channel
+from lxcbuild.sandbox.inside.protocol import Message, Ready
 from lxcbuild.sandbox.logs import LogCap
-from lxcbuild.sandbox.protocol import Message, Ready
 from lxcbuild.sandbox.watch import Probe, Reading, Watch
 
 __all__ = ["RUNNER", "Probe", "Reading", "Ready", "Session"]
@@ -30,9 +30,9 @@ __all__ = ["RUNNER", "Probe", "Reading", "Ready", "Session"]
 log = Logger()
 
 #: The script that runs as PID 1 inside: ``python3 -I -S RUNNER [FD | DEVICE]``; the default is descriptor 0.
-RUNNER = Path(__file__).with_name("runner.py")
+RUNNER = Path(__file__).parent / "inside/runner.py"
 #: Its other half, which it gets over the stream when it is up.
-_RUNNER_STEP = Path(__file__).with_name("runner_step.py")
+_RUNNER_STEP = Path(__file__).parent / "inside/runner_step.py"
 
 #: Time for a step to end after SIGTERM, after SIGKILL from the runner, and after the backend's kill.
 _TERM_GRACE_S, _KILL_GRACE_S, _DEATH_GRACE_S = 0.5, 1.0, 5.0

@@ -19,11 +19,11 @@ import pytest
 from attacking import POLICY, run_script
 from host_state import HostState
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Policy, Target
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, User
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 SandboxFactory = Callable[..., Instance]
 AttackRunner = Callable[..., Any]

@@ -17,13 +17,13 @@ from typing import Any
 
 from timing import quick
 
-from lxcbuild.cli.leftovers import find_leftovers
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.host.leftovers import find_leftovers
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
+from lxcbuild.state.paths import StateDirs
 
 TARGET = "debian/bookworm"
-LAUNCHER = "lxcbuild/sandbox/launcher.py"
+LAUNCHER = "lxcbuild/sandbox/start/launcher.py"
 
 
 def tiny_sdist(folder: Path) -> Path:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
+from lxcbuild.state.paths import StateDirs
 
 #: Settings of the host that attacks of ours aim at; a file that this kernel lacks is left out.
 SETTINGS = (

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lxcbuild.config import data
 from lxcbuild.linux import syscall_numbers
+from lxcbuild.state import data
 
 pytestmark = [
     pytest.mark.root,

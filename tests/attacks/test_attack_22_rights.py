@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.work import Work
+from lxcbuild.builder.work import Work
 from lxcbuild.cli.main import run_command_line
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.install import provision_policy
 from lxcbuild.sandbox.base import Instance, OutputSink, Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcInstance
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

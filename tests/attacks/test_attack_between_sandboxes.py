@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from attacking import SCRIPTS, run_script, run_unguarded
 
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import Bind, Instance, Step, User
 

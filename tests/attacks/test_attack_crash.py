@@ -19,8 +19,8 @@ import pytest
 from crashes import RunningBuild, alive, leftovers, mark_of, until_gone
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BuildsFailedError, SandboxError
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -14,7 +14,7 @@ from attacking import run_script
 from timing import once
 
 from lxcbuild.linux import block
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.model import IoDeviceLimits, IoLimits
 from lxcbuild.sandbox.base import Bind
 

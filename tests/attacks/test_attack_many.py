@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from attacking import POLICY
 
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox.base import InstanceSpec, Step
 
 pytestmark = pytest.mark.root

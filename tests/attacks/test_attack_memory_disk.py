@@ -10,9 +10,9 @@ import pytest
 from attacking import MIB, run_script
 from host_state import processes_in_range
 
-from lxcbuild.linux.cgroup import CgroupHost, Version
+from lxcbuild.linux.cgroups.cgroup import CgroupHost, Version
 from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, NetworkMode
-from lxcbuild.sandbox.limits_compute import SOCKET_MEMORY, socket_memory_bytes
+from lxcbuild.sandbox.limits.compute import SOCKET_MEMORY, socket_memory_bytes
 
 pytestmark = pytest.mark.root
 

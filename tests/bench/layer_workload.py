@@ -24,22 +24,22 @@ from typing import Any
 import yaml
 
 from lxcbuild.bench.cold import layerless
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.recipes import load_recipe
-from lxcbuild.debian.apt import AptArchive, ResolvedPackage, ResolvedSet
+from lxcbuild.debian.archive.apt import AptArchive, ResolvedPackage, ResolvedSet
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import install as installing
 from lxcbuild.images.image import Image
 from lxcbuild.images.install import OPTIONS
 from lxcbuild.images.layer import Layer
+from lxcbuild.images.layer_records import package_id
 from lxcbuild.images.layers import LayerStore
-from lxcbuild.images.shelf import package_id
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Phase, Target
 from lxcbuild.plan.layers import COSTS, Costs, LayerPlan, plan_layers
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 RECORDED = Path(__file__).with_name("layer_workload.json")
 MEASURED = Path(__file__).with_name("layer_measured.json")
@@ -68,10 +68,10 @@ def wishes(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
 
 def record(dirs: StateDirs) -> dict[str, Any]:
     """Inspect the projects in their sandboxes, as a build does, and resolve what they build with."""
-    from lxcbuild.build.driver import Course
-    from lxcbuild.build.failures import PhaseFailedError
-    from lxcbuild.build.request import BuildRequest
-    from lxcbuild.build.work import Work
+    from lxcbuild.builder.driver import Course
+    from lxcbuild.builder.failures import PhaseFailedError
+    from lxcbuild.builder.request import BuildRequest
+    from lxcbuild.builder.work import Work
     from lxcbuild.cli.workshop import workshop
 
     corpus = yaml.safe_load(CORPUS.read_text())
@@ -120,7 +120,7 @@ def record(dirs: StateDirs) -> dict[str, Any]:
 
 def _build_set(work: Any) -> tuple[tuple[str, ...], ResolvedSet]:
     """What the phase provision asks the suite for, and which packages these are above the toolchain."""
-    from lxcbuild.build.provision import _needed
+    from lxcbuild.builder.phases.provision import _needed
 
     facilities = work.facilities
     archive = facilities.archive_for(TARGET)

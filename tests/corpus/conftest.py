@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.state.paths import StateDirs
 
 TARGET = "debian/bookworm"
 #: Roomy enough for an honest build, small enough that a dishonest one is over within seconds.

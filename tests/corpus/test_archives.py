@@ -11,7 +11,7 @@ from typing import Any
 import packing
 import pytest
 
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -24,9 +24,9 @@ from typing import Any
 import yaml
 from packaging.utils import canonicalize_name
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LxcbuildError
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.state.paths import StateDirs
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus.yaml"

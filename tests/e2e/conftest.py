@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import Ended, LxcBuild, argv
 
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from command import LxcBuild, argv
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -20,8 +20,8 @@ import pytest
 from command import Ended, LxcBuild, argv
 from synthetic import World, make_world
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.ledger.store import Ledger
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_left")]
 
@@ -201,8 +201,8 @@ def _wait_for_worker(head: int) -> bool:
 
 def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from lxcbuild.config.paths import StateDirs\n"
-        "from lxcbuild.cli.bulk_workshop import bulk_workshop; from lxcbuild.farm.local import LocalEngine\n"
+        "import sys; from pathlib import Path; from lxcbuild.state.paths import StateDirs\n"
+        "from lxcbuild.cli.bulk_workshop import bulk_workshop; from lxcbuild.farm.engines.local import LocalEngine\n"
         "engine = LocalEngine(StateDirs.choose(sys.argv[1]), bulk_workshop, slots_directory=Path(sys.argv[2]))\n"
         "print(engine.workers()[0].cpus); engine.close()"
     )
@@ -216,7 +216,7 @@ def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
         )
         return float(done.stdout)
 
-    from lxcbuild.config import slots
+    from lxcbuild.state import slots
 
     free = cpus()
     with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=1 << 20, directory=tmp_path / "slots"):

@@ -21,8 +21,8 @@ from command import Ended, argv
 from farm_networks import Network
 from synthetic import World, make_world
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.ledger.store import Ledger
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 TARGET = "debian/bookworm"

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.driver import build
-from lxcbuild.build.facilities import Facilities
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.build.request import BuildRequest
-from lxcbuild.build.work import Work
+from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.driver import build
+from lxcbuild.builder.layering import nearest_stack
+from lxcbuild.builder.request import BuildRequest
+from lxcbuild.builder.work import Work
 from lxcbuild.cli.workshop import workshop
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.events import NullMonitor
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Status, Target
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.slow]
 

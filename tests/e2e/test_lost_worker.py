@@ -15,7 +15,7 @@ import pytest
 from command import LxcBuild, argv
 from synthetic import make_world
 
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
 

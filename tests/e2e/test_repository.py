@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from command import LxcBuild
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import install
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import NetworkMode, Target
 from lxcbuild.sandbox.base import Bind, InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -12,8 +12,8 @@ import pytest
 from command import LxcBuild
 
 from lxcbuild.config.recipes import load_recipe
-from lxcbuild.debian import sources
-from lxcbuild.debian.aptroot import AptRoot
+from lxcbuild.debian.archive import sources
+from lxcbuild.debian.archive.aptroot import AptRoot
 from lxcbuild.model import Target
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]

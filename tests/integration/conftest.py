@@ -12,11 +12,11 @@ from lxc_sandboxes import spec
 from runner_bench import Bench, pythons, started
 
 from lxcbuild.cli.options import host_target
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.fixture(scope="session")

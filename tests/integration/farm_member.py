@@ -16,9 +16,9 @@ from pathlib import Path
 from lxcbuild.errors import DiskFullError
 from lxcbuild.events import Note
 from lxcbuild.farm.certificates import Certificates
-from lxcbuild.farm.daskmembers import run_scheduler, run_worker
-from lxcbuild.farm.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
-from lxcbuild.farm.membership import Member
+from lxcbuild.farm.engines.daskmembers import run_scheduler, run_worker
+from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
+from lxcbuild.farm.engines.membership import Member
 
 HEAD = Member(code="1+test", configuration="none")
 

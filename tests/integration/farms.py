@@ -15,8 +15,8 @@ from farm_member import HEAD
 
 from lxcbuild.events import Event, Note
 from lxcbuild.farm.certificates import Certificates
-from lxcbuild.farm.dask import DaskEngine, FarmSettings
-from lxcbuild.farm.engine import Job, JobEvent
+from lxcbuild.farm.engines.dask import DaskEngine, FarmSettings
+from lxcbuild.farm.engines.engine import Job, JobEvent
 from lxcbuild.model import Target
 
 MEMBER = Path(__file__).with_name("farm_member.py")

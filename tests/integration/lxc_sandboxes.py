@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.model import (
-    CpuLimits,
-    DiskLimits,
-    MemoryLimits,
-    NetworkMode,
-    Policy,
-    TimeLimits,
-)
+from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import InstanceSpec, Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcInstance
 

@@ -8,10 +8,10 @@ import pytest
 
 from lxcbuild.bench.cold import forget_layers, layerless
 from lxcbuild.cli.options import host_target
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.events import NullMonitor
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.store import ImageStore
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

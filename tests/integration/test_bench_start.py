@@ -8,8 +8,8 @@ import pytest
 
 from lxcbuild.bench import parallel
 from lxcbuild.bench.start import OURS, measure
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.policies import load_policy
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

@@ -17,9 +17,9 @@ from timing import once, quick
 
 from lxcbuild.errors import HostError, KernelError
 from lxcbuild.linux import block
-from lxcbuild.linux.cgroup import Cgroup, CgroupHost
+from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost
 from lxcbuild.model import CpuLimits, DiskLimits, IoDeviceLimits, IoLimits, MemoryLimits, Policy, TimeLimits, Usage
-from lxcbuild.sandbox.policy import LimitPlan, enforce, plan_limits, read_back
+from lxcbuild.sandbox.limits.enforcement import LimitPlan, enforce, plan_limits, read_back
 
 pytestmark = pytest.mark.root
 

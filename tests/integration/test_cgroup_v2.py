@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 
 sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "qemu"))
 from guest_disks import Boot, make_boot, work_disk

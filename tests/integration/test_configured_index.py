@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import UnknownProjectError, UnknownVersionError
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.network
 

@@ -12,8 +12,8 @@ from farms import Farm, wait_for
 from lxcbuild.errors import DiskFullError, FarmError, InputError, WorkerLostError
 from lxcbuild.events import Note
 from lxcbuild.farm.certificates import make_certificates
-from lxcbuild.farm.dask import DaskEngine
-from lxcbuild.farm.membership import checked_address
+from lxcbuild.farm.engines.dask import DaskEngine
+from lxcbuild.farm.engines.membership import checked_address
 
 
 @pytest.fixture

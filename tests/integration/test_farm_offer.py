@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.cli.farm import own_engine
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.cli.verbs.machine.farm import own_engine
 from lxcbuild.errors import DiskFullError
 from lxcbuild.farm.offer import LEAST_DISK_BYTES, Share
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

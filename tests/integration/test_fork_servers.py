@@ -1,4 +1,4 @@
-"""What programs do as forks of one server is what they do when each starts alone (lxcbuild/debian/inside/forkserver.pl)."""
+"""What programs do as forks of one server is what they do when each starts alone (debian/inside/forkserver/forkserver.pl)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from lxc_sandboxes import spec
 
-from lxcbuild.build.layering import nearest_stack
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.cli.options import host_target
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian import steps
 from lxcbuild.debian.steps import InsideStep
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.sandbox.base import Step, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

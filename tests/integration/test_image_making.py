@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from timing import quick
 
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.errors import DependencyError, ImageMissingError
 from lxcbuild.events import Event, Note
@@ -28,6 +27,7 @@ from lxcbuild.linux.mounts import mount_table
 from lxcbuild.model import Target
 from lxcbuild.sandbox.base import InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.linux.cgroup import CgroupHost, Version
+from lxcbuild.linux.cgroups.cgroup import CgroupHost, Version
 
 pytestmark = pytest.mark.root
 

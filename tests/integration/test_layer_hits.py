@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

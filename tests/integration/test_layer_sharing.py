@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.layering import nearest_stack
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.errors import WrongHashError
 from lxcbuild.events import Event, Note
 from lxcbuild.farm.artifacts import DirectoryStore, object_place
@@ -20,6 +19,7 @@ from lxcbuild.images.store import ImageStore
 from lxcbuild.linux import syscalls
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

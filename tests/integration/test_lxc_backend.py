@@ -18,19 +18,13 @@ import pytest
 from lxc_sandboxes import MIB, POLICY, processes_of, shell, spec
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
-from lxcbuild.linux.cgroup import CgroupHost
-from lxcbuild.model import (
-    CpuLimits,
-    DiskLimits,
-    FailureClass,
-    MemoryLimits,
-    OutputLimits,
-)
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
+from lxcbuild.model import CpuLimits, DiskLimits, FailureClass, MemoryLimits, OutputLimits
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

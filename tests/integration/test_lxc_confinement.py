@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 from lxc_sandboxes import POLICY, shell, spec
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError, LimitRefusedError, SandboxError
-from lxcbuild.model import (
-    NetworkMode,
-)
+from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

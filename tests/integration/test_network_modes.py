@@ -18,13 +18,13 @@ import pytest
 from lxc_sandboxes import POLICY, processes_of, spec
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import links, netns
 from lxcbuild.model import NetworkAttempt, NetworkMode
-from lxcbuild.sandbox import sinkhole
 from lxcbuild.sandbox.base import Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.network import sinkhole
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 

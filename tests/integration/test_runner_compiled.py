@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from lxc_sandboxes import shell, spec
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import SandboxError
-from lxcbuild.sandbox import compiled, runner_code
+from lxcbuild.sandbox.inside import compiled, runner_code
 from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.root
 DIGEST = "0123456789abcdef"

@@ -7,8 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lxcbuild.build.failedstate import BINDS, STATE, UPPER, FailedState, KeptBind, KeptCommand, LowerRef
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.failed.failedstate import BINDS, STATE, UPPER, FailedState, KeptBind, KeptCommand, LowerRef
 from lxcbuild.model import (
     Converter,
     DiskLimits,
@@ -21,6 +20,7 @@ from lxcbuild.model import (
     Target,
     TimeLimits,
 )
+from lxcbuild.state.paths import StateDirs
 
 GIB = 1 << 30
 KEY = hashlib.sha256(b"layer").hexdigest()

@@ -8,8 +8,8 @@ import pytest
 from index_clients import Recorder, make_client
 from index_server import Index, serve
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.fixture(params=["json", "html"])

@@ -9,7 +9,7 @@ from typing import Any
 import debs
 from debs import Entry
 
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.gate.gate import GateReport, GateRequest, RuleSet, check
 
 SITE = "./usr/lib/python3/dist-packages"
 REQUEST = GateRequest(

@@ -6,10 +6,10 @@ import os
 
 from index_server import Index
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.events import Event, Note
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.config import PipConfig
+from lxcbuild.state.paths import StateDirs
 
 DATA = os.urandom(300_000)
 

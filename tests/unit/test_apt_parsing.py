@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.config.recipes import Recipe
-from lxcbuild.debian import apt, sources
-from lxcbuild.debian.sources import HostMirrors, SourceEntry
+from lxcbuild.debian.archive import apt, sources
+from lxcbuild.debian.archive.sources import HostMirrors, SourceEntry
 from lxcbuild.errors import BadNameError, CommandError
 
 SHA = "ab" * 32

@@ -23,8 +23,8 @@ from pathlib import Path
 import debs
 import pytest
 
-from lxcbuild.debian import aptindex, aptverify
-from lxcbuild.debian.aptrepo import KEPT_GENERATIONS, KEY_FILE, Repository
+from lxcbuild.debian.repository import aptindex, aptverify
+from lxcbuild.debian.repository.aptrepo import KEPT_GENERATIONS, KEY_FILE, Repository
 from lxcbuild.errors import RepositoryError
 from lxcbuild.model import Target
 
@@ -52,7 +52,7 @@ def key_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path, key_home: Path) -> Callable[..., Repository]:
-    from lxcbuild.debian import aptsign
+    from lxcbuild.debian.repository import aptsign
 
     return lambda name="repo", **options: Repository.init(
         tmp_path / name, key_home=key_home, fingerprint=aptsign.fingerprints(key_home)[0], **options
@@ -294,7 +294,7 @@ def test_the_secret_key_stays_private(repository: Repository, key_home: Path) ->
 
 def test_who_uses_a_key_does_not_disturb_others(key_home: Path) -> None:
     """An agent that ends with one use was the agent of the next: which then found no key."""
-    from lxcbuild.debian import aptsign
+    from lxcbuild.debian.repository import aptsign
 
     (fingerprint,) = aptsign.fingerprints(key_home)
     with ThreadPoolExecutor(4) as pool:
@@ -309,7 +309,7 @@ def test_who_uses_a_key_does_not_disturb_others(key_home: Path) -> None:
 def test_the_agent_of_a_killed_caller_is_ended_later(
     key_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lxcbuild.debian import aptsign
+    from lxcbuild.debian.repository import aptsign
 
     script = """
         import os, signal, sys

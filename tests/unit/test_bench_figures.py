@@ -8,7 +8,7 @@ import pytest
 
 from lxcbuild.bench.builds import Builds, Series
 from lxcbuild.bench.figures import Row, bars, curves
-from lxcbuild.cli.bench_build import drawn
+from lxcbuild.cli.verbs.bench.bench_build import drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
 

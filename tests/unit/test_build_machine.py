@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lxcbuild.build.machine import (
+from lxcbuild.builder.machine import (
     MAX_DEPENDENCY_ROUNDS,
     BuildMachine,
     ConverterChoice,

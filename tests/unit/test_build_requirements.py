@@ -13,12 +13,12 @@ import pytest
 import sdists
 from test_conversion import NAMES, PYTHON, inspection
 
-from lxcbuild.build.learning import native_build_depends
-from lxcbuild.debian.backend import BUILD_PYTHON, LAID_WHEELS, ask_job, lay_wheels_job, parse_answer
-from lxcbuild.debian.buildrelations import build_relations, without_upper_bounds
-from lxcbuild.debian.compilation import compile_job, missing_things
+from lxcbuild.builder.needs.learning import native_build_depends
 from lxcbuild.debian.inside import ask_backend, inspect_source, lay_wheels
-from lxcbuild.debian.inspection import Inspection, parse_inspection
+from lxcbuild.debian.source.backend import BUILD_PYTHON, LAID_WHEELS, ask_job, lay_wheels_job, parse_answer
+from lxcbuild.debian.source.buildrelations import build_relations, without_upper_bounds
+from lxcbuild.debian.source.compilation import compile_job, missing_things
+from lxcbuild.debian.source.inspection import Inspection, parse_inspection
 from lxcbuild.debian.steps import REQUEST, Missing
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.images.wheels import _PTH_TEXT

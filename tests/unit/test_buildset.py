@@ -12,10 +12,10 @@ from index_server import File, Index
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import BrokenSdistError, DependencyError
 from lxcbuild.images.wheels import wheels_key
-from lxcbuild.pypi.buildset import Chosen, TargetEnvironment, resolve_build_set
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.model import IndexFile
-from lxcbuild.pypi.wheels import best_wheel, read_wheel_metadata, target_tags
+from lxcbuild.pypi.files.wheels import best_wheel, read_wheel_metadata, target_tags
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.model import IndexFile
+from lxcbuild.pypi.versions.buildset import Chosen, TargetEnvironment, resolve_build_set
 
 BOOKWORM = target_tags(python_version="3.11.2", machine="x86_64", glibc=(2, 36))
 

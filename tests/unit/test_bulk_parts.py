@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lxcbuild.cli.bulk_view import draw, short_key
-from lxcbuild.config import slots
 from lxcbuild.errors import FarmError, InputError, WrongHashError
 from lxcbuild.farm import artifacts, results
 from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
-from lxcbuild.farm.engine import BuildReport, JobResult, StoredFile, Wanted
+from lxcbuild.farm.engines.engine import BuildReport, JobResult, StoredFile, Wanted
 from lxcbuild.farm.journal import Journal
-from lxcbuild.farm.makespan import makespan
+from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.progress import Activity, Picture
-from lxcbuild.farm.widen import places, widened
+from lxcbuild.farm.simulation.makespan import makespan
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import components
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob, dump_plan, job_key, merge_cycles, parse_plan
+from lxcbuild.state import slots
 
 BOOKWORM = "debian/bookworm"
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from capsules import GIB, KEY, POLICY, keep, state
 
-from lxcbuild.build import capsule
-from lxcbuild.build.failedstate import FailedState, KeptBind, KeptCommand
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.failed import capsule
+from lxcbuild.builder.failed.failedstate import FailedState, KeptBind, KeptCommand
 from lxcbuild.errors import ExtractionError, InputError, StateGoneError
 from lxcbuild.model import MemoryLimits, NetworkMode
+from lxcbuild.state.paths import StateDirs
 
 Members = dict[str, bytes]
 

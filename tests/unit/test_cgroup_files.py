@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.errors import BadNameError, KernelError, LimitRefusedError
-from lxcbuild.linux import cgroup_detect, cgroup_v2
-from lxcbuild.linux.cgroup import Cgroup, CgroupHost, Counters
-from lxcbuild.linux.cgroup_detect import V2_CONTROLLERS, detect, own_cgroups
-from lxcbuild.linux.cgroup_fs import Hierarchy, Node, Version, check_name, flat_keyed, nested_keyed
+from lxcbuild.linux.cgroups import version2
+from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost, Counters
+from lxcbuild.linux.cgroups.detect import V2_CONTROLLERS, detect, own_cgroups
+from lxcbuild.linux.cgroups.fs import Hierarchy, Node, Version, check_name, flat_keyed, nested_keyed
 from lxcbuild.model import (
     CpuLimits,
     DiskLimits,
@@ -22,9 +22,9 @@ from lxcbuild.model import (
     Policy,
     TimeLimits,
 )
-from lxcbuild.sandbox.limits_compute import parse_cpu_list, shares_of_weight
-from lxcbuild.sandbox.limits_io import bfq_weight
-from lxcbuild.sandbox.policy import cpus_allotted, enforce, plan_limits, read_back
+from lxcbuild.sandbox.limits.compute import parse_cpu_list, shares_of_weight
+from lxcbuild.sandbox.limits.enforcement import cpus_allotted, enforce, plan_limits, read_back
+from lxcbuild.sandbox.limits.io import bfq_weight
 
 MIB = 2**20
 
@@ -122,7 +122,7 @@ def test_a_hierarchy_mounted_twice_counts_once(tmp_path: Path) -> None:
 def test_a_user_gets_the_delegated_part_of_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = v2_tree(tmp_path / "user.slice" / "user@1000.service")
     v2_tree(service / "app.slice")
-    monkeypatch.setattr(cgroup_detect.os, "access", lambda place, mode: Path(place).is_relative_to(service))
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).is_relative_to(service))
     text = f"1 0 0:1 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
     (found,) = detect(text, "0::/user.slice/user@1000.service/app.slice\n")
     assert found.base == service
@@ -160,10 +160,10 @@ def test_keyed_files() -> None:
 def test_controllers_are_delegated_once(tmp_path: Path) -> None:
     place = v2_tree(tmp_path / "x", **{"cgroup.subtree_control": "cpu"})
     with Node(Hierarchy(Version.V2, place, place, V2_CONTROLLERS), place) as node:
-        cgroup_v2.delegate(node, {"cpu", "memory", "pids"})
+        version2.delegate(node, {"cpu", "memory", "pids"})
         assert (place / "cgroup.subtree_control").read_text().startswith("+memory +pids")
         (place / "cgroup.subtree_control").write_text("cpu memory pids")
-        cgroup_v2.delegate(node, {"cpu", "memory", "pids"})
+        version2.delegate(node, {"cpu", "memory", "pids"})
         assert (place / "cgroup.subtree_control").read_text() == "cpu memory pids"
 
 

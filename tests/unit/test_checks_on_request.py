@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from lxcbuild.build import checks
-from lxcbuild.build.provenance import seccomp_digest
-from lxcbuild.debian import upstreamtests, variation
+from lxcbuild.builder.checks import checks
+from lxcbuild.builder.checks.provenance import seccomp_digest
+from lxcbuild.debian.checks import upstreamtests, variation
+from lxcbuild.debian.checks.lintian import fatal_tags, lintian_job, parse_lintian
 from lxcbuild.debian.inside import find_tests
-from lxcbuild.debian.lintian import fatal_tags, lintian_job, parse_lintian
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
 from lxcbuild.errors import BadNameError, GateError
 from lxcbuild.sandbox.base import ExtractedFile

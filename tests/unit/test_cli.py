@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 
 def lxcbuild(*argv: str | Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lxcbuild.debian.compilation import classify_compile_failure, compile_job, plugin_is_unfit
+from lxcbuild.debian.source.compilation import classify_compile_failure, compile_job, plugin_is_unfit
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,12 @@ import pytest
 import sdists
 from debian.deb822 import Deb822
 
-from lxcbuild.debian.buildrelations import build_relations
-from lxcbuild.debian.conversion import (
+from lxcbuild.debian.inside import debianize
+from lxcbuild.debian.inside.metadata_patch import metadata_patch
+from lxcbuild.debian.names import Distribution, NameMap
+from lxcbuild.debian.relations import TargetPython
+from lxcbuild.debian.source.buildrelations import build_relations
+from lxcbuild.debian.source.conversion import (
     ConversionPlan,
     ConversionResult,
     Converter,
@@ -24,12 +28,8 @@ from lxcbuild.debian.conversion import (
     dropped_modules,
     parse_conversion,
 )
-from lxcbuild.debian.copyright import UNKNOWN, licence_name, make_copyright
-from lxcbuild.debian.inside import debianize
-from lxcbuild.debian.inside.metadata_patch import metadata_patch
-from lxcbuild.debian.inspection import Inspection, LicenceText, Metadata, parse_inspection
-from lxcbuild.debian.names import Distribution, NameMap
-from lxcbuild.debian.relations import TargetPython
+from lxcbuild.debian.source.copyright import UNKNOWN, licence_name, make_copyright
+from lxcbuild.debian.source.inspection import Inspection, LicenceText, Metadata, parse_inspection
 from lxcbuild.debian.steps import REQUEST, StepFailure
 from lxcbuild.errors import BadNameError
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.config.cargo import load_cargo_settings
-from lxcbuild.debian import cratejobs
-from lxcbuild.debian.crates import (
+from lxcbuild.debian.documents import Reader
+from lxcbuild.debian.inside.crates.cargo_cfg import applies
+from lxcbuild.debian.inside.crates.crates_patch import crates_patch, rewritten
+from lxcbuild.debian.inside.crates.rust_project import read_rust
+from lxcbuild.debian.source import cratejobs
+from lxcbuild.debian.source.crates import (
     Crates,
     Dependency,
     choose_toolchain,
@@ -21,10 +25,6 @@ from lxcbuild.debian.crates import (
     satisfies,
     wanted_from_registry,
 )
-from lxcbuild.debian.documents import Reader
-from lxcbuild.debian.inside.cargo_cfg import applies
-from lxcbuild.debian.inside.crates_patch import crates_patch, rewritten
-from lxcbuild.debian.inside.rust_project import read_rust
 from lxcbuild.errors import ConfigError
 
 MANIFEST = """\

@@ -13,7 +13,7 @@ import debs
 import pytest
 from debs import Entry
 
-from lxcbuild.debian.artifacts import ArtifactError, read_control, read_deb
+from lxcbuild.debian.gate.artifacts import ArtifactError, read_control, read_deb
 
 TREE = debs.whole([*debs.TREE, Entry("./usr/bin/link", kind=b"2", link="demo", mode=0o777)])
 CONTROL = debs.whole([Entry("./control", debs.CONTROL.encode()), Entry("./postinst", debs.POSTINST.encode())])

@@ -20,9 +20,9 @@ import pytest
 from debs import Entry
 from timing import within
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.debian import debfile
-from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, read_deb
+from lxcbuild.debian.gate import debfile
+from lxcbuild.debian.gate.artifacts import ArtifactError, Budget, Deb, read_deb
+from lxcbuild.state.paths import StateDirs
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
 DEEP = "usr/share/doc/demo/" + "n" * 90

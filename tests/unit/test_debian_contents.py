@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.debian.contents import ContentsIndex, database_path
+from lxcbuild.debian.archive.contents import ContentsIndex, database_path
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import BadNameError, ImageError
 from lxcbuild.model import Target
+from lxcbuild.state.paths import StateDirs
 
 TARGET = Target("debian", "bookworm")
 LINES = """\

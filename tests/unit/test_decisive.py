@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lxcbuild.debian.decisive import decisive_lines
+from lxcbuild.debian.source.decisive import decisive_lines
 
 BACKEND = """\
 * Building wheel...

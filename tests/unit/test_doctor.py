@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.cli.host_checks import check_host, known_trouble
 from lxcbuild.cli.sandboxes import bind_inputs
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError
+from lxcbuild.host.checks import check_host, known_trouble
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.explanations import EXPLANATIONS, markdown
-from lxcbuild.cli.explain import decisive, last_section
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.failed.explanations import EXPLANATIONS, markdown
+from lxcbuild.cli.verbs.records.explain import decisive, last_section
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 ROOT = Path(__file__).parents[2]
 LOG = """\
@@ -47,7 +47,7 @@ def test_what_is_said_about_retries_agrees_with_the_class() -> None:
 
 def test_the_page_of_failure_classes_is_as_the_code() -> None:
     page = (ROOT / "docs" / "reference" / "failure-classes.md").read_text()
-    assert page == markdown(), "run: python -m lxcbuild.build.explanations > docs/reference/failure-classes.md"
+    assert page == markdown(), "run: python -m lxcbuild.builder.failed.explanations > docs/reference/failure-classes.md"
 
 
 def test_only_the_last_round_of_the_failed_phase_counts() -> None:

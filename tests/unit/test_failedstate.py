@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from capsules import keep, state
 
-from lxcbuild.build import failedstate
-from lxcbuild.build.failedstate import FailedState, KeptCommand
-from lxcbuild.build.reopen import again_script
-from lxcbuild.config import data, locks
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.failed import failedstate
+from lxcbuild.builder.failed.failedstate import FailedState, KeptCommand
+from lxcbuild.builder.failed.reopen import again_script
 from lxcbuild.config.retention import FailedStates, load_retention
 from lxcbuild.errors import ConfigError, StateGoneError
+from lxcbuild.state import data, locks
+from lxcbuild.state.paths import StateDirs
 
 MIB = 1 << 20
 

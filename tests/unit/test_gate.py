@@ -13,9 +13,9 @@ import pytest
 from debs import Entry
 from gating import REQUEST, judge, rules
 
-from lxcbuild.debian.artifacts import ArtifactError, Budget, Deb, parse_stanza, read_deb
-from lxcbuild.debian.gate import GateReport, RuleSet, check
-from lxcbuild.debian.ownership import suite_owners
+from lxcbuild.debian.gate.artifacts import ArtifactError, Budget, Deb, parse_stanza, read_deb
+from lxcbuild.debian.gate.gate import GateReport, RuleSet, check
+from lxcbuild.debian.gate.ownership import suite_owners
 
 LONG = "./usr/lib/python3/dist-packages/demo/" + "/".join(["directory"] * 12) + "/module.py"
 
@@ -226,7 +226,7 @@ def test_48_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, mon
         read.append(path.name)
         return read_deb(path, budget=budget)
 
-    monkeypatch.setattr("lxcbuild.debian.gate.read_deb", reading)
+    monkeypatch.setattr("lxcbuild.debian.gate.gate.read_deb", reading)
     hostile = debs.deb(tree=[*debs.TREE, Entry("./root/x", b"x")])
     second = ("zzz_1.0-0~lxcbuild1~deb12_all.deb", debs.deb(control=debs.CONTROL.replace("python3-demo", "zzz")))
     for package, names in ((debs.deb(), 2), (hostile, 1)):

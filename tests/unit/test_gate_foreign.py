@@ -12,8 +12,8 @@ import pytest
 from debs import Entry
 from gating import SITE, rules
 
-from lxcbuild.debian.gate import GateReport, GateRequest, RuleSet, check
-from lxcbuild.debian.ownership import project_owners, suite_owners
+from lxcbuild.debian.gate.gate import GateReport, GateRequest, RuleSet, check
+from lxcbuild.debian.gate.ownership import project_owners, suite_owners
 
 SUITE = debs.Suite(
     programs={"sudo": ("sudo", "sudo-ldap"), "crontab": ("cron",)},

@@ -11,8 +11,8 @@ import pytest
 from debs import Entry
 from gating import SITE, judged
 
-from lxcbuild.debian.gate import GateReport, RuleSet
-from lxcbuild.debian.ownership import project_owners, suite_owners
+from lxcbuild.debian.gate.gate import GateReport, RuleSet
+from lxcbuild.debian.gate.ownership import project_owners, suite_owners
 
 SHARE = "./usr/share/demo"
 

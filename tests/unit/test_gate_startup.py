@@ -10,10 +10,10 @@ from debs import Entry
 from gating import REQUEST, SITE, judged, rules
 from timing import within
 
-from lxcbuild.debian import debtar
-from lxcbuild.debian.artifacts import ArtifactError, parse_stanza, read_deb
-from lxcbuild.debian.gate import check
-from lxcbuild.debian.ownership import suite_owners
+from lxcbuild.debian.gate import debtar
+from lxcbuild.debian.gate.artifacts import ArtifactError, parse_stanza, read_deb
+from lxcbuild.debian.gate.gate import check
+from lxcbuild.debian.gate.ownership import suite_owners
 
 
 @pytest.mark.parametrize(

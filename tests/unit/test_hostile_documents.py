@@ -10,11 +10,11 @@ import pytest
 from packaging.requirements import Requirement
 from timing import within
 
-from lxcbuild.build.jobs import result_bytes
+from lxcbuild.builder.jobs import result_bytes
 from lxcbuild.debian import documents
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.errors import BrokenSdistError
-from lxcbuild.pypi.wheels import parse_metadata, read_wheel_metadata
+from lxcbuild.pypi.files.wheels import parse_metadata, read_wheel_metadata
 from lxcbuild.sandbox.base import ExtractedFile
 
 DEEP = 100_000

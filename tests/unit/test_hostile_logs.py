@@ -11,8 +11,9 @@ import pytest
 from patterns import patterns_of, repeated, worst
 from timing import within
 
-from lxcbuild.cli import explain
-from lxcbuild.debian import compilation, cratejobs, decisive, lintian, upstreamtests, verification
+from lxcbuild.cli.verbs.records import explain
+from lxcbuild.debian.checks import lintian, upstreamtests, verification
+from lxcbuild.debian.source import compilation, cratejobs, decisive
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import Phase
 from lxcbuild.report import clusters

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lxcbuild.build import compile as compile_phase
-from lxcbuild.build.work import Work
+from lxcbuild.builder.phases import compile as compile_phase
+from lxcbuild.builder.work import Work
 from lxcbuild.cli.main import run_command_line
 
 HOSTILE = [

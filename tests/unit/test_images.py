@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from lxcbuild import process
-from lxcbuild.config import locks
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.config.recipes import Recipe, load_recipe, load_recipes
-from lxcbuild.debian.apt import ResolvedPackage, ResolvedSet
+from lxcbuild.debian.archive.apt import ResolvedPackage, ResolvedSet
 from lxcbuild.errors import CommandError, DiskFullError, ImageError, ImageMissingError, UnknownTargetError
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import make, pack
@@ -25,6 +23,8 @@ from lxcbuild.images.layer import layer_key
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
 
 BOOKWORM = Target("debian", "bookworm")
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from index_server import File, Index, send, serve, status
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import NetworkError
-from lxcbuild.pypi.changes import IndexWatcher, PauseError, known_releases, new_releases, newest
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig
-from lxcbuild.pypi.model import IndexFile
+from lxcbuild.pypi.index.changes import IndexWatcher, PauseError, known_releases, new_releases, newest
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.config import PipConfig
+from lxcbuild.pypi.index.model import IndexFile
+from lxcbuild.state.paths import StateDirs
 
 
 def listed(*names: str, yanked: str = "", digest: str = "") -> list[IndexFile]:

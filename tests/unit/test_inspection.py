@@ -9,7 +9,7 @@ import pytest
 import sdists
 
 from lxcbuild.debian.inside import inspect_source
-from lxcbuild.debian.inspection import Inspection, inspect_job, parse_inspection
+from lxcbuild.debian.source.inspection import Inspection, inspect_job, parse_inspection
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ledger import started
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError
-from lxcbuild.farm.layerplan import worth_making
+from lxcbuild.farm.planning.layerplan import worth_making
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import LayerUse, Outcome, Status, Target
 from lxcbuild.plan.document import Plan, PlannedLayer, PlannedTarget, dump_plan, parse_plan
 from lxcbuild.plan.layers import MAX_DEPTH
+from lxcbuild.state.paths import StateDirs
 
 BOOKWORM = Target("debian", "bookworm")
 IDS = [f"python3-p{number}=1.{number}-1={number:064x}" for number in range(9)]

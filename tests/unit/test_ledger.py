@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
-from lxcbuild.ledger import database, questions, schema
+from lxcbuild.ledger import questions, schema, sql
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
+from lxcbuild.state.paths import StateDirs
 
 BOOKWORM = Target("debian", "bookworm")
 
@@ -205,7 +205,7 @@ def check_migration_from(revision: str, engine: sa.Engine, state: StateDirs) -> 
 
     config = Config()
     config.set_main_option("script_location", "lxcbuild:ledger/migrations")
-    with database.writing(engine, "x") as connection:
+    with sql.writing(engine, "x") as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         old = sa.Table("build", sa.MetaData(), autoload_with=connection)
@@ -226,7 +226,7 @@ def check_migration_from(revision: str, engine: sa.Engine, state: StateDirs) -> 
 
 def test_migrations_lead_from_every_released_schema(fresh_state: StateDirs) -> None:
     fresh_state.lib.mkdir(parents=True)
-    engine = database.connect(fresh_state.ledger)
+    engine = sql.connect(fresh_state.ledger)
     check_migration_from("0001", engine, fresh_state)
     engine.dispose()
 
@@ -234,7 +234,7 @@ def test_migrations_lead_from_every_released_schema(fresh_state: StateDirs) -> N
 def test_a_second_opening_needs_no_alembic(fresh_state: StateDirs) -> None:
     Ledger.open(fresh_state).close()
     script = (
-        "import sys; from lxcbuild.ledger.store import Ledger; from lxcbuild.config.paths import StateDirs;"
+        "import sys; from lxcbuild.ledger.store import Ledger; from lxcbuild.state.paths import StateDirs;"
         "Ledger.open(StateDirs.choose(sys.argv[1])).close(); print('alembic' in sys.modules)"
     )
     done = subprocess.run(
@@ -277,7 +277,7 @@ def test_questions_of_a_large_ledger_use_indexes(
     fresh_state: StateDirs, index: str, before: tuple[str, str] | None
 ) -> None:
     Ledger.open(fresh_state).close()
-    engine = database.connect(fresh_state.ledger)
+    engine = sql.connect(fresh_state.ledger)
     query = questions.recent(limit=20, before=before, **QUESTIONS[index])  # type: ignore[arg-type]
     text = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
     with engine.connect() as connection:

@@ -18,13 +18,13 @@ import pytest
 import sqlalchemy as sa
 from test_ledger import BOOKWORM, outcome, phase, started
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import direct, questions, schema
 from lxcbuild.ledger.direct import BuildLedger, DirectLedger, open_for_builds
 from lxcbuild.ledger.records import STATUSES
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Failure, FailureClass, Phase, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 TRIXIE = Target("debian", "trixie")
 DOORS: list[Callable[[StateDirs], BuildLedger]] = [Ledger.open, open_for_builds]
@@ -212,6 +212,7 @@ def test_a_damaged_ledger_is_named(fresh_state: StateDirs, damage: bytes) -> Non
 
 def test_builds_load_no_sqlalchemy() -> None:
     """It takes longer to load than the rest of what a build does on the host."""
-    code = "import sys, lxcbuild.cli.build, lxcbuild.build.family, lxcbuild.cli.workshop; print('sqlalchemy' in sys.modules)"
+    code = "import sys, lxcbuild.cli.verbs.build, lxcbuild.builder.family, lxcbuild.cli.workshop; "
+    code += "print('sqlalchemy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.ledger import database
+from lxcbuild.ledger import sql
 from lxcbuild.ledger.store import Ledger
+from lxcbuild.state.paths import StateDirs
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def fill(engine: sa.Engine) -> None:
         "1, 1, 1000, 0, 0, 3, 0, 0, 0, 0 "
         "FROM build CROSS JOIN (SELECT 0 AS p UNION ALL SELECT 1 UNION ALL SELECT 2) AS positions"
     )
-    with database.writing(engine, "scale") as connection:
+    with sql.writing(engine, "scale") as connection:
         connection.execute(sa.text(builds))
         connection.execute(sa.text(phases))
 
@@ -78,7 +78,7 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     dirs = StateDirs.choose(root / "state")
     if request.param == "sqlite":
         Ledger.open(dirs).close()
-        engine = database.connect(dirs.ledger)
+        engine = sql.connect(dirs.ledger)
         fill(engine)
         engine.dispose()
         yield dirs
@@ -92,7 +92,7 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with postgres.server() as url:
         dirs = StateDirs(dirs.lib, dirs.cache, dirs.run, url)
         Ledger.open(dirs).close()
-        engine = database.connect_url(url)
+        engine = sql.connect_url(url)
         fill(engine)
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text("VACUUM ANALYZE"))  # autovacuum would, within minutes
@@ -152,7 +152,7 @@ def test_every_question_to_a_million_builds_takes_less_than_50_ms(
 
 def test_no_question_reads_a_table_from_end_to_end(large: StateDirs) -> None:
     url = large.ledger_url
-    engine = database.connect(large.ledger) if url is None else database.connect_url(url)
+    engine = sql.connect(large.ledger) if url is None else sql.connect_url(url)
     said: list[tuple[str, str]] = []
 
     @sa.event.listens_for(engine, "before_cursor_execute")

@@ -13,11 +13,11 @@ import postgres
 import pytest
 import sqlalchemy as sa
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError
-from lxcbuild.ledger import database
+from lxcbuild.ledger import sql
 from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
+from lxcbuild.state.paths import StateDirs
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lxcbuild[postgresql]'")
 if postgres.programs() is None:
@@ -47,7 +47,7 @@ def running_server() -> Iterator[str]:
 def fresh_state(running_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirs:
     """An empty state directory and an empty database; children find it by the environment."""
     name = f"t{secrets.token_hex(6)}"
-    engine = database.connect_url(running_server)
+    engine = sql.connect_url(running_server)
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     engine.dispose()
@@ -78,7 +78,7 @@ def test_migrations_lead_from_every_released_schema_to_the_tables_of_the_code(fr
 
     assert fresh_state.ledger_url is not None
     for revision in ("0001",):
-        engine = database.connect_url(fresh_state.ledger_url)
+        engine = sql.connect_url(fresh_state.ledger_url)
         check_migration_from(revision, engine, fresh_state)
         with engine.connect() as connection:
             indexes = {index["name"] for index in sa.inspect(connection).get_indexes("build")}

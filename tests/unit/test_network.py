@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from lxcbuild.sandbox import network, sinkhole
-from lxcbuild.sandbox.culprit import Culprit
-from lxcbuild.sandbox.proxyrequest import is_listed, is_public
-from lxcbuild.sandbox.sinkhole import Attempt, Names, Recorder, is_special
+from lxcbuild.sandbox.network import network, sinkhole
+from lxcbuild.sandbox.network.attribution import Culprit
+from lxcbuild.sandbox.network.proxyrequest import is_listed, is_public
+from lxcbuild.sandbox.network.sinkhole import Attempt, Names, Recorder, is_special
 
 
 @pytest.mark.parametrize(

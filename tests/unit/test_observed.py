@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.debian import compilation, conversion
 from lxcbuild.debian.inside import observe
+from lxcbuild.debian.source import compilation, conversion
 
 
 def tree(place: Path) -> Path:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase
-from lxcbuild.config import data
+from lxcbuild.builder.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase
 from lxcbuild.config.overrides import OFF, Change, changed, load_overrides
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Converter, Phase, Target
+from lxcbuild.state import data
 
 BOOKWORM = Target("debian", "bookworm")
 PATCH = "--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-a\n+b\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcbuild.sandbox import packets
-from lxcbuild.sandbox.packets import MalformedError
+from lxcbuild.sandbox.network import packets
+from lxcbuild.sandbox.network.packets import MalformedError
 
 HERE, THERE = socket.inet_aton("192.0.0.8"), socket.inet_aton("9.9.9.9")
 HERE6, THERE6 = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd00::8", "2001:db8::1"))

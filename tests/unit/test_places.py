@@ -12,7 +12,7 @@ from debs import Entry
 from gating import judge, rules
 from test_conversion import inspection, plan
 
-from lxcbuild.debian.conversion import debian_files
+from lxcbuild.debian.source.conversion import debian_files
 
 SITE = "usr/lib/python3/dist-packages"
 METADATA = f"{SITE}/demo-1.0.dist-info/METADATA"

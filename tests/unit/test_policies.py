@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.config import policies
-from lxcbuild.config.data import directories
 from lxcbuild.config.policies import list_policies, load_policy, load_policy_file, machine_memory_bytes
 from lxcbuild.config.policy_schema import LIMITS
 from lxcbuild.config.policy_text import flat, value_text
 from lxcbuild.errors import ConfigError, UnknownPolicyError
 from lxcbuild.model import Policy
+from lxcbuild.state.data import directories
 
 GIB = 2**30
 DEFAULT = """

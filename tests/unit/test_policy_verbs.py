@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.cli.main import run_command_line
-from lxcbuild.linux.cgroup import CgroupHost
+from lxcbuild.linux.cgroups.cgroup import CgroupHost
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 
 from lxcbuild import process
 from lxcbuild.errors import InputError
-from lxcbuild.pypi import projectfiles
-from lxcbuild.pypi.projectfiles import project_files
+from lxcbuild.pypi.files import projectfiles
+from lxcbuild.pypi.files.projectfiles import project_files
 
 
 def git(tree: Path, *arguments: str) -> bytes:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, Policy, TimeLimits, Usage
-from lxcbuild.sandbox import protocol
 from lxcbuild.sandbox.base import Step
-from lxcbuild.sandbox.protocol import LineReader, ProtocolError, parse
+from lxcbuild.sandbox.inside import protocol
+from lxcbuild.sandbox.inside.protocol import LineReader, ProtocolError, parse
 from lxcbuild.sandbox.watch import Reading, Watch
 
 READY = {"op": "ready", "python": [3, 11, 2], "cap_eff": "00ff", "cap_bnd": "0", "seccomp": 2, "no_new_privs": 1}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcbuild.sandbox import proxy
-from lxcbuild.sandbox.proxyrequest import BadRequestError, parse_request
-from lxcbuild.sandbox.sinkhole import Recorder
+from lxcbuild.sandbox.network import proxy
+from lxcbuild.sandbox.network.proxyrequest import BadRequestError, parse_request
+from lxcbuild.sandbox.network.sinkhole import Recorder
 
 
 def test_requests_are_read_and_rewritten() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from timing import within
 
 from lxcbuild.errors import NetworkError
-from lxcbuild.pypi.anchors import Anchors
-from lxcbuild.pypi.pages import parse_page
+from lxcbuild.pypi.index.anchors import Anchors
+from lxcbuild.pypi.index.pages import parse_page
 
 
 class Reference(HTMLParser):

@@ -16,7 +16,7 @@ from lxcbuild.errors import (
     UnknownVersionError,
     YankedReleaseError,
 )
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
 
 
 def test_newest_release_with_everything_that_the_index_says(index: Index, client: IndexClient) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.errors import ConfigError
-from lxcbuild.pypi import config as config_module
-from lxcbuild.pypi.config import PipConfig, default_index, load_pip_config
+from lxcbuild.pypi.index import config as config_module
+from lxcbuild.pypi.index.config import PipConfig, default_index, load_pip_config
 
 
 @pytest.fixture

@@ -11,15 +11,10 @@ from index_clients import DATA, Recorder, make_client
 from index_server import File, Index, status, truncate
 from timing import quick
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import (
-    DiskFullError,
-    InputError,
-    NetworkError,
-    WrongHashError,
-)
+from lxcbuild.errors import DiskFullError, InputError, NetworkError, WrongHashError
 from lxcbuild.events import Progress
-from lxcbuild.pypi.client import IndexClient
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.state.paths import StateDirs
 
 
 def test_second_fetch_asks_nobody(index: Index, client: IndexClient) -> None:

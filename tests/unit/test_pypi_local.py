@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from lxcbuild import process
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError, WrongHashError
 from lxcbuild.model import Source, SourceKind
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig
-from lxcbuild.pypi.local import copy_into_cache, from_path
+from lxcbuild.pypi.files.local import copy_into_cache, from_path
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.config import PipConfig
+from lxcbuild.state.paths import StateDirs
 
 
 def names(source: Source) -> list[str]:

@@ -10,13 +10,11 @@ import pytest
 from index_clients import DATA, Recorder, make_client, resolve
 from index_server import File, Index, send, serve, status
 
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.errors import (
-    NetworkError,
-)
-from lxcbuild.pypi import client as client_module
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig, split_credentials
+from lxcbuild.errors import NetworkError
+from lxcbuild.pypi.index import client as client_module
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.config import PipConfig, split_credentials
+from lxcbuild.state.paths import StateDirs
 
 
 def test_fresh_page_is_not_asked_for_again_and_stale_one_is_revalidated(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build import readings
-from lxcbuild.config.paths import StateDirs
-from lxcbuild.debian.inspection import inspect_job
+from lxcbuild.builder.needs import readings
+from lxcbuild.debian.source.inspection import inspect_job
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.fixture

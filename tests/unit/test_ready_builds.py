@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from debs import CONTROL, deb
 
-from lxcbuild.build.closure import Closure
-from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.ready import dependencies_of, find_ready, influences, recorded_request
-from lxcbuild.build.request import BuildRequest
+from lxcbuild.builder.closure import Closure
+from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.builder.ready import dependencies_of, find_ready, influences, recorded_request
+from lxcbuild.builder.request import BuildRequest
 from lxcbuild.cli.already_built import already_built
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import DependencyError, GateError
 from lxcbuild.events import NullMonitor
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Outcome, Source, SourceKind, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 BOOKWORM = Target("debian", "bookworm")
 SHA256 = "a" * 64

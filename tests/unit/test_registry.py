@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import BadNameError, SandboxError
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.registry import Registration
+from lxcbuild.state.paths import StateDirs
 
 
 def test_a_record_says_who_owns_the_sandbox(fresh_state: StateDirs) -> None:
@@ -41,7 +41,7 @@ def test_the_living_are_not_swept(fresh_state: StateDirs) -> None:
 
 def test_an_owner_that_was_killed_is_dead_and_its_record_is_swept(fresh_state: StateDirs) -> None:
     script = (
-        "import os, sys; from lxcbuild.config.paths import StateDirs; from lxcbuild.sandbox.registry import Registration;"
+        "import os, sys; from lxcbuild.state.paths import StateDirs; from lxcbuild.sandbox.registry import Registration;"
         f"Registration.create(StateDirs.choose({os.fspath(fresh_state.run.parent)!r}), 'one');"
         "os.kill(os.getpid(), 9)"
     )

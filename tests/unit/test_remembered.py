@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from lxcbuild.build.remembered import DAYS, remembered
-from lxcbuild.config.paths import StateDirs
+from lxcbuild.builder.remembered import DAYS, remembered
 from lxcbuild.ledger import schema
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
+from lxcbuild.state.paths import StateDirs
 
 TARGET = Target.parse("debian/bookworm")
 IMAGE = "sha256:" + "a" * 64

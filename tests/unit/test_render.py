@@ -13,7 +13,7 @@ from rich.console import Console
 from lxcbuild.cli import monitors
 from lxcbuild.cli.live import Live
 from lxcbuild.cli.render import safe
-from lxcbuild.cli.units import age_text, bytes_text, seconds_text, time_text
+from lxcbuild.config.ranges import age_text, bytes_text, seconds_text, time_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, PhaseStarted, Progress
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 

@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from timing import within
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import InputError
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 from lxcbuild.report import gather, plots, site
 from lxcbuild.report.clusters import cluster
+from lxcbuild.state.paths import StateDirs
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31mred\x1b]0;title\x07\u202egnp.exe\u200b\x00\"'{{7*7}}"
 MADE_AT = "2026-11-21T00:00+00:00"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.build.fetch import _check_pinned
-from lxcbuild.build.machine import ConverterChoice
-from lxcbuild.build.request import BuildRequest
-from lxcbuild.cli.wishes import wishes
+from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.builder.phases.fetch import _check_pinned
+from lxcbuild.builder.request import BuildRequest
+from lxcbuild.cli.requests import wishes
 from lxcbuild.errors import InputError, WrongHashError
 from lxcbuild.model import Source, SourceKind, Target
-from lxcbuild.pypi.requirementsfile import RequirementLine, parse_requirements_file
+from lxcbuild.pypi.versions.requirementsfile import RequirementLine, parse_requirements_file
 
 SHA256 = "0a" * 32
 LIKE = BuildRequest(requirement="", target=Target("debian", "bookworm"), force=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lxcbuild.build import room
-from lxcbuild.build.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase
+from lxcbuild.builder import room
+from lxcbuild.builder.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase
 from lxcbuild.config.policies import load_policy
 from lxcbuild.model import Converter, Failure, FailureClass, Phase
 

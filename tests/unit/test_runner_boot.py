@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.sandbox import runner_code
+from lxcbuild.sandbox.inside import runner_code
 
 
 def lay(directory: Path, **changed: bytes) -> Path:

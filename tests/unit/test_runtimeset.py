@@ -9,15 +9,15 @@ import pytest
 from index_server import File, Index, serve
 from packaging.version import Version
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import DependencyError
 from lxcbuild.model import FailureClass
-from lxcbuild.pypi.ceilings import MAX_TRIES, Ceiling, lowered
-from lxcbuild.pypi.client import IndexClient
-from lxcbuild.pypi.config import PipConfig
-from lxcbuild.pypi.model import IndexFile
-from lxcbuild.pypi.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
+from lxcbuild.pypi.index.client import IndexClient
+from lxcbuild.pypi.index.config import PipConfig
+from lxcbuild.pypi.index.model import IndexFile
+from lxcbuild.pypi.versions.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
+from lxcbuild.pypi.versions.version_caps import MAX_TRIES, Ceiling, lowered
+from lxcbuild.state.paths import StateDirs
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from lxcbuild.config import data
 from lxcbuild.config.seccomp_profiles import load_seccomp
 from lxcbuild.errors import ConfigError, LimitRefusedError
 from lxcbuild.linux import syscall_numbers
 from lxcbuild.sandbox import seccomp
+from lxcbuild.state import data
 
 TABLES = Path(__file__).parents[1] / "attacks"
 MACHINES = ("x86_64", "aarch64")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcbuild.images.eviction import doomed
-from lxcbuild.images.shelf import Shelf, Shelved
+from lxcbuild.images.layer_records import Shelf, Shelved
 
 
 def put(shelf_directory: Path, key: str, parent: str, *names: str, made_in_s: float = 1.0, size: int = 100) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lxcbuild.debian import sourcepackage
-from lxcbuild.debian.artifacts import ArtifactError
+from lxcbuild.debian.checks.installsets import install_sets, python_packages
+from lxcbuild.debian.gate.artifacts import ArtifactError
 from lxcbuild.debian.inside import read_debian, report
-from lxcbuild.debian.installsets import install_sets, python_packages
 from lxcbuild.debian.sourcepackage import SourcePackage, build_relations, read_dsc, relations_on_others
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.errors import BadNameError

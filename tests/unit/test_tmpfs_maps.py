@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.events import Event, Note
 from lxcbuild.images import tmpfs_maps
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import Storage
 from lxcbuild.linux import ids, probe
+from lxcbuild.state.paths import StateDirs
 
 WHY = "this kernel cannot id-map a tmpfs (EINVAL)"
 

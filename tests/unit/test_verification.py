@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from timing import within
 
-from lxcbuild.debian.inside.verify import _modules
-from lxcbuild.debian.steps import Job, Missing, StepFailure
-from lxcbuild.debian.verification import (
+from lxcbuild.debian.checks.verification import (
     InstalledDistribution,
     Trial,
     Verification,
@@ -25,6 +23,8 @@ from lxcbuild.debian.verification import (
     parse_verification,
     strained,
 )
+from lxcbuild.debian.inside.verify import _modules
+from lxcbuild.debian.steps import Job, Missing, StepFailure
 from lxcbuild.errors import BadNameError
 
 ENVIRONMENT = {

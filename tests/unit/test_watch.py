@@ -15,13 +15,13 @@ import pytest
 from index_server import File, Index, serve, status
 from packaging.specifiers import SpecifierSet
 
-from lxcbuild.config.paths import StateDirs
 from lxcbuild.errors import LedgerError
 from lxcbuild.events import Event, Note
-from lxcbuild.farm.watch import Watch, WatchSettings
-from lxcbuild.farm.watchstate import Seen, WatchState
-from lxcbuild.pypi.changes import IndexWatcher, NewRelease, PauseError
-from lxcbuild.pypi.config import PipConfig
+from lxcbuild.farm.watch.watch import Watch, WatchSettings
+from lxcbuild.farm.watch.watchstate import Seen, WatchState
+from lxcbuild.pypi.index.changes import IndexWatcher, NewRelease, PauseError
+from lxcbuild.pypi.index.config import PipConfig
+from lxcbuild.state.paths import StateDirs
 
 
 class Notes:

@@ -10,10 +10,10 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
+from lxcbuild.debian.inside.crates.rust_project import read_rust
 from lxcbuild.debian.inside.layout_reading import is_left_to_setuptools
 from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
-from lxcbuild.debian.inside.rust_project import read_rust
 from lxcbuild.debian.inside.setup_reading import read_setup_py
 from lxcbuild.debian.inside.unpack import unpack
 

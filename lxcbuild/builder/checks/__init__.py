@@ -1,0 +1,1 @@
+"""Checks on request, and the provenance of what was built."""

@@ -1,0 +1,286 @@
+"""The project's own tests on request, on the sealed packages: a fresh sandbox that is thrown away, with what the package declares,
+what its tests need, and the package itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lxcbuild.builder.closure import LocalDeb
+from lxcbuild.builder.failures import fail
+from lxcbuild.builder.installed import hand_in, open_installed
+from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
+from lxcbuild.builder.needs import backends
+from lxcbuild.builder.needs.naming import names, target_python
+from lxcbuild.builder.work import Work
+from lxcbuild.config.overrides import OFF
+from lxcbuild.debian.checks import upstreamtests
+from lxcbuild.debian.checks.upstreamtests import TestsRun, Verdict, usage_error
+from lxcbuild.debian.names import canonical_or_none
+from lxcbuild.debian.relations import translate
+from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
+from lxcbuild.debian.steps import SOURCE, StepFailure
+from lxcbuild.errors import DependencyError, LxcbuildError
+from lxcbuild.images.layer import Layer
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.sandbox.base import Bind
+
+#: How often tests may name what they import and nothing has told of.
+_ROUNDS = 4
+_MAX_LEARNED = 10
+#: Tests that say so were not the package's fault: the suite's tools may be too old for them.
+_NEWER_MAY_DO = (Verdict.NOT_LOADED, Verdict.USAGE)
+
+
+def run(work: Work) -> None:
+    """Set ``work.checks["tests"]``; raises ``tests-failed`` where tests fail. A project without tests gets a note."""
+    if work.source_package is not None:
+        work.note("tests: those of a Debian source package are its own rules' business; none were run")
+        return
+    assert work.inspection is not None
+    if work.override.tests == OFF:
+        work.note("tests: switched off by hand for this project")
+        return
+    found = _find(work)
+    if not found.found and work.override.tests is None:
+        work.checks["tests"] = {"found": False}
+        work.note("tests: the source archive holds none")
+        return
+    result, tail = _until_complete(work, found.requires)
+    _judge(work, result, tail)
+    work.finish_sandbox()  # not before: a failure's state is kept
+
+
+def _until_complete(work: Work, requires: Sequence[str]) -> tuple[TestsRun, bytes]:
+    """Run them, again with what their modules turn out to import, and at last with newer test tools than the suite's."""
+    assert work.inspection is not None
+    learned: dict[str, str | None] = {}
+    newest = False
+    for number in range(_ROUNDS):
+        layer = _layer(work, requires, learned, newest=newest)
+        result, tail = _run(work, layer, number=number)
+        said = tail + "\n".join(("", *result.unloadable)).encode()
+        missing = upstreamtests.missing_modules(said, own=work.inspection.modules)
+        fresh = {} if result.ok else {p: n for p, n in _packages_of(work, missing).items() if p not in learned}
+        if number == _ROUNDS - 1 or not (fresh or (not newest and result.verdict in _NEWER_MAY_DO)):
+            break
+        if fresh:
+            work.note(f"tests: they import what no list of theirs names: {', '.join(fresh)}")
+            learned.update(fresh)
+        else:
+            newest = True
+            work.note(f"tests: once more with the newest releases of what they need: {_reason(result, tail)[0]}")
+        work.finish_sandbox()
+    return result, tail
+
+
+def _judge(work: Work, result: TestsRun, tail: bytes) -> None:
+    work.checks["tests"] = {"found": not result.none, "verdict": result.verdict.value, **asdict(result)}
+    if result.none:
+        work.note("tests: pytest found none in the source archive", warning=True)
+        return
+    work.note(f"tests: {result}")
+    if result.ok:
+        if not result.passed and work.override.tests is None:
+            work.note("tests: none of them ran, all were skipped", warning=True)
+        return
+    brief, resolution = _reason(result, tail)
+    raise fail(
+        FailureClass.TESTS_FAILED,
+        Phase.VERIFY,
+        brief,
+        details="\n".join((*result.unloadable[:10], *result.failing[:20])) or None,
+        resolution=f"{resolution}; without --tests the package is built",
+    )
+
+
+_BY_HAND = "an override names another command (tests: ..., see reference/overrides.md)"
+
+
+def _reason(result: TestsRun, tail: bytes) -> tuple[str, str]:
+    """Whether the package is to blame, and what helps."""
+    if result.verdict is Verdict.FOREIGN:
+        return f"the tests did not run on the installed package: {result.foreign[0]}", _BY_HAND
+    if result.verdict is Verdict.NOT_LOADED:
+        brief = (
+            f"no test failed, but {result.unloadable_count} of their modules cannot be loaded: {result.unloadable[0]}"
+        )
+        return brief, f"what tests import is for the project to name; {_BY_HAND}"
+    if result.verdict is Verdict.USAGE:
+        said = usage_error(tail) or "the log says more"
+        return f"no test was run: pytest does not take the project's options or configuration: {said}", _BY_HAND
+    if result.verdict is Verdict.CRASHED:
+        return f"pytest itself broke off (exit status {result.status}) after: {result}", "the log says where"
+    if not result.failed and not result.errors:
+        return f"the command of the tests failed (exit status {result.status})", "the log says why"
+    return f"the project's own tests fail: {result}", "the log has pytest's report"
+
+
+def _binds(work: Work) -> tuple[Bind, ...]:
+    assert work.source is not None
+    return (Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}"),)
+
+
+def _find(work: Work) -> upstreamtests.TestsFound:
+    assert work.image is not None
+    assert work.source is not None
+    instance = work.open_sandbox((work.image.path,), binds=_binds(work))
+    run_job(work, instance, upstreamtests.find_job(work.source.path.name))
+    files = take_output(work, instance, work.workspace / "tests-found")
+    found = upstreamtests.parse_found(result_bytes(files, upstreamtests.FOUND))
+    if isinstance(found, StepFailure):
+        raise_failure(work, found)
+    work.finish_sandbox()
+    return found
+
+
+def _packages_of(work: Work, modules: Sequence[str]) -> dict[str, str | None]:
+    """The suite's packages of modules that tests could not import, and their projects; never what is being tested."""
+    contents = work.facilities.contents_for(work.request.target)
+    own = {deb.package for deb in (*_debs(work), *_companions(work))}
+    found: dict[str, str | None] = {}
+    for name in modules[:_MAX_LEARNED]:
+        package = next((p for p in contents.modules(name) if p.startswith("python3-") and p not in own), None)
+        if package is not None:
+            # A name that only a log says is never asked of the index: the suite must say that it is that package.
+            shipped = contents.find_distribution(name) if canonical_or_none(name) else None
+            found[package] = shipped.name if shipped is not None and shipped.package == package else None
+    return found
+
+
+def _layer(work: Work, requires: Sequence[str], learned: Mapping[str, str | None], *, newest: bool) -> Layer:
+    """What the package declares, what its tests need of the suite, and on top what only the index has (``newest``: all of what
+    tests need). What neither has is told and left out: tests that need it say so."""
+    assert work.image is not None
+    own = {deb.package for deb in (*_debs(work), *_companions(work))}
+    relations, roots = _mapped(work, requires, own)
+    more = _satisfiable(work, [package for package in (*learned, *upstreamtests.COMMON) if package not in own])
+    archive = work.facilities.archive_for(work.request.target)
+    below = work.facilities.layers.provide(work.image, archive, _declared(work), (*relations, *more))
+    if newest:
+        roots = list(dict.fromkeys((*roots, *relations.values(), *filter(None, learned.values()))))
+    return _with_wheels(work, below, roots) if roots else below
+
+
+def _mapped(work: Work, requires: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Relations for what the suite has of the test requirements, with the requirement that each stands for; and the others."""
+    assert work.image is not None
+    assert work.inspection is not None
+    requires_dist = work.inspection.requires_dist or ()
+    extras, besides = upstreamtests.wanted(work.name, requires_dist, requires)
+    relations: dict[str, str] = {}
+    roots: dict[str, None] = {}
+    for text in (*_of_extras(requires_dist), *besides):
+        found = translate([text], python=target_python(work), names=names(work), extras=extras)
+        if not found.relations and not found.unmapped:
+            continue  # not on this Python, or of another extra
+        plain = Requirement(text)
+        plain.marker = None
+        asked = [str(relation) for relation in found.relations if relation.package not in own]
+        if found.unmapped or not all(_can_be_had(work, relation) for relation in asked):
+            roots[str(plain)] = None
+        else:
+            relations |= dict.fromkeys(asked, str(plain))
+    return relations, list(roots)
+
+
+def _can_be_had(work: Work, relation: str) -> bool:
+    assert work.image is not None
+    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
+    try:
+        layers.resolve(work.image, layers.base(work.image), archive, (relation,))
+    except DependencyError:
+        return False
+    return True
+
+
+def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
+    """Those that the suite can satisfy each for itself; the others are told of, and left out."""
+    found = []
+    for relation in relations:
+        if _can_be_had(work, relation):
+            found.append(relation)
+        else:
+            work.note(f"tests: left out {relation}: the suite cannot satisfy it", warning=True)
+    return tuple(found)
+
+
+def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
+    """The largest part of the requirements that the index can provide; never the project itself."""
+    from dataclasses import replace
+
+    def choose(wanted: Sequence[str]) -> Layer:
+        sets = backends.choose(work, below, wanted, constraints=())
+        kept = {
+            python: tuple(c for c in chosen if canonicalize_name(c.name) != canonicalize_name(work.name))
+            for python, chosen in sets.items()
+        }
+        for item in {str(chosen): None for chosen_set in kept.values() for chosen in chosen_set}:
+            work.note(f"test requirement from the index: {item}")
+        return replace(below, lowers=work.facilities.wheels.provide(work.image, below, kept).layer.lowers)  # type: ignore[arg-type]
+
+    try:
+        return choose(roots)
+    except LxcbuildError as error:
+        work.note(f"tests: not everything that they need can be had: {error.brief}", warning=True)
+    single = []
+    for root in roots:
+        try:
+            choose([root])
+        except LxcbuildError as error:
+            work.note(f"tests: left out {root}: {error.brief}", warning=True)
+        else:
+            single.append(root)
+    try:
+        return choose(single) if single else below
+    except LxcbuildError:
+        return below
+
+
+def _of_extras(requires_dist: Sequence[str]) -> list[str]:
+    """Without tools that no test imports. What the project needs without extras, its package declares."""
+    kept = []
+    for text in requires_dist:
+        try:
+            name = Requirement(text).name
+        except InvalidRequirement:
+            continue
+        if "extra" in text and upstreamtests.is_for_tests(name):
+            kept.append(text)
+    return kept
+
+
+def _debs(work: Work) -> list[LocalDeb]:
+    return [LocalDeb.read(item.path, sha256=item.sha256) for item in work.sealed if item.name.endswith(".deb")]
+
+
+def _companions(work: Work) -> tuple[LocalDeb, ...]:
+    return work.closure.companions([deb.stanza for deb in _debs(work)])
+
+
+def _declared(work: Work) -> tuple[str, ...]:
+    stanzas = [deb.stanza for deb in (*_debs(work), *_companions(work))]
+    own = names_provided(stanzas)
+    return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
+
+
+def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, bytes]:
+    """What came out, and the end of what was printed."""
+    assert work.source is not None
+    assert work.inspection is not None
+    debs = [item for item in work.sealed if item.name.endswith(".deb")]
+    companions = _companions(work)
+    shown = hand_in(work, debs, name=f"debs-for-tests-{number}")
+    for deb in companions:
+        deb.copy_to(shown)
+    instance = open_installed(work, layer.lowers, shown, binds=_binds(work))
+    job = upstreamtests.run_job(work.source.path.name, work.inspection.modules, command=work.override.tests)
+    tail = run_job(work, instance, job).tail
+    files = take_output(work, instance, work.workspace / f"tests-{number}")
+    result = upstreamtests.parse_run(result_bytes(files, upstreamtests.RESULT))
+    if isinstance(result, StepFailure):
+        raise_failure(work, result)
+    return result, tail

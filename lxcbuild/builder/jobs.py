@@ -1,0 +1,160 @@
+"""Runs a job of the Debian room in a sandbox: puts its files inside, runs its steps, reads its results."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from lxcbuild.builder import network
+from lxcbuild.builder.failures import PhaseFailedError, fail
+from lxcbuild.builder.work import Work
+from lxcbuild.debian.documents import MAX_DOCUMENT_BYTES
+from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
+from lxcbuild.model import FailureClass
+from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
+from lxcbuild.state.data import configuration_directory
+from lxcbuild.values import dataclass
+
+_TAIL_BYTES = 64 * 1024
+#: The key of the policy that each class of stop means, and by how much more is worth a try.
+_STOP_KEYS = {
+    FailureClass.OOM: "memory: {{max: {memory}MiB}}",
+    FailureClass.DISK_FULL: "disk: {{max: {disk}MiB, max_inodes: {inodes}}}, memory: {{max: {memory}MiB}}",
+    FailureClass.PIDS_EXHAUSTED: "pids: {{max: {pids}}}",
+    FailureClass.TIMEOUT: "time: {{wall: {wall}s}}",
+    FailureClass.SILENT: "time: {{silence: {silence}s}}",
+    FailureClass.LOG_FLOOD: "log: {{max: {log}MiB}}",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobEnd:
+    """How a job ended: its last step's result, and the end of what that step printed."""
+
+    step: InsideStep
+    result: StepResult
+    tail: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step succeeded."""
+        return self.result.ok
+
+
+def run_job(work: Work, instance: Instance, job: Job) -> JobEnd:
+    """Run the steps until one fails. A step that a limit ended is a failure of that class, raised here."""
+    for inside, content in job.files.items():
+        instance.put(inside, content)
+    assert job.steps, "a job has steps"
+    for step in job.steps:
+        end = _run_step(work, instance, step)
+        if not end.ok:
+            break
+    return end
+
+
+def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
+    tail: deque[bytes] = deque()
+    size = 0
+
+    def hear(data: bytes) -> None:
+        nonlocal size
+        work.hear(data)
+        tail.append(data)
+        size += len(data)
+        while size - len(tail[0]) > _TAIL_BYTES:
+            size -= len(tail.popleft())
+
+    command = Step(argv=step.argv, env=step.env, cwd=step.cwd, user=User.ROOT if step.as_root else User.BUILD)
+    work.last_step = command
+    result = instance.run(replace(command, argv=step.command), hear)
+    work.charge(result.usage)
+    if _ran_out_of_room(work, result, b"".join(tail)):
+        result = replace(result, stopped_by=FailureClass.DISK_FULL)
+    if result.stopped_by is not None:
+        raise stopped(work, result)
+    try:
+        network.judge(work, result)
+    except PhaseFailedError as error:
+        error.tail = b"".join(tail)  # it may say what to provide, so that the next attempt needs no network
+        raise
+    return JobEnd(step=step, result=result, tail=b"".join(tail))
+
+
+def _ran_out_of_room(work: Work, result: StepResult, tail: bytes) -> bool:
+    """Whether a step that failed had met ENOSPC and cleaned up at once, faster than anybody looks.
+
+    No kernel counts the refused writes of a tmpfs, and its room is looked at four times a second. But its pages are the sandbox's
+    memory, of which the kernel keeps the high-water mark: where that reached the size of the tmpfs, what the C library says for
+    ENOSPC is believed.
+    """
+    was_full = result.usage.peak_memory_bytes >= work.policy.disk.max_bytes * 9 // 10
+    return not result.ok and result.stopped_by is None and was_full and b"No space left on device" in tail
+
+
+def stopped(work: Work, result: StepResult) -> PhaseFailedError:
+    """The failure of a step that a limit ended."""
+    assert result.stopped_by is not None
+    policy = work.policy
+    brief = {
+        FailureClass.OOM: f"the build needs more than {policy.memory.max_bytes / 2**20:.0f} MiB of memory",
+        FailureClass.DISK_FULL: f"the build fills {policy.disk.max_bytes / 2**20:.0f} MiB "
+        f"or {policy.disk.max_inodes} files",
+        FailureClass.PIDS_EXHAUSTED: f"the build wants more than {policy.pids_max} processes",
+        FailureClass.TIMEOUT: f"{work.phase} took longer than {policy.time.wall_s:.0f} s",
+        FailureClass.SILENT: f"{work.phase} printed nothing for {policy.time.silence_s or 0:.0f} s",
+        FailureClass.LOG_FLOOD: f"{work.phase} printed more than {policy.log.max_bytes / 2**20:.0f} MiB",
+        FailureClass.CANCELLED: "cancelled",
+    }.get(result.stopped_by, f"the sandbox ended while {work.phase} ran")
+    return fail(result.stopped_by, work.phase, brief, resolution=_raise_limit(work, result.stopped_by))
+
+
+def _raise_limit(work: Work, stop: FailureClass) -> str | None:
+    """Which file to change, and how: twice as much for this project alone."""
+    key, policy, mib = _STOP_KEYS.get(stop), work.policy, 1 << 20
+    if key is None:
+        return None
+    twice = key.format(
+        memory=2 * policy.memory.max_bytes // mib,
+        disk=2 * policy.disk.max_bytes // mib,
+        inodes=2 * policy.disk.max_inodes,
+        pids=2 * policy.pids_max,
+        wall=round(2 * policy.time.wall_s),
+        silence=round(2 * (policy.time.silence_s or 0)),
+        log=2 * policy.log.max_bytes // mib,
+    )
+    path = configuration_directory() / "cgroups" / f"{policy.name}.yaml"
+    return f"if it may have more, write to {path}: packages: [{{match: [{work.name}], {twice}}}]; or choose another --policy"
+
+
+def take_output(work: Work, instance: Instance, destination: Path) -> Mapping[str, ExtractedFile]:
+    """Stop the sandbox and take ``/out`` out of it, by name; what an earlier try of the phase left there goes."""
+    instance.stop()
+    if destination.exists():
+        shutil.rmtree(destination)
+    return {file.name: file for file in instance.extract(OUT, destination, work.policy.output)}
+
+
+def result_bytes(files: Mapping[str, ExtractedFile], name: str) -> bytes:
+    """The content of one result file, as much as a document may have and a byte more; empty when the step did not leave it.
+
+    Its parser then says so.
+    """
+    if name not in files:
+        return b""
+    with files[name].path.open("rb") as file:
+        return file.read(MAX_DOCUMENT_BYTES + 1)
+
+
+def raise_failure(
+    work: Work, failure: StepFailure, *, resolution: str | None = None, mendable: bool = False
+) -> NoReturn:
+    """Raise what a script inside reported."""
+    details = failure.details
+    raise fail(
+        failure.failure_class, work.phase, failure.brief, details=details, resolution=resolution, mendable=mendable
+    )

@@ -1,0 +1,1 @@
+"""What a project needs to be built and to run."""

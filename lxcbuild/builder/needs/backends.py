@@ -1,0 +1,225 @@
+"""Build backends from the package index: which releases a build needs for the target's Pythons, and what a backend itself asks for.
+
+Everything that runs a project's code (the hook, a wheel built from a source archive) runs in a sandbox as the build user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lxcbuild.builder.jobs import result_bytes, run_job, take_output
+from lxcbuild.builder.needs.naming import target_python
+from lxcbuild.builder.work import Work
+from lxcbuild.config.overrides import Override
+from lxcbuild.debian.relations import TargetPython
+from lxcbuild.debian.source import backend as asking
+from lxcbuild.debian.source import inspection as inspecting
+from lxcbuild.debian.source.backend import BackendAnswer
+from lxcbuild.debian.source.compilation import BASE_ENVIRONMENT, path_environment
+from lxcbuild.debian.source.conversion import version_environment
+from lxcbuild.debian.source.inspection import Inspection
+from lxcbuild.debian.steps import SOURCE, StepFailure
+from lxcbuild.errors import DependencyError
+from lxcbuild.images.layer import Layer
+from lxcbuild.images.wheels import LAYOUT_VERSION
+from lxcbuild.pypi.files.identity import split_sdist_name
+from lxcbuild.pypi.files.wheels import target_tags
+from lxcbuild.pypi.index.model import IndexFile
+from lxcbuild.pypi.versions.buildset import Chosen, TargetEnvironment, resolve_build_set
+from lxcbuild.sandbox.base import Bind
+
+#: A backend that needs a backend that needs a backend ...: how many may have to be built from their sources.
+_MAX_DEPTH = 3
+_MAX_HOOK_ROUNDS = 3
+_WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{1,250}\.whl")
+
+
+def choose(
+    work: Work, below: Layer, roots: Sequence[str], *, constraints: Sequence[str], depth: int = 0
+) -> dict[str, tuple[Chosen, ...]]:
+    """By Python (``3.11``), the releases that the roots need; ``below`` says which Pythons and C library there are.
+
+    Raises :class:`DependencyError` and what fetching raises.
+    """
+    sets = {}
+    for version in pythons(work, below):
+        environment = target_environment(work, below, version)
+
+        def make(file: IndexFile, version: str = version) -> Path:
+            return _wheel_of_source(work, file, version, depth=depth + 1)
+
+        sets[_short(version)] = resolve_build_set(
+            roots,
+            constraints=_plain(constraints),
+            index=work.facilities.index,
+            target=environment,
+            make_wheel=make,
+        )
+    return sets
+
+
+def pythons(work: Work, layer: Layer) -> tuple[str, ...]:
+    """Versions of the Pythons that the project will be built for: one serves pure projects, the default comes first."""
+    assert work.image is not None
+    assert work.inspection is not None
+    default = work.image.python_version
+    if not work.inspection.compiled:
+        return (default,)
+    installed = {match[1] for p in layer.packages if (match := re.fullmatch(r"python(3\.\d+)", p.name))}
+    others = sorted(installed - {_short(default)}, key=lambda text: int(text.partition(".")[2]))
+    return (default, *others)
+
+
+def target_environment(work: Work, layer: Layer, version: str) -> TargetEnvironment:
+    """Markers and tags of one Python of the target."""
+    markers = TargetPython(version, target_python(work).architecture).environment()
+    return TargetEnvironment(
+        markers=markers,
+        tags=target_tags(python_version=version, machine=markers["platform_machine"], glibc=_glibc(layer)),
+    )
+
+
+def _short(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _glibc(layer: Layer) -> tuple[int, int] | None:
+    for package in layer.packages:
+        match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", package.version) if package.name == "libc6" else None
+        if match is not None:
+            return int(match[1]), int(match[2])
+    return None
+
+
+def _plain(requirements: Sequence[str]) -> tuple[str, ...]:
+    """Those that are requirements without a URL; the others have been told of elsewhere."""
+    return tuple(item for item in requirements if asking.is_requirement(item))
+
+
+# -- what a backend asks for ----------------------------------------------------------------------------------------
+
+
+def ask(work: Work) -> BackendAnswer:
+    """What the project's backend wants beyond what is written down, on the layers so far."""
+    assert work.source is not None
+    assert work.inspection is not None
+    assert work.layer is not None
+    answer, _ = _run_backend(
+        work, work.source.path, work.inspection, work.layer, work.program_paths, version=work.source.version
+    )
+    return answer
+
+
+def _run_backend(
+    work: Work,
+    archive: Path,
+    inspection: Inspection,
+    layer: Layer,
+    program_paths: Sequence[str],
+    *,
+    version: str,
+    keep_wheel: Path | None = None,
+) -> tuple[BackendAnswer, Path | None]:
+    own = work.source is not None and archive == work.source.path  # not what is built for this build
+    by_hand = work.override if own else Override()
+    environment = {**BASE_ENVIRONMENT, **version_environment(version), **path_environment(program_paths)}
+    job = asking.ask_job(
+        inspection,
+        archive_name=archive.name,
+        environment={**environment, **by_hand.environment},
+        make_wheel=keep_wheel is not None,
+        patches=by_hand.patches,
+    )
+    bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
+    instance = work.open_sandbox(layer.lowers, binds=(bind,))
+    run_job(work, instance, job)
+    destination = work.workspace / "backend"
+    shutil.rmtree(destination, ignore_errors=True)
+    files = take_output(work, instance, destination)
+    work.finish_sandbox()
+    answer = asking.parse_answer(result_bytes(files, asking.RESULT))
+    wheel = next((item.path for name, item in sorted(files.items()) if _WHEEL.fullmatch(name)), None)
+    if keep_wheel is None or wheel is None:
+        return answer, None
+    keep_wheel.mkdir(parents=True, exist_ok=True)
+    kept = keep_wheel / wheel.name
+    fresh = kept.with_name(f".{work.build_id}.new")
+    shutil.copyfile(wheel, fresh)
+    fresh.rename(kept)
+    return answer, kept
+
+
+# -- wheels of source archives --------------------------------------------------------------------------------------
+
+
+def _wheel_of_source(work: Work, file: IndexFile, version: str, *, depth: int) -> Path:
+    """Build the wheel of a release that has none which fits; its own build requirements come from the index as well."""
+    assert work.image is not None
+    if depth > _MAX_DEPTH:
+        raise DependencyError(f"{file.filename} would be built for a build for a build: that is too deep")
+    if _short(version) != _short(work.image.python_version):
+        raise DependencyError(f"{file.filename} can be built for the suite's default Python only")
+    archive = work.facilities.index.fetch(file)
+    facts = ["wheel", archive.parent.name, work.image.digest, version, LAYOUT_VERSION]
+    kept = work.facilities.dirs.downloads / "built-wheels" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    made = sorted(kept.glob("*.whl"))
+    if made:
+        return made[0]
+    work.note(f"{file.filename} has no wheel for {work.request.target}: one is built in a sandbox")
+    inspection = _inspect(work, archive)
+    asked: dict[str, None] = dict.fromkeys(_plain(inspection.build_requires))
+    for _ in range(_MAX_HOOK_ROUNDS):
+        layer, paths = _layer_for(work, tuple(asked), depth)
+        release = split_sdist_name(file.filename)
+        text = str(release[1]) if release else inspection.version or "0"
+        answer, wheel = _run_backend(work, archive, inspection, layer, paths, version=text, keep_wheel=kept)
+        if wheel is not None:
+            return wheel
+        fresh = [item for item in answer.requires if item not in asked]
+        if not fresh:
+            break
+        asked.update(dict.fromkeys(fresh))
+    raise DependencyError(f"no wheel can be built of {file.filename}", details=answer.error)
+
+
+def _inspect(work: Work, archive: Path) -> Inspection:
+    assert work.image is not None
+    bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
+    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    run_job(work, instance, inspecting.inspect_job(archive.name))
+    destination = work.workspace / "inspect-requirement"
+    shutil.rmtree(destination, ignore_errors=True)
+    files = take_output(work, instance, destination)
+    work.finish_sandbox()
+    found = inspecting.parse_inspection(result_bytes(files, inspecting.RESULT))
+    if isinstance(found, StepFailure):
+        raise DependencyError(f"{archive.name} cannot be used: {found.brief}", details=found.details)
+    return found
+
+
+def _layer_for(work: Work, requirements: Sequence[str], depth: int) -> tuple[Layer, tuple[str, ...]]:
+    assert work.image is not None
+    assert work.recipe is not None
+    archive = work.facilities.archive_for(work.request.target)
+    tools = ("build-essential", "python3-all-dev")
+    below = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, tools)
+    default = work.image.python_version
+
+    def make(file: IndexFile) -> Path:
+        return _wheel_of_source(work, file, default, depth=depth + 1)
+
+    sets: Mapping[str, tuple[Chosen, ...]] = {
+        _short(default): resolve_build_set(
+            requirements,
+            index=work.facilities.index,
+            target=target_environment(work, below, default),
+            make_wheel=make,
+        )
+    }
+    made = work.facilities.wheels.provide(work.image, below, sets)
+    return made.layer, made.program_paths

@@ -1,0 +1,77 @@
+"""How this build's project and its requirements are called in the target: one place that puts the name map together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from packaging.utils import canonicalize_name
+
+from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.work import Work
+from lxcbuild.debian.names import Distribution, NameMap, binary_package, load_fallback
+from lxcbuild.debian.relations import TargetPython
+from lxcbuild.debian.tables import requirement_table
+from lxcbuild.debian.versions import upstream_of
+from lxcbuild.model import Target
+
+
+def names(work: Work) -> NameMap:
+    """The name map of the target: what is built together with this project, the archive, then the table of the dh-python in the
+    build layer, if it has one."""
+    contents, chosen = work.facilities.contents_for(work.request.target), work.closure.chosen
+
+    def find(name: str) -> Distribution | None:
+        return None if name in chosen else contents.find_distribution(name)
+
+    fallback: Mapping[str, str] = {}
+    for lower in work.layer.lowers if work.layer is not None else ():
+        fallback = load_fallback(lower)
+        if fallback:
+            break
+    archive = work.facilities.archive_for(work.request.target)
+    return NameMap(
+        overrides=_by_hand(work),
+        archive=find,
+        built=chosen,
+        fallback=fallback,
+        taken=lambda package: archive.candidate(package) is not None,
+    )
+
+
+def future_names(facilities: Facilities, target: Target, projects: Iterable[str]) -> NameMap:
+    """What packages of these projects will be called, before anything of them is built."""
+    contents = facilities.contents_for(target)
+    unknown = [binary_package(name) for name in projects if contents.find_distribution(name) is None]
+    taken = facilities.archive_for(target).candidates(unknown)
+    return NameMap(archive=contents.find_distribution, taken=taken.__contains__)
+
+
+def _by_hand(work: Work) -> Mapping[str, str]:
+    override = work.override
+    own: dict[str, str] = {canonicalize_name(work.name): override.package} if override.package is not None else {}
+    return {**override.names, **own}
+
+
+def build_names(work: Work) -> NameMap:
+    """The same for build requirements, where some projects are only carriers of a program that the suite has."""
+    known = names(work)
+    archive = work.facilities.contents_for(work.request.target).find_distribution  # nothing built here is built with
+    table = requirement_table().programs
+    candidates = work.facilities.archive_for(work.request.target).candidates
+
+    def find(name: str) -> Distribution | None:
+        found = archive(name)
+        if found is not None or name not in table:
+            return found
+        version = candidates([table[name]]).get(table[name])
+        if version is None:
+            return None
+        return Distribution(name, upstream_of(version), table[name])
+
+    return NameMap(overrides=known.overrides, archive=find, fallback=known.fallback)
+
+
+def target_python(work: Work) -> TargetPython:
+    """The Python that the target's packages run on."""
+    assert work.image is not None
+    return TargetPython(work.image.python_version, work.request.target.architecture)

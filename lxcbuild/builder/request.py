@@ -1,0 +1,63 @@
+"""What is asked of one build, as the command line or the farm puts it together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.model import SourceKind, Target
+from lxcbuild.values import dataclass
+
+DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One wish: this requirement (or local path) for this target."""
+
+    requirement: str
+    target: Target
+    path: Path | None = None  # a local sdist, .dsc or directory, instead of the index
+    kind: SourceKind = SourceKind.SDIST
+    converter: ConverterChoice = ConverterChoice.AUTO
+    force: bool = False  # build although the distribution ships it
+    output: Path | None = None  # where the user wants the packages, besides the store
+    maintainer: str = DEFAULT_MAINTAINER
+    strict_debian: bool = False  # build with packages of the distribution only
+    with_deps: bool = True  # build what the suite lacks of its requirements, too
+    newer_than_official: bool = True  # where the suite has a requirement in a version that does not do
+    rebuild: bool = False  # although the very same was built before
+    lintian: bool = False  # let lintian judge the packages
+    tests: bool = False  # run the project's own tests on the packages
+    check_reproducible: bool = False  # build twice under different circumstances and compare
+    needed_by: str = ""  # what this is a requirement of; empty: the user asked for it
+    hashes: tuple[tuple[str, str], ...] = ()  # (algorithm, digest): the source archive must have one of them; none: any
+
+    @property
+    def wants_checks(self) -> bool:
+        """Whether more is asked for than an earlier build with the same inputs can answer."""
+        return self.lintian or self.tests or self.check_reproducible
+
+    @property
+    def display_name(self) -> str:
+        """What to call the build before anything is known of it."""
+        return (self.path.absolute().name if self.path is not None else self.requirement)[:200]
+
+    @property
+    def project_name(self) -> str:
+        """The normalised name as far as the request tells it."""
+        if self.path is not None:
+            return self.display_name
+        from lxcbuild.pypi.index.client import parse_requirement
+
+        return canonicalize_name(parse_requirement(self.requirement).name)
+
+
+def new_build_id() -> str:
+    """A sortable id that no other build of any machine has: time in UTC, process, and 24 random bits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid() % 0x10000:04x}{secrets.token_hex(3)}"

@@ -1,0 +1,270 @@
+"""One build in progress: the request, and what each phase found out, gathered in one object that the phases pass on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from pathlib import Path
+
+from lxcbuild.builder.closure import Closure
+from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.machine import ConverterChoice, Inspected
+from lxcbuild.builder.request import BuildRequest, new_build_id
+from lxcbuild.config.overrides import Override
+from lxcbuild.config.recipes import Recipe
+from lxcbuild.debian.source.conversion import ConversionPlan
+from lxcbuild.debian.source.crates import CrateSupply
+from lxcbuild.debian.source.inspection import Inspection
+from lxcbuild.debian.sourcepackage import SourcePackage
+from lxcbuild.errors import LxcbuildError
+from lxcbuild.events import Monitor, Note, Output
+from lxcbuild.images.crates import CrateFile
+from lxcbuild.images.image import Image
+from lxcbuild.images.layer import Layer
+from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseRecord, Policy, Source, Usage
+from lxcbuild.pypi.index.model import Release
+from lxcbuild.pypi.versions.buildset import Chosen
+from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
+from lxcbuild.sandbox.logs import LogWriter, one_line
+from lxcbuild.state.claims import Claim
+from lxcbuild.values import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """The state of one build. Phases read what earlier phases wrote; None means that the phase has not run."""
+
+    request: BuildRequest
+    facilities: Facilities
+    build_id: str = field(default_factory=new_build_id)
+    closure: Closure = field(default_factory=Closure)  # what is built together with this
+    # what the phases found
+    recipe: Recipe | None = None
+    image: Image | None = None
+    release: Release | None = None
+    official: str | None = None  # the version that the distribution ships
+    source: Source | None = None
+    inspection: Inspection | None = None
+    layer: Layer | None = None
+    converter: Converter = Converter.PYPROJECT
+    build_relations: tuple[str, ...] = ()  # Build-Depends
+    outdated_backend: bool = False  # the suite's backend is older than the project asks for, and there is no newer one
+    asked_requirements: dict[str, None] = field(
+        default_factory=dict
+    )  # what the backend's hook and logs asked for, in order
+    suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
+    newer_than_stdeb: bool = False  # stdeb's way of installing does not know the newer tools that the project asks for
+    plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
+    roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
+    promoted: set[str] = field(
+        default_factory=set
+    )  # packages that only extras name, and without which it does not import
+    native_depends: set[str] = field(default_factory=set)  # libraries and programs without which it does not import
+    superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
+    program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
+    index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
+    crates: CrateSupply | None = None  # how the build gets its Rust crates; None: not decided, or no Rust is asked for
+    registry_crates: tuple[CrateFile, ...] = ()  # what a registry provided
+    rust_packages: tuple[str, str] = ("rustc", "cargo")  # the suite's packages of both, chosen with the crates
+    conversion: ConversionPlan | None = None
+    orig_sha256: str = ""  # of the source archive that was laid out for the build
+    source_package: SourcePackage | None = None  # what a Debian source package says of itself
+    learned_packages: set[str] = field(default_factory=set)
+    suggested_packages: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet
+    built: Path | None = None  # directory of files taken out of the compile sandbox
+    sealed: list[ExtractedFile] = field(default_factory=list)  # those of them that belong to the package
+    # for the outcome
+    error: LxcbuildError | None = (
+        None  # what ended the build, where it was an error and not something that a phase found
+    )
+    outcome: Outcome | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checks: dict[str, object] = field(default_factory=dict)  # what checks on request found, by check
+    limits_in_force: dict[str, object] = field(default_factory=dict)
+    layer_relations: tuple[str, ...] = ()  # what the build layer holds on top of the toolchain was asked for by these
+    # private
+    phase: Phase = Phase.RESOLVE
+    instance: Instance | None = None
+    last_step: Step | None = None  # the newest command in that sandbox
+    _claim: Claim | None = None
+    _log: LogWriter | None = None
+    _usage: Usage = field(default_factory=Usage)
+    _sandboxes: int = 0
+    _savings: dict[str, float] = field(default_factory=dict)  # by layer, as when it was first used
+
+    # -- naming ---------------------------------------------------------------------------------------------
+
+    @property
+    def monitor(self) -> Monitor:
+        """Who watches."""
+        return self.facilities.monitor
+
+    @property
+    def name(self) -> str:
+        """The best name known so far."""
+        if self.source is not None and self.source.name:
+            return self.source.name
+        return self.release.name if self.release is not None else self.request.display_name
+
+    @property
+    def version(self) -> str:
+        """The upstream version, once known; what the distribution ships if that is the answer."""
+        if self.official is not None:
+            return self.official
+        if self.source is not None and self.source.version:
+            return self.source.version
+        return self.release.version if self.release is not None else ""
+
+    @property
+    def policy(self) -> Policy:
+        """The limits for this package."""
+        return self.roomier or self.facilities.policy_for(self.name)
+
+    @property
+    def override(self) -> Override:
+        """What an administrator says of this project by hand."""
+        return self.facilities.overrides.find(self.name, self.version, self.request.target)
+
+    @property
+    def workspace(self) -> Path:
+        """A directory of the host for this build alone; gone when the build ends, or its process."""
+        if self._claim is None:
+            dirs = self.facilities.dirs
+            self._claim = Claim(dirs.run, dirs.lib / "work" / self.build_id)
+        return self._claim.directory
+
+    # -- talking --------------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        """The build's log file."""
+        return self.facilities.dirs.logs / f"{self.build_id}.log"
+
+    @property
+    def log(self) -> LogWriter:
+        """Writes the build's log; opened when first used."""
+        if self._log is None:
+            self._log = LogWriter(self.log_path)
+        return self._log
+
+    def enter(self, phase: Phase, converter: Converter) -> None:
+        """A phase begins."""
+        self.phase, self.converter = phase, converter
+        self.log.heading(str(phase))
+
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """Tell people something that does not stop the build; kept in the record, as one safe line whatever it was made of."""
+        text = one_line(text, longest=2000)
+        if text not in self.notes:
+            self.notes.append(text)
+            self.log.remark(text)
+            self.monitor.emit(Note(text=text, build_id=self.build_id, warning=warning))
+
+    def hear(self, data: bytes) -> None:
+        """Output of a step: to the log and to those who watch."""
+        self.log.write(data)
+        self.monitor.emit(Output(build_id=self.build_id, phase=self.phase, data=data))
+
+    # -- sandboxes ------------------------------------------------------------------------------------------
+
+    def open_sandbox(
+        self,
+        lowers: Sequence[Path],
+        *,
+        binds: Sequence[Bind] = (),
+        hostname: str = "build",
+        policy: Policy | None = None,
+    ) -> Instance:
+        """A started sandbox of this build; the driver gives it back when the phase fails or ``finish_sandbox`` is called.
+
+        ``policy`` is for a step of ours whose network differs from the build's.
+        """
+        assert self.instance is None, "the last sandbox was not given back"
+        self._sandboxes += 1
+        self.last_step = None
+        spec = InstanceSpec(
+            instance_id=f"{self.build_id}.{self._sandboxes}",
+            lowers=tuple(lowers),
+            policy=policy or self.policy,
+            binds=tuple(binds),
+            hostname=hostname,
+        )
+        self.instance = self.facilities.backend.create(spec)
+        self.instance.start()
+        self.limits_in_force = dict(self.instance.limits_in_force)
+        if self.phase is not Phase.VERIFY:
+            self.facilities.backend.prestart()  # for the next phase, while this one works
+        return self.instance
+
+    def using(self, layer: Layer) -> Layer:
+        """Count what its layers save this build, each once, as it was when it was asked for first."""
+        self._savings = {**layer.savings, **self._savings}
+        return layer
+
+    def layer_use(self) -> LayerUse | None:
+        """What layers did so far; None before there was any."""
+        if not self._savings:
+            return None
+        known = sum(seconds > 0 for seconds in self._savings.values())
+        return LayerUse(
+            saved_s=round(sum(self._savings.values()), 3),
+            known=known,
+            made=len(self._savings) - known,
+            relations=self.layer_relations,
+        )
+
+    def charge(self, usage: Usage) -> None:
+        """Add what a sandbox consumed to the running phase: sums add up, peaks are the larger one."""
+        self._usage = add_usage(self._usage, usage)
+
+    def take_usage(self) -> Usage:
+        """What the sandboxes of the phase consumed, and start anew."""
+        taken, self._usage = self._usage, Usage()
+        return taken
+
+    def finish_sandbox(self) -> None:
+        """Give the sandbox back."""
+        if self.instance is not None:
+            instance, self.instance = self.instance, None
+            instance.close()
+
+    def abandon_instance(self) -> None:
+        """After a failed phase: nothing of its sandbox is used any more."""
+        self.finish_sandbox()
+
+    def inspected_facts(self) -> Inspected:
+        """What the machine needs to know after inspection."""
+        assert self.inspection is not None
+        assert self.recipe is not None
+        return Inspected(
+            has_setup_py=self.inspection.has_setup_py,
+            suite_has_pyproject_plugin="pybuild-plugin-pyproject" in self.recipe.toolchain,
+            override=ConverterChoice(self.override.converter or ConverterChoice.AUTO),
+        )
+
+    def close(self) -> None:
+        """Give everything back. Idempotent."""
+        self.finish_sandbox()
+        if self._log is not None:
+            self._log.close()
+        if self._claim is not None:
+            self._claim.release()
+
+
+def add_usage(first: Usage, second: Usage) -> Usage:
+    """The cost of two things after each other: sums, and for peaks the larger one."""
+    return replace(
+        first,
+        wall_s=first.wall_s + second.wall_s,
+        cpu_s=first.cpu_s + second.cpu_s,
+        peak_memory_bytes=max(first.peak_memory_bytes, second.peak_memory_bytes),
+        read_bytes=first.read_bytes + second.read_bytes,
+        written_bytes=first.written_bytes + second.written_bytes,
+        peak_pids=max(first.peak_pids, second.peak_pids),
+        throttled_s=first.throttled_s + second.throttled_s,
+        oom_kills=first.oom_kills + second.oom_kills,
+        pids_denied=first.pids_denied + second.pids_denied,
+        peak_disk_bytes=max(first.peak_disk_bytes, second.peak_disk_bytes),
+    )

@@ -1,0 +1,210 @@
+"""``lxcbuild bench``: measures this installation beside other programs, in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lxcbuild.bench.machine import describe
+from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
+from lxcbuild.cli.render import Ui
+from lxcbuild.cli.verbs.bench.bench_parallel import parallel, plot_option
+from lxcbuild.events import Note
+from lxcbuild.model import Target
+
+if TYPE_CHECKING:
+    from lxcbuild.bench.samples import Spread
+    from lxcbuild.bench.start import Starts
+
+_ROOMS = ("sbuild", "pbuilder", "cowbuilder")
+_KINDS = ("pure", "extension", "debian")
+_PEERS = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed against the budgets of docs/performance.md."""
+
+
+@bench.command()
+@target_option
+@policy_option
+@click.option("--runs", type=click.IntRange(1, 1000), default=20, show_default=True, help="Rounds that count.")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(_PEERS), help="Compare with these only.")
+@json_option
+@pass_ui
+def start(ui: Ui, /, *, target: Target | None, policy: str, runs: int, peers: Sequence[str], as_json: bool) -> None:
+    """Start and end sandboxes, beside other programs that start containers.
+
+    Everything runs once in each round, so that what disturbs the machine disturbs all. Exit status 0 means measured, not fast
+    enough: the last table says which budgets hold.
+    """
+    from lxcbuild.bench.start import measure
+    from lxcbuild.config.policies import load_policy
+    from lxcbuild.images.store import ImageStore
+
+    require_root("start sandboxes")
+    limits = load_policy(policy)
+    with ui.monitor() as monitor:
+        images = ImageStore(ui.dirs, monitor)
+        try:
+            image = images.ensure(target or host_target())
+            before = os.getloadavg()[0]
+            found = measure(ui.dirs, image=image.path, policy=limits, runs=runs, peers=peers or _PEERS)
+        finally:
+            images.close()
+    machine = {**describe(), "load_before": before, "load_after": os.getloadavg()[0]}
+    if as_json:
+        ui.emit_json(_document(found, machine=machine, target=str(image.target), policy=policy))
+    else:
+        _show(ui, found, machine)
+
+
+@bench.command()
+@click.argument("requirement", default="idna==3.10")
+@target_option
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Builds that count.")
+@json_option
+@pass_ui
+def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, as_json: bool) -> None:
+    """CPU time of the orchestrator alone for builds of REQUIREMENT (a project or a directory), one after the other.
+
+    Programs and sandboxes that it starts do not count. The builds are recorded like any other.
+    """
+    from lxcbuild.bench.overhead import MAX_CPU_MS, measure
+    from lxcbuild.bench.samples import Spread
+    from lxcbuild.state.paths import StateDirs
+
+    require_root("start sandboxes")
+    chosen = ("--target", str(target)) if target else ()
+    root = ui.dirs.lib.parent
+    place = ("--state-dir", str(root)) if StateDirs.choose(root) == ui.dirs else ()
+    found = measure((*place, "build", requirement, "--force", "--rebuild", *chosen), runs=runs)
+    series = {"build": Spread.of(found.build), "build --help": Spread.of(found.imports)}
+    if as_json:
+        document = {name: dataclasses.asdict(spread) for name, spread in series.items()}
+        ui.emit_json({"machine": describe(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
+        return
+    columns = ("CPU ms", "min", "q1", "median", "q3", "max")
+    ui.table(columns, [(name, *_five(spread)) for name, spread in series.items()], right=columns[1:])
+    median = series["build"].median
+    ui.verdict(
+        "ok" if found.holds else "fail", f"orchestrator CPU per build: {median:.0f} ms (at most {MAX_CPU_MS:.0f} ms)"
+    )
+
+
+@bench.command(name="build")
+@target_option
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Rounds that count.")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(_ROOMS), help="Also build with this program.")
+@click.option("--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only this kind of package.")
+@click.option("--cold", is_flag=True, help="With an empty layer store, and bases of peers without build dependencies.")
+@plot_option
+@json_option
+@pass_ui
+def builds(
+    ui: Ui,
+    /,
+    *,
+    target: Target | None,
+    runs: int,
+    peers: Sequence[str],
+    kinds: Sequence[str],
+    cold: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Build packages, beside the same builds bare and in other clean rooms.
+
+    A pure Python project, one with a C extension and a Debian source package; each round builds everything once in every way.
+    Tests, lintian and debug packages are off everywhere. Exit status 0 means measured, not fast enough.
+    """
+    from lxcbuild.bench.builds import SAMPLES, measure
+    from lxcbuild.cli.verbs.bench import bench_build
+
+    require_root("start sandboxes")
+    before = os.getloadavg()[0]
+    with ui.monitor() as monitor:
+        found = measure(
+            ui.dirs,
+            monitor,
+            target=target or host_target(),
+            runs=runs,
+            peers=tuple(dict.fromkeys(peers)),
+            samples=[sample for sample in SAMPLES if not kinds or sample.kind in kinds],
+            cold=cold,
+            progress=lambda text: monitor.emit(Note(text=text)),
+        )
+    machine = {**describe(), "load_before": before, "load_after": os.getloadavg()[0]}
+    if plot is not None:
+        plot.write_text(bench_build.drawn(found, machine=machine, target=str(target or host_target())))
+    if as_json:
+        ui.emit_json(bench_build.document(found, machine=machine, target=str(target or host_target())))
+    else:
+        bench_build.show(ui, found, machine)
+
+
+bench.add_command(parallel)
+
+
+def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: str) -> dict[str, Any]:
+    from lxcbuild.bench.samples import Spread
+
+    def spread(series: Sequence[float]) -> dict[str, Any]:
+        return {**dataclasses.asdict(Spread.of(series)), "series": [round(value, 3) for value in series]}
+
+    return {
+        "machine": machine,
+        "target": target,
+        "policy": policy,
+        "unit": "ms",
+        "lxcbuild": {name: spread(series) for name, series in found.ours.items()},
+        "without_network_first": spread(found.without_network) if found.without_network else None,
+        "guard": dataclasses.asdict(guard) if (guard := found.guard()) else None,
+        "memory_bytes": max(found.memory_bytes),
+        "peers": {
+            name: {
+                "first": spread(series),
+                "whole": spread(found.whole[name]),
+                "ratio_first": dataclasses.asdict(ratio) if (ratio := found.ratio(name)) else None,
+            }
+            for name, series in found.first.items()
+        },
+        "absent": list(found.absent),
+        "budgets": [{**dataclasses.asdict(budget), "holds": budget.holds} for budget in found.budgets()],
+    }
+
+
+def _show(ui: Ui, found: Starts, machine: dict[str, Any]) -> None:
+    from lxcbuild.bench.samples import Spread
+    from lxcbuild.bench.start import OURS
+
+    ui.line(
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
+        f"load {machine['load_before']:.1f} to {machine['load_after']:.1f}; milliseconds"
+    )
+    columns = ("what", "min", "q1", "median", "q3", "max", "ours/theirs", "meaning")
+    rows = [(f"lxcbuild {name}", *_five(Spread.of(series)), "", OURS[name]) for name, series in found.ours.items()]
+    if (guard := found.guard()) is not None:
+        rows.append(("network none, first", *_five(Spread.of(found.without_network)), "", "as first, without a guard"))
+        rows.append(("guard", *_five(guard), "", "the difference, round by round"))
+    for name, series in found.first.items():
+        ratio = found.ratio(name)
+        rows.append((f"{name} first", *_five(Spread.of(series)), f"{ratio.median:.2f}" if ratio else "", "first byte"))
+        rows.append((f"{name} whole", *_five(Spread.of(found.whole[name])), "", "to its end"))
+    rows += [(name, "-", "-", "-", "-", "-", "", "absent: not installed here") for name in found.absent]
+    ui.table(columns, rows, right=columns[1:7])
+    for budget in found.budgets():
+        value = "not measured" if budget.value is None else f"{budget.value:.2f} {budget.unit}"
+        mark = {True: "ok", False: "fail", None: "warn"}[budget.holds]
+        ui.verdict(mark, f"{budget.name}: {value} (at most {budget.limit:g} {budget.unit})")  # type: ignore[arg-type]
+
+
+def _five(spread: Spread) -> tuple[str, ...]:
+    values = (spread.minimum, spread.quartile1, spread.median, spread.quartile3, spread.maximum)
+    return tuple(f"{value:.2f}" for value in values)

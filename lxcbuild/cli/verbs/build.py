@@ -1,0 +1,173 @@
+"""``lxcbuild build``: Debian packages from requirements, each built in fresh sandboxes, checked, recorded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lxcbuild.cli.already_built import already_built
+from lxcbuild.cli.build_options import request_like, request_options
+from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
+from lxcbuild.cli.recorder import Recorder
+from lxcbuild.cli.render import Ui
+from lxcbuild.cli.requests import wishes
+from lxcbuild.cli.results import conclude
+from lxcbuild.cli.verbs.records.capsule import save_capsules
+from lxcbuild.events import FanOut, Monitor, Note
+from lxcbuild.ledger.direct import BuildLedger, open_for_builds
+from lxcbuild.model import Outcome
+from lxcbuild.values import dataclass
+
+if TYPE_CHECKING:
+    from lxcbuild.builder.context import Facilities
+    from lxcbuild.builder.request import BuildRequest
+    from lxcbuild.errors import LxcbuildError
+
+
+class _Build(click.Command):
+    """``--capsule`` may stand alone or have a value, but never takes the next word: that is a requirement."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse after ``--capsule`` has become ``--capsule=``."""
+        own = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*("--capsule=" if a == "--capsule" else a for a in args[:own]), *args[own:]])
+
+
+@click.command(cls=_Build)
+@click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
+@click.option(
+    "-r",
+    "--requirement",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also build every project of this requirements file.",
+)
+@request_options
+@policy_option
+@click.option(
+    "--capsule",
+    metavar="[=FILE]",
+    help="Save the state of a build that fails as one file (here, or =FILE, or in the directory =FILE).",
+)
+@click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them.")
+@click.option(
+    "--overrides",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A directory of hand-made overrides, besides packages/ of the configuration.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Build up to so many of them side by side.")
+@json_option
+@pass_ui
+def build(
+    ui: Ui,
+    /,
+    *,
+    requirements: Sequence[str],
+    files: Sequence[Path],
+    policy: str,
+    capsule: str | None,
+    capsule_slim: bool,
+    overrides: Path | None,
+    jobs: int,
+    as_json: bool,
+    **wanted: Any,
+) -> int:
+    """Build Debian packages from Python projects, or from Debian source packages.
+
+    A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or a path: an sdist, a
+    project directory, a Debian source package (x_1.0-1.dsc), or a directory with debian/ (./dist/x-1.0.tar.gz, .).
+    """
+    if not requirements and not files:
+        raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
+    asked = list(dict.fromkeys(wishes(requirements, files, like=request_like(wanted))))
+    require_root("start sandboxes")
+    if policy != "default":
+        from lxcbuild.config.policies import load_policy
+
+        load_policy(policy)  # a mistake in it is told, even where nothing is left to build
+    with ui.monitor() as monitor, open_for_builds(ui.dirs) as ledger:
+        watcher = FanOut(monitor, Recorder(ledger))
+        found = {
+            wish: outcome
+            for wish in asked
+            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=overrides))
+            is not None
+        }
+        left = [wish for wish in asked if wish not in found]
+        if jobs > 1 and len(left) > 1:
+            from lxcbuild.cli.build_parallel import build_parallel
+
+            built = _Built(*build_parallel(left, ui, monitor, policy=policy, overrides=overrides, jobs=jobs))
+        else:
+            built = _build(left, ui, ledger, watcher, policy, overrides)
+    outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
+    if capsule is not None or capsule_slim:
+        save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
+    return conclude(ui, outcomes, built.others, errors=built.errors, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    asked: Mapping[BuildRequest, Outcome] = field(default_factory=dict)
+    others: Sequence[Outcome] = ()
+    errors: Mapping[str, LxcbuildError] = field(default_factory=dict)
+
+
+def _build(
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: BuildLedger, watcher: Monitor, policy: str, overrides: Path | None
+) -> _Built:
+    if not wishes:
+        return _Built()
+    from lxcbuild.sandbox.start.launcher_pool import Nursery
+
+    with contextlib.closing(Nursery(ui.dirs.run)) as nursery:
+        nursery.warm()  # it needs as long as the imports that follow
+        from lxcbuild.builder.family import build_family
+        from lxcbuild.cli.workshop import workshop
+        from lxcbuild.config.overrides import load_overrides
+        from lxcbuild.config.recipes import load_recipe
+
+        for target in {wish.target for wish in wishes}:
+            load_recipe(target)
+        with (
+            _courtesy(policy),
+            workshop(
+                ui.dirs, watcher, policy=policy, overrides=load_overrides(overrides), nursery=nursery
+            ) as facilities,
+        ):
+            meant = [wish for wish in wishes if _applies(wish, facilities)]
+            made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
+    return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
+
+
+def _courtesy(policy: str) -> AbstractContextManager[None]:
+    """Somebody waits for these builds: bulk ones of this machine make room for one of them at a time."""
+    from lxcbuild.config.policies import load_policy
+    from lxcbuild.plan.capacity import memory_need
+    from lxcbuild.state import slots
+
+    need = memory_need((), limit_bytes=load_policy(policy).memory.max_bytes)
+    return slots.hold(slots.Kind.INTERACTIVE, memory_bytes=need)
+
+
+def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
+    """Whether the requirement's marker, if it has one, holds for the target's own Python."""
+    from lxcbuild.debian.relations import TargetPython
+    from lxcbuild.pypi.index.client import parse_requirement
+
+    requirement = parse_requirement(wish.requirement) if wish.path is None else None
+    if requirement is None or requirement.marker is None:
+        return True
+    python = TargetPython(facilities.images.get(wish.target).python_version, wish.target.architecture)
+    applies = python.applies(requirement)
+    if not applies:
+        facilities.monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
+    return applies

@@ -1,0 +1,1 @@
+"""Verbs about this machine: images, layers, policies, leftovers, the farm."""

@@ -1,0 +1,230 @@
+"""``lxcbuild watch``: builds new releases of the tracked projects as they appear in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lxcbuild.cli.options import TargetType, host_target, pass_ui, policy_option, require_root
+from lxcbuild.cli.render import Ui, seconds_text
+from lxcbuild.errors import BuildsFailedError, CancelledError, InputError
+from lxcbuild.ledger.records import now
+from lxcbuild.ledger.store import Ledger
+from lxcbuild.model import Status, Target
+from lxcbuild.values import dataclass
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
+    from lxcbuild.farm.watch.watch import WatchSettings
+    from lxcbuild.pypi.index.changes import NewRelease
+
+
+class Seconds(click.ParamType[float]):
+    """A duration such as ``10min``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        from lxcbuild.config.units import parse_seconds
+
+        try:
+            return float(value) if isinstance(value, int | float) else parse_seconds(str(value).replace(" ", ""))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("projects", nargs=-1, metavar="[PROJECT]...")
+@click.option(
+    "--from",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Names or requirements, one a line; only versions that they admit are built.",
+)
+@click.option("--ledger", "from_ledger", is_flag=True, help="Track every project that the ledger has a build of.")
+@click.option("--target", "-t", "targets", multiple=True, type=TargetType(), help="Build for this; can be repeated.")
+@policy_option
+@click.option("--once", is_flag=True, help="Look once, build what is new, and end.")
+@click.option(
+    "--interval", type=Seconds(), default="10min", show_default=True, help="From one look at everything to the next."
+)
+@click.option("--rate", type=click.FloatRange(0.01, 100), default=5.0, show_default=True, help="Questions per second.")
+@click.option("--force", is_flag=True, help="Also build what the distribution ships.")
+@click.option("--pre", is_flag=True, help="Also build pre-releases.")
+@click.option(
+    "--catch-up", is_flag=True, help="Also build the newest release of projects that are tracked from now on."
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), help="At most so many builds at once.")
+@click.option("--repo", type=click.Path(path_type=Path, file_okay=False), help="Publish in this APT repository.")
+@click.option("--engine", "engine_name", type=click.Choice(["local", "dask"]), default="local", show_default=True)
+@click.option("--scheduler", metavar="ADDRESS", help="Of the farm's scheduler.")
+@click.option("--certificates", type=click.Path(path_type=Path, file_okay=False), help="Of the farm, for TLS.")
+@click.option("--insecure", is_flag=True, help="Speak to the scheduler without TLS.")
+@click.option("--store", metavar="URL", help="Where packages and logs travel through.")
+@pass_ui
+def watch(
+    ui: Ui,
+    /,
+    *,
+    projects: Sequence[str],
+    files: Sequence[Path],
+    from_ledger: bool,
+    targets: Sequence[Target],
+    once: bool,
+    interval: float,
+    rate: float,
+    pre: bool,
+    catch_up: bool,
+    **building: Any,
+) -> int:
+    """Build new releases of the tracked PROJECTs as they appear in the package index.
+
+    The first look only learns what is there. What was seen is kept in the state directory, so a watch can be ended, or killed, at
+    any moment: the next one goes on. Ctrl-C ends it when what is being built is finished; a second one stops that, too.
+    """
+    if interval < 1:
+        raise click.UsageError("the index is asked once a second at most: --interval 1s")
+    require_root("start sandboxes")
+    from lxcbuild.farm.watch.watch import WatchSettings
+
+    tracked = _tracked(ui, projects, files, from_ledger=from_ledger)
+    settings = WatchSettings(interval_s=interval, rate_per_s=rate, allow_pre=pre, catch_up=catch_up)
+    builder = _Builder(ui, list(dict.fromkeys(targets)) or [host_target()], building)
+    return _follow(ui, tracked, settings, builder, once=once)
+
+
+def _follow(ui: Ui, tracked: dict[str, SpecifierSet], settings: WatchSettings, builder: _Builder, *, once: bool) -> int:
+    """Watch until it is ended, or look once; the exit status."""
+    from lxcbuild.farm.watch.watch import Watch
+    from lxcbuild.farm.watch.watchstate import WatchState
+    from lxcbuild.pypi.index.changes import IndexWatcher
+    from lxcbuild.state import locks
+
+    lock = ui.dirs.locks / "watch"
+    with (
+        locks.try_exclusive(lock) as mine,
+        ui.monitor() as monitor,
+        WatchState(ui.dirs.lib / "watch.sqlite") as state,
+        IndexWatcher(ui.dirs) as index,
+    ):
+        if not mine:
+            raise InputError(
+                "another watch of this state directory is running", resolution=f"end it: fuser -v {lock} says which"
+            )
+        following = Watch(index, state, tracked, monitor, settings)
+        ui.say(f"{len(tracked)} projects are tracked; {len(state.waiting())} releases wait")
+        if not once:
+            following.run(builder)
+            return 0
+        following.look_round()
+        failed = following.build_waiting(builder)
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(state.results().items())) or "none yet"
+        ui.say(f"releases so far: {counts}; the slowest was ready after {seconds_text(state.slowest_s())}")
+        return BuildsFailedError.exit_code if failed else 0
+
+
+def _tracked(ui: Ui, projects: Sequence[str], files: Sequence[Path], *, from_ledger: bool) -> dict[str, SpecifierSet]:
+    """Projects with the versions that are wanted of each; what is named first counts."""
+    from packaging.specifiers import SpecifierSet
+
+    from lxcbuild.pypi.files.identity import canonical
+    from lxcbuild.pypi.index.client import parse_requirement
+    from lxcbuild.pypi.versions.requirementsfile import parse_requirements_file
+
+    lines = list(projects)
+    for path in files:
+        try:
+            lines += [line.requirement for line in parse_requirements_file(path.read_bytes(), name=path.name)]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}", resolution="check the path") from error
+    found: dict[str, SpecifierSet] = {}
+    for line in lines:
+        requirement = parse_requirement(line)
+        found.setdefault(canonical(requirement.name), requirement.specifier)
+    if from_ledger:
+        with Ledger.open(ui.dirs) as ledger:
+            for record in ledger.recent(limit=None):
+                if record.request.get("kind") == "sdist" and isinstance(record.request.get("source"), Mapping):
+                    found.setdefault(canonical(record.name), SpecifierSet())
+    if not found:
+        raise click.UsageError("nothing to track was named: give projects, --from FILE, or --ledger")
+    return found
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Builds releases as ``lxcbuild rebuild`` does, and reads in the ledger how each ended."""
+
+    ui: Ui
+    targets: Sequence[Target]
+    options: Mapping[str, Any]
+
+    def __call__(self, releases: Sequence[NewRelease]) -> Mapping[NewRelease, str]:
+        # Two versions of one project are no set: each round has one of each, the older ones first.
+        results: dict[NewRelease, str] = {}
+        for batch in _rounds(releases):
+            results.update(self._build(batch))
+        return results
+
+    def _build(self, batch: Sequence[NewRelease]) -> dict[NewRelease, str]:
+        from lxcbuild.cli.verbs.rebuild import rebuild
+
+        self.ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
+        names = self.ui.dirs.bulk / "watch.txt"
+        names.write_text("".join(f"{release.requirement}\n" for release in batch), "utf-8")
+        begun = now()
+        context = click.get_current_context()
+        status = context.invoke(
+            rebuild,
+            plan_file=None,
+            files=[names],
+            targets=self.targets,
+            resume=False,
+            keep_going=True,
+            again=False,
+            as_json=False,
+            **_defaults(rebuild),
+            **self.options,
+        )
+        with Ledger.open(self.ui.dirs) as ledger:
+            found = {release: self._result(ledger, release, since=begun) for release in batch}
+        if status == CancelledError.exit_code:
+            raise CancelledError("the watch was ended; what is not built yet waits for the next one")
+        # The plan says of some that there is nothing to build, and the ledger then has no build of them.
+        return {release: result or Status.OFFICIAL.value for release, result in found.items()}
+
+    def _result(self, ledger: Ledger, release: NewRelease, *, since: str) -> str | None:
+        """How the builds of a release ended, the worst of all targets; None where the ledger has none."""
+        seen: set[str] = set()
+        for target in self.targets:
+            records = ledger.recent(name=release.name, target=str(target), limit=20)
+            # One that failed before its version was known is meant when it is of this batch.
+            ours = [r for r in records if r.version == release.version or (not r.version and r.started_at >= since)]
+            seen.update(record.status for record in ours[:1])
+        return next((s.value for s in (Status.FAILED, Status.BUILT) if s.value in seen), None)
+
+
+def _defaults(command: click.Command) -> dict[str, Any]:
+    """What a command would be given for the options that nobody names here."""
+    named = {"newer_than_official": True, "strict_debian": False, "lintian": False, "tests": False}
+    return {name: value for name, value in named.items() if any(p.name == name for p in command.params)}
+
+
+def _rounds(releases: Sequence[NewRelease]) -> list[list[NewRelease]]:
+    """Batches in which no project is twice, in the order of the releases."""
+    rounds: list[list[NewRelease]] = []
+    taken: dict[str, int] = {}
+    for release in releases:
+        number = taken.get(release.name, 0)
+        taken[release.name] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(release)
+    return rounds

@@ -1,0 +1,1 @@
+"""A suite's archive: packages, contents, sources."""

@@ -1,0 +1,270 @@
+"""What a suite's archive ships, as a small SQLite database made from its Contents files (see ``contents_parse``).
+
+Made once per suite, by one process at a time, and put in place by one rename; readers take no lock. What Contents files do not
+say: they describe the suite as released, so a newer version in ``-updates`` or ``-security`` shows only in the candidate that
+apt names; and a distribution's version there is what its metadata claims, which for a few packages is ``0.0.0``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lxcbuild.debian.archive.contents_parse import TABLES, Tables, parse_contents
+from lxcbuild.debian.names import Distribution, normalise
+from lxcbuild.errors import DiskFullError, ImageError
+from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.model import Target
+from lxcbuild.state import locks
+from lxcbuild.state.paths import StateDirs
+
+#: A week: Contents files of a released suite change with point releases only.
+DEFAULT_MAX_AGE_S = 7 * 86_400.0
+_FORMAT = 3
+
+
+class ContentsIndex:
+    """Read-only look-ups; every one takes well under five milliseconds. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a finished database; use :meth:`open` to have it made."""
+        self.path = path
+        # Immutable: the file is replaced, never written to, so no reader needs locks or a journal.
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+
+    @classmethod
+    def open(
+        cls,
+        dirs: StateDirs,
+        target: Target,
+        contents_files: Callable[[], Sequence[Path]],
+        *,
+        max_age_s: float = DEFAULT_MAX_AGE_S,
+        monitor: Monitor | None = None,
+    ) -> Self:
+        """The index of a target, made or refreshed when it is missing or older than ``max_age_s``.
+
+        ``contents_files`` gives the suite's verified Contents files (``AptArchive.contents_files``) and is called only then;
+        unless they changed, the database stays as it is. Raises what it raises, :class:`ImageError` when the files cannot be
+        read, :class:`DiskFullError`.
+        """
+        path = database_path(dirs, target)
+        if not _is_current(path, max_age_s=max_age_s):
+            watcher = monitor or NullMonitor()
+            waiting = Note(text=f"waiting for another process that reads what {target} ships")
+            with locks.exclusive(dirs.locks / f"{path.name}.lock", on_wait=lambda: watcher.emit(waiting)):
+                if not _is_current(path, max_age_s=max_age_s):
+                    _make(path, contents_files(), target, watcher)
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def find_distribution(self, name: str) -> Distribution | None:
+        """Who ships a Python project: exact name, upstream version, binary package. None means: not official."""
+        plain = normalise(name)
+        rows = self._connection.execute(
+            "SELECT d.version, p.name FROM dist d JOIN package p ON p.id = d.package WHERE d.name = ?", (plain,)
+        ).fetchall()
+        if not rows:
+            return None
+        version, package = min(rows, key=lambda row: _preference(plain, row[1]))
+        return Distribution(plain, version, package)
+
+    def modules(self, name: str) -> tuple[str, ...]:
+        """Packages that have a top-level Python module of that name."""
+        return self._packages("module", name)
+
+    def headers(self, path: str) -> tuple[str, ...]:
+        """Packages that have a C header which ``#include <path>`` can mean, the shortest path first."""
+        rows = self._connection.execute(
+            "SELECT h.path, p.name FROM header h JOIN package p ON p.id = h.package WHERE h.name = ?",
+            (path.rsplit("/", 1)[-1],),
+        ).fetchall()
+        fitting = [row for row in rows if f"/{row[0]}".endswith(f"/{path}")]
+        return tuple(dict.fromkeys(package for _, package in sorted(fitting, key=lambda row: (len(row[0]), row))))
+
+    def system_headers(self, path: str) -> tuple[str, ...]:
+        """Packages that have a C header of that path where compilers look for all programs."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT p.name FROM header h JOIN package p ON p.id = h.package WHERE h.name = ? AND h.path = ?",
+            (path.rsplit("/", 1)[-1], path),
+        ).fetchall()
+        return tuple(sorted(row[0] for row in rows))
+
+    def pkgconfig(self, name: str) -> tuple[str, ...]:
+        """Packages that have ``<name>.pc``."""
+        return self._packages("pkgconfig", name.removesuffix(".pc"))
+
+    def libraries(self, name: str) -> tuple[str, ...]:
+        """Packages that have a library: by file name (``libffi.so.8``), or what ``-l<name>`` needs (``ffi``)."""
+        if name.startswith("lib") and (".so" in name or name.endswith(".a")):
+            return self._packages("library", name)
+        return self._packages("library", f"lib{name}.so") or self._packages("library", f"lib{name}.a")
+
+    def shared_libraries(self, name: str) -> tuple[str, ...]:
+        """Packages that have what ``dlopen`` needs: by file name (``libffi.so.8``), or what is called ``libffi.so``, ``libffi``,
+        ``ffi`` or ``FFI``, the newest first. Development packages, whose links are for compilers, do not count."""
+        if ".so." in name:
+            return self._packages("library", name)
+        stem = name.removesuffix(".so").removeprefix("lib")
+        for exactly in dict.fromkeys((glob.escape(stem), glob.escape(stem.lower()))):
+            rows = self._connection.execute(
+                "SELECT t.name, p.name FROM library t JOIN package p ON p.id = t.package WHERE t.name GLOB ? OR t.name GLOB ?",
+                (f"lib{exactly}.so.[0-9]*", f"lib{exactly}-[0-9]*.so.[0-9]*"),
+            ).fetchall()
+            rows.sort(key=lambda row: ([-int(number) for number in re.findall(r"\d+", row[0])], row))
+            found = [package for _, package in rows if not package.endswith("-dev")]
+            if found:
+                return tuple(dict.fromkeys(found))
+        return ()
+
+    def executables(self, name: str) -> tuple[str, ...]:
+        """Packages that put a program of that name on the PATH."""
+        return self._packages("executable", name)
+
+    def files(self, path: str) -> tuple[str, ...]:
+        """Packages that have a file which programs of the system act on: below /etc, startup files, completions, rules."""
+        return self._packages("file", path)
+
+    def directories(self, path: str) -> tuple[str, ...]:
+        """Packages that have files below a directory ``etc/x`` or ``usr/share/x``."""
+        top, _, name = path.rpartition("/")
+        if top == "usr/share":
+            return self._packages("share", name)
+        rows = self._connection.execute(
+            "SELECT DISTINCT p.name FROM file f JOIN package p ON p.id = f.package WHERE f.name > ? AND f.name < ?",
+            (f"{path}/", f"{path}0"),
+        ).fetchall()
+        return tuple(sorted(row[0] for row in rows))
+
+    def catalogues(self, name: str) -> tuple[str, ...]:
+        """Packages that have translations of that domain (``sudo`` for ``sudo.mo``)."""
+        return self._packages("catalogue", name)
+
+    def trees(self, path: str) -> tuple[str, ...]:
+        """Packages that have a package of Python modules (``zope/interface``) for themselves."""
+        return self._packages("tree", path)
+
+    def counts(self) -> dict[str, int]:
+        """Rows per table, for people who wonder whether the index is sound."""
+        counts = {}
+        for table in ("package", *TABLES):
+            counts[table] = int(self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+        return counts
+
+    @property
+    def made_at(self) -> float:
+        """When its Contents files were last compared with the archive, in seconds since the epoch."""
+        return self.path.stat().st_mtime
+
+    def _packages(self, table: str, name: str) -> tuple[str, ...]:
+        assert table in TABLES
+        rows = self._connection.execute(
+            f"SELECT DISTINCT p.name FROM {table} t JOIN package p ON p.id = t.package WHERE t.name = ?",  # noqa: S608
+            (name,),
+        ).fetchall()
+        return tuple(sorted((row[0] for row in rows), key=lambda package: (len(package), package)))
+
+
+def database_path(dirs: StateDirs, target: Target) -> Path:
+    """Where the database of a target lies."""
+    return dirs.archives / f"contents-{target.image_name}-{target.architecture}.sqlite"
+
+
+def _preference(name: str, package: str) -> tuple[bool, bool, int, str]:
+    """Of several packages with the same distribution: the one named after it, then any of the interpreter's, then the shortest."""
+    return package != f"python3-{name}", not package.startswith("python3-"), len(package), package
+
+
+def _is_current(path: Path, *, max_age_s: float) -> bool:
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    # A clock that went backwards makes it old; a database of another edition of lxcbuild is none at all.
+    return 0 <= age_s < max_age_s and _stored_signature(path) is not None
+
+
+def _stored_signature(path: Path) -> str | None:
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
+            facts = dict(connection.execute("SELECT key, value FROM fact").fetchall())
+    except sqlite3.DatabaseError:
+        return None
+    return str(facts["signature"]) if facts.get("format") == str(_FORMAT) and "signature" in facts else None
+
+
+def _signature(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        facts = path.stat()
+        digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _make(path: Path, files: Sequence[Path], target: Target, monitor: Monitor) -> None:
+    if not files:
+        raise ImageError(
+            f"the archive of {target} has no Contents files",
+            resolution="check the mirror in the recipe, or apt's sources",
+        )
+    signature = _signature(files)
+    if path.exists() and _stored_signature(path) == signature:
+        os.utime(path)
+        return
+    monitor.emit(Note(text=f"reading what {target} ships; this takes some seconds, once a week at most"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(descriptor)
+    fresh = Path(name)
+    try:
+        _write(fresh, parse_contents(files), {"format": str(_FORMAT), "signature": signature, "target": str(target)})
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+        raise DiskFullError(
+            f"no room left on the disk that holds {path.parent}",
+            resolution="free some space there, or choose another place with --state-dir",
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _write(path: Path, tables: Tables, facts: dict[str, str]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        # Nothing needs to survive a crash: the file gets its name only when it is whole.
+        connection.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;"
+        )
+        connection.execute("CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+        connection.executemany("INSERT INTO fact VALUES (?, ?)", facts.items())
+        connection.execute("CREATE TABLE package (id INTEGER PRIMARY KEY, name TEXT)")
+        connection.executemany("INSERT INTO package VALUES (?, ?)", ((n, name) for name, n in tables.packages.items()))
+        for table, columns in TABLES.items():
+            rows = tables.rows[table]
+            connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})", rows)  # noqa: S608
+            connection.execute(f"CREATE INDEX {table}_name ON {table} (name)")
+        connection.commit()

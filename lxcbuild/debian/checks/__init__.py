@@ -1,0 +1,1 @@
+"""Checks of what was built: installation, lintian, tests, reproducibility."""

@@ -1,0 +1,1 @@
+"""Rust crates inside a sandbox: reading, laying out, preparing."""

@@ -1,0 +1,1 @@
+"""Programs of a package build as forks of one process."""

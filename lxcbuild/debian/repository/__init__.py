@@ -1,0 +1,1 @@
+"""Signed APT repositories: pool, indexes, signatures, checks."""

@@ -1,0 +1,1 @@
+"""From facts about a project to a Debian source package."""

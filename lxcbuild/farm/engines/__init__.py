@@ -1,0 +1,1 @@
+"""Where the jobs of a plan run: processes of this machine, or workers of a cluster."""

@@ -1,0 +1,1 @@
+"""From requests to a plan of many builds, with the layers that they share."""

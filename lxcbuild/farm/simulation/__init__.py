@@ -1,0 +1,1 @@
+"""The true schedule over an invented index."""

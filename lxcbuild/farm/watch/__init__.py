@@ -1,0 +1,1 @@
+"""Following the index: new releases as they appear."""

@@ -1,0 +1,1 @@
+"""What this host offers, and what earlier commands left behind on it."""

@@ -1,0 +1,1 @@
+"""The client of a package index: pages, cache, changes."""

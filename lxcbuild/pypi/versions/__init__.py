@@ -1,0 +1,1 @@
+"""Choosing versions: specifiers, markers, candidates, requirement files."""

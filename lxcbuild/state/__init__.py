@@ -1,0 +1,1 @@
+"""Where state lives on disk: directories, locks, claims, slots, configuration files."""
