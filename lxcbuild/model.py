@@ -176,6 +176,7 @@ class Policy:
     proxy_hosts: tuple[str, ...] = ()
     seccomp: str = "build"  # name of a profile; "none" switches it off
     backend: BackendChoice = BackendChoice.AUTO
+    fork_server: bool = True  # programs of debhelper and dpkg are forks of servers (debian/inside/forkserver/README.md)
     best_effort: frozenset[str] = frozenset()  # dotted names of limits, such as "io.weight", or "*"
 
 

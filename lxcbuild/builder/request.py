@@ -28,6 +28,7 @@ class BuildRequest:
     force: bool = False  # build although the distribution ships it
     output: Path | None = None  # where the user wants the packages, besides the store
     maintainer: str = DEFAULT_MAINTAINER
+    fork_server: bool = True  # as far as the policy allows it, too
     strict_debian: bool = False  # build with packages of the distribution only
     with_deps: bool = True  # build what the suite lacks of its requirements, too
     newer_than_official: bool = True  # where the suite has a requirement in a version that does not do

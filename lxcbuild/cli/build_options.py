@@ -51,6 +51,12 @@ _OPTIONS = (
         show_default=True,
         help="What writes debian/ for a Python project.",
     ),
+    click.option(
+        "--fork-server/--no-fork-server",
+        default=True,
+        show_default=True,
+        help="Run packaging tools as forks of servers that have them loaded",
+    ),
     click.option("--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages."),
     click.option(
         "--strict-debian", is_flag=True, help="Build with packages of the distribution only, never with newer backends."

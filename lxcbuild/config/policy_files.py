@@ -135,6 +135,7 @@ def _resolve(name: str, table: dict[str, Any], package: str | None) -> model.Pol
         "network": model.NetworkMode(table["network"]) if table.get("network") else None,
         "backend": model.BackendChoice(table["backend"]) if table.get("backend") else None,
         "seccomp": table.get("seccomp"),
+        "fork_server": table.get("fork_server"),
     }
     return model.Policy(
         name=name,

@@ -171,6 +171,7 @@ class Limits(_Group):
     proxy_hosts: tuple[Host, ...] | None = None
     seccomp: Name | None = None
     backend: Literal["lxc", "kvm", "auto"] | None = None
+    fork_server: Annotated[bool, Field(strict=True)] | None = None
 
 
 class Override(Limits):

@@ -49,6 +49,7 @@ def flat(policy: Policy) -> dict[str, object]:
         "proxy_hosts": list(policy.proxy_hosts),
         "seccomp": policy.seccomp,
         "backend": policy.backend.value,
+        "fork_server": policy.fork_server,
         "best_effort": sorted(policy.best_effort),
     }
 
@@ -73,6 +74,8 @@ def value_text(name: str, value: object) -> str:
         return bytes_text(value)
     if name.startswith("time.") and isinstance(value, int | float):
         return seconds_text(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if name == "disk.retry_factor":
         return f"{value:g}"
     if name == "cpu.quota":

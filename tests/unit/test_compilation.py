@@ -58,6 +58,13 @@ def test_the_cpu_entitlement_reaches_the_build() -> None:
     assert job.steps[0].env["SOURCE_DATE_EPOCH"] == "7"
 
 
+def test_without_the_fork_server_the_build_starts_by_itself() -> None:
+    served, alone = (compile_job("/build/x-1", timestamp_s=7, parallel=3, fork_server=asked) for asked in (True, False))
+    assert served.steps[0].command == ("/usr/bin/perl", "/lxcbuild/forkserver.pl", *alone.steps[0].command)
+    assert set(served.files) == {"/lxcbuild/forkserver.pl", "/lxcbuild/forkserver.py"}
+    assert not alone.files
+
+
 def test_a_wheel_that_pybuilds_plugin_cannot_take_apart_is_known() -> None:
     """What dh-python 5 says of greenlet, whose wheel brings C headers."""
     said = b"E: pybuild pybuild:388: build: plugin pyproject failed with: 'headers'\n"

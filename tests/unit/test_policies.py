@@ -152,6 +152,7 @@ def test_io_devices(files: Files) -> None:
         ("best_effort: [io.wieght]\n", "best_effort: there is no limit 'io.wieght'. Perhaps you meant 'io.weight'."),
         ("packages: [{memory: {max: 1GiB}}]\n", "packages[0].match: is missing"),
         ("packages: [{match: x, inherits: default}]\n", "packages[0].inherits: there is no such key"),
+        ("fork_server: 1\n", "fork_server: input should be a valid boolean"),
         ("io: {devices: [{device: ../sda}]}\n", "io.devices[0].device:"),
         ("inherits: p\n", "inherits: a policy cannot inherit from itself"),
     ],
@@ -220,6 +221,14 @@ def test_the_shipped_policies_load_and_get_tighter(monkeypatch: pytest.MonkeyPat
 def test_the_administrators_directory_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LXCBUILD_CONFIG_DIR", str(tmp_path))
     assert directories("cgroups")[-1] == tmp_path / "cgroups"
+
+
+def test_the_fork_server_is_switched_off_in_a_policy_and_per_package(files: Files) -> None:
+    files.ship("p", "inherits: default\nfork_server: false\npackages: [{match: idna, fork_server: true}]\n")
+    assert files.load().fork_server
+    assert not files.load("p").fork_server
+    assert files.load("p", package="idna").fork_server
+    assert value_text("fork_server", flat(files.load("p"))["fork_server"]) == "false"
 
 
 def test_every_limit_has_a_text(files: Files) -> None:

@@ -42,6 +42,7 @@ def compile_job(
     program_paths: Sequence[str] = (),
     profiles: Collection[str] = (),
     offline: bool = True,
+    fork_server: bool = True,
 ) -> Job:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
@@ -49,7 +50,7 @@ def compile_job(
 
     ``program_paths`` are directories of programs before the suite's own. ``nocheck`` leaves tests to their own phase; a
     foreign Debian source package gets it too unless asked otherwise. ``profiles`` are build profiles, for the build itself and
-    for its check of build dependencies.
+    for its check of build dependencies. ``fork_server``: see :func:`steps.fork_server_files`.
     """
     options = [f"parallel={max(1, parallel)}", "noautodbgsym"]
     if nocheck:
@@ -70,8 +71,11 @@ def compile_job(
     build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
     parent = tree.rsplit("/", 1)[0]
     return Job(
-        files=steps.fork_server_files(),
-        steps=(InsideStep(argv=build, env=env, cwd=tree, fork_served=True), steps.python_step("collect", parent)),
+        files=steps.fork_server_files() if fork_server else {},
+        steps=(
+            InsideStep(argv=build, env=env, cwd=tree, fork_served=fork_server),
+            steps.python_step("collect", parent),
+        ),
     )
 
 
