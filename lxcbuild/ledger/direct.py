@@ -3,7 +3,7 @@ own work on the host.
 
 Same file, same locks, same rows (:mod:`lxcbuild.ledger.rows`) as :class:`lxcbuild.ledger.store.Ledger`, which makes the tables,
 migrates them, asks everything else, and is used instead where the ledger is on a server. That both write and read the same is
-tested in ``tests/unit/test_ledger_doors.py``; no SQL in words may stand anywhere else.
+tested in ``tests/unit/ledger/test_doors.py``; no SQL in words may stand anywhere else.
 """
 
 from __future__ import annotations

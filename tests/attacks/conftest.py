@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import POLICY, run_script
-from host_state import HostState
 
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Policy, Target
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
+from tests.attacks.attacking import POLICY, run_script
+from tests.attacks.host_state import HostState
 
 SandboxFactory = Callable[..., Instance]
 AttackRunner = Callable[..., Any]

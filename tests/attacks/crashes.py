@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import quick
-
 from lxcbuild.host.leftovers import find_leftovers
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.state.paths import StateDirs
+from tests.support.timing import quick
 
 TARGET = "debian/bookworm"
 LAUNCHER = "lxcbuild/sandbox/start/launcher.py"

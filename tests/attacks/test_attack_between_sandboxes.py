@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import SCRIPTS, run_script, run_unguarded
 
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import Bind, Instance, Step, User
+from tests.attacks.attacking import SCRIPTS, run_script, run_unguarded
 
 pytestmark = pytest.mark.root
 

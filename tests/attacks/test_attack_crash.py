@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashes import RunningBuild, alive, leftovers, mark_of, until_gone
-from timing import quick
 
 from lxcbuild.errors import BuildsFailedError, SandboxError
 from lxcbuild.state.paths import StateDirs
+from tests.attacks.crashes import RunningBuild, alive, leftovers, mark_of, until_gone
+from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from attacking import SCRIPTS, run_script
-from host_state import processes_in_range
-from timing import quick
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.model import DiskLimits, MemoryLimits, OutputLimits
 from lxcbuild.sandbox.base import Step, User
+from tests.attacks.attacking import SCRIPTS, run_script
+from tests.attacks.host_state import processes_in_range
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import run_script
-from timing import once
 
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.model import IoDeviceLimits, IoLimits
 from lxcbuild.sandbox.base import Bind
+from tests.attacks.attacking import run_script
+from tests.support.timing import once
 
 pytestmark = pytest.mark.root
 

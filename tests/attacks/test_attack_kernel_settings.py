@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from attacking import run_unguarded
 
 from lxcbuild.sandbox.base import User
+from tests.attacks.attacking import run_unguarded
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("user", list(User))

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from attacking import run_script
 
 from lxcbuild.sandbox.base import Step, User
+from tests.attacks.attacking import run_script
 
 pytestmark = pytest.mark.root
 

@@ -7,11 +7,11 @@ import resource
 from pathlib import Path
 
 import pytest
-from attacking import MIB, run_script
 
 from lxcbuild.model import FailureClass, LogLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.logs import LogWriter
+from tests.attacks.attacking import MIB, run_script
 
 pytestmark = pytest.mark.root
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from attacking import POLICY
 
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox.base import InstanceSpec, Step
+from tests.attacks.attacking import POLICY
 
 pytestmark = pytest.mark.root
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from attacking import MIB, run_script
-from host_state import processes_in_range
 
 from lxcbuild.linux.cgroups.cgroup import CgroupHost, Version
 from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, NetworkMode
 from lxcbuild.sandbox.limits.compute import SOCKET_MEMORY, socket_memory_bytes
+from tests.attacks.attacking import MIB, run_script
+from tests.attacks.host_state import processes_in_range
 
 pytestmark = pytest.mark.root
 

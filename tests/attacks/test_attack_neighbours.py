@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from attacking import run_script
 
 from lxcbuild.config.policies import load_policy
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import FailureClass, NetworkMode
 from lxcbuild.sandbox.base import Step
+from tests.attacks.attacking import run_script
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import run_script, run_unguarded
-from host_state import processes_in_range
 
 from lxcbuild.model import NetworkMode, OutputLimits
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.session import RUNNER
+from tests.attacks.attacking import run_script, run_unguarded
+from tests.attacks.host_state import processes_in_range
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("user", list(User))

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from attacking import SCRIPTS, run_script
-from host_state import processes_in_range
-from timing import once, quick
 
 from lxcbuild.model import CpuLimits, FailureClass, TimeLimits
+from tests.attacks.attacking import SCRIPTS, run_script
+from tests.attacks.host_state import processes_in_range
+from tests.support.timing import once, quick
 
 pytestmark = pytest.mark.root
 

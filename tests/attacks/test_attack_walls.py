@@ -9,10 +9,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from attacking import run_script, run_unguarded
 
 from lxcbuild.errors import SandboxError
 from lxcbuild.sandbox.base import User
+from tests.attacks.attacking import run_script, run_unguarded
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("user", list(User))

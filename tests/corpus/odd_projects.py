@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packing import metadata
+from tests.corpus.packing import metadata
 
 BUILDING = '{"build", "bdist_wheel", "install"} & set(sys.argv)'
 HEAD = "import os, subprocess, sys, time\nfrom setuptools import setup\n"

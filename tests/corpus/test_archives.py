@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import packing
 import pytest
 
 from lxcbuild.state.paths import StateDirs
+from tests.corpus import packing
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
@@ -63,7 +63,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
 }
 
 
-#: The same reader refuses these for the same reason; `tests/unit/test_unpack.py` has them without a build around.
+#: The same reader refuses these for the same reason; `tests/unit/debian/inside/test_unpack.py` has them without a build around.
 LESS_OFTEN = ("xz-bomb-fills", "tar-absolute", "tar-hard-link-out", "tar-device", "zip-dotdot")
 
 

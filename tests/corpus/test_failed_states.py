@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import packing
 import pytest
 
 from lxcbuild.state.paths import StateDirs
+from tests.corpus import packing
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

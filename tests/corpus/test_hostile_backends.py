@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packing import sdist
+
+from tests.corpus.packing import sdist
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packing import MISBEHAVING, sdist
 
 from lxcbuild.state.paths import StateDirs
+from tests.corpus.packing import MISBEHAVING, sdist
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from odd_projects import PROJECTS
+
+from tests.corpus.odd_projects import PROJECTS
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import Ended, LxcBuild, argv
 
 from lxcbuild.state.paths import StateDirs
+from tests.e2e.command import Ended, LxcBuild, argv
 
 
 @pytest.fixture

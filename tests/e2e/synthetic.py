@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local_index import packed
+from tests.e2e.local_index import packed
 
 #: What makes a build end in each class: code of setup.py, or of the module.
 FAILURES = {

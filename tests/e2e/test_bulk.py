@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Ended, LxcBuild, argv
-from synthetic import World, make_world
 
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
+from tests.e2e.command import Ended, LxcBuild, argv
+from tests.e2e.synthetic import World, make_world
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_left")]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Ended, LxcBuild
 
 from lxcbuild.errors import NotReproducibleError
+from tests.e2e.command import Ended, LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Ended, LxcBuild
-from local_index import LocalIndex
+
+from tests.e2e.command import Ended, LxcBuild
+from tests.e2e.local_index import LocalIndex
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from command import Ended, argv
-from farm_networks import Network
-from synthetic import World, make_world
 
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
+from tests.e2e.command import Ended, argv
+from tests.e2e.synthetic import World, make_world
+from tests.support.farm_networks import Network
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 TARGET = "debian/bookworm"

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from command import LxcBuild, argv
-from synthetic import make_world
 
 from lxcbuild.state.paths import StateDirs
+from tests.e2e.command import LxcBuild, argv
+from tests.e2e.synthetic import make_world
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
 

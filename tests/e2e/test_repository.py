@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import LxcBuild
 
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import install
@@ -18,6 +17,7 @@ from lxcbuild.model import NetworkMode, Target
 from lxcbuild.sandbox.base import Bind, InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
+from tests.e2e.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from timing import quick
 
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.state.paths import StateDirs
+from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import crate_registry
 import pytest
-from command import LxcBuild
-from crate_registry import LEAF, ROOT, Registry
+
+from tests.e2e import crate_registry
+from tests.e2e.command import LxcBuild
+from tests.e2e.crate_registry import LEAF, ROOT, Registry
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 TARGET = "debian/bookworm"

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lxc_sandboxes import spec
-from runner_bench import Bench, pythons, started
 
 from lxcbuild.cli.options import host_target
 from lxcbuild.images.store import ImageStore
@@ -17,6 +15,8 @@ from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 from lxcbuild.state.paths import StateDirs
+from tests.integration.lxc_sandboxes import spec
+from tests.integration.runner_bench import Bench, pythons, started
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from farm_member import HEAD
-
 from lxcbuild.events import Event, Note
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.engines.dask import DaskEngine, FarmSettings
 from lxcbuild.farm.engines.engine import Job, JobEvent
 from lxcbuild.model import Target
+from tests.integration.farm_member import HEAD
 
 MEMBER = Path(__file__).with_name("farm_member.py")
 #: Connections that are cut are noticed in a second or two, not in half a minute.

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from timing import once, quick
 
 from lxcbuild.errors import HostError, KernelError
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost
 from lxcbuild.model import CpuLimits, DiskLimits, IoDeviceLimits, IoLimits, MemoryLimits, Policy, TimeLimits, Usage
 from lxcbuild.sandbox.limits.enforcement import LimitPlan, enforce, plan_limits, read_back
+from tests.support.timing import once, quick
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ import pytest
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
-
-sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "qemu"))
-from guest_disks import Boot, make_boot, work_disk
+from tests.qemu.guest_disks import Boot, make_boot, work_disk
 
 QEMU = "qemu-system-x86_64"
 LIFE_S = 1500.0

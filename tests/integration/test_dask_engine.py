@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from farms import Farm, wait_for
 
 from lxcbuild.errors import DiskFullError, FarmError, InputError, WorkerLostError
 from lxcbuild.events import Note
 from lxcbuild.farm.certificates import make_certificates
 from lxcbuild.farm.engines.dask import DaskEngine
 from lxcbuild.farm.engines.membership import checked_address
+from tests.integration.farms import Farm, wait_for
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from farm_networks import Network
-from farms import Farm, wait_for
 
 from lxcbuild.errors import WorkerLostError
 from lxcbuild.farm.certificates import make_certificates
+from tests.integration.farms import Farm, wait_for
+from tests.support.farm_networks import Network
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

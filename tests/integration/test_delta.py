@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from timing import quick
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.linux.paths import open_directory
 from lxcbuild.sandbox.base import ChangeKind
 from lxcbuild.sandbox.delta import changes, save_delta
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 

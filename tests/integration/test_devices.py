@@ -11,10 +11,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from lxc_sandboxes import shell, spec
 
 from lxcbuild.sandbox.base import Bind, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from tests.integration.lxc_sandboxes import shell, spec
 
 pytestmark = pytest.mark.root
 

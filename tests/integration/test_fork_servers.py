@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from lxc_sandboxes import spec
 
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.cli.options import host_target
@@ -17,6 +16,7 @@ from lxcbuild.images.store import ImageStore
 from lxcbuild.sandbox.base import Step, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 from lxcbuild.state.paths import StateDirs
+from tests.integration.lxc_sandboxes import spec
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

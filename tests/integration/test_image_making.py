@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from timing import quick
 
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.recipes import load_recipe
@@ -28,6 +27,7 @@ from lxcbuild.model import Target
 from lxcbuild.sandbox.base import InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
+from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lxc_sandboxes import MIB, POLICY, processes_of, shell, spec
-from timing import quick
 
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
@@ -25,6 +23,9 @@ from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 from lxcbuild.state.paths import StateDirs
+from tests import ROOT
+from tests.integration.lxc_sandboxes import MIB, POLICY, processes_of, shell, spec
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 
@@ -181,10 +182,10 @@ def test_a_killed_orchestrator_leaves_nothing_or_what_sweep_removes(
 ) -> None:
     script = textwrap.dedent(f"""
         import sys
-        sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})
+        sys.path.insert(0, {os.fspath(ROOT)!r})
         from pathlib import Path
-        from lxc_sandboxes import *
-        from lxcbuild.config.paths import StateDirs
+        from tests.integration.lxc_sandboxes import *
+        from lxcbuild.state.paths import StateDirs
         from lxcbuild.sandbox.lxc import LxcBackend
         backend = LxcBackend(StateDirs.choose({os.fspath(dirs.run.parent)!r}))
         instance = backend.create(spec(Path({os.fspath(rootfs)!r}), "doomed"))

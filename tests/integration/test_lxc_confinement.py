@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lxc_sandboxes import POLICY, shell, spec
 
 from lxcbuild.errors import InputError, LimitRefusedError, SandboxError
 from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 from lxcbuild.state.paths import StateDirs
+from tests.integration.lxc_sandboxes import POLICY, shell, spec
 
 pytestmark = pytest.mark.root
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lxc_sandboxes import POLICY, processes_of, spec
-from timing import quick
 
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import links, netns
@@ -25,6 +23,8 @@ from lxcbuild.sandbox.base import Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
 from lxcbuild.sandbox.network import sinkhole
 from lxcbuild.state.paths import StateDirs
+from tests.integration.lxc_sandboxes import POLICY, processes_of, spec
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runner_bench import MIB, POLICY, Bench, pythons, started
-from timing import quick
 
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.model import FailureClass, LogLimits, TimeLimits, Usage
 from lxcbuild.sandbox.base import Step, User
 from lxcbuild.sandbox.session import RUNNER, Reading
+from tests.integration.runner_bench import MIB, POLICY, Bench, pythons, started
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 

@@ -7,12 +7,12 @@ import marshal
 from pathlib import Path
 
 import pytest
-from lxc_sandboxes import shell, spec
 
 from lxcbuild.errors import SandboxError
 from lxcbuild.sandbox.inside import compiled, runner_code
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
+from tests.integration.lxc_sandboxes import shell, spec
 
 pytestmark = pytest.mark.root
 DIGEST = "0123456789abcdef"

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from runner_bench import POLICY, Bench, pythons, started
-from timing import quick
 
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import FailureClass, Usage
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.session import Reading
+from tests.integration.runner_bench import POLICY, Bench, pythons, started
+from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
 

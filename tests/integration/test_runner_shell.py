@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 import pytest
-from runner_bench import pythons
 
 from lxcbuild.sandbox.session import RUNNER
+from tests.integration.runner_bench import pythons
 
 pytestmark = pytest.mark.root
 

@@ -6,10 +6,10 @@ import os
 import time
 
 import pytest
-from timing import within
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError
+from tests.support.timing import within
 
 
 def test_input_and_both_outputs_are_complete_however_long() -> None:
