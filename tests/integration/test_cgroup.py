@@ -376,7 +376,7 @@ def test_cgroup_kill_of_v2(host: CgroupHost) -> None:
 
 CHURN = """
     import sys
-    from lxcbuild.linux.cgroup import CgroupHost
+    from lxcbuild.linux.cgroups.cgroup import CgroupHost
     host = CgroupHost.detect()
     for turn in range(30):
         with host.create(f"{sys.argv[1]}/{sys.argv[2]}-{turn}"):

@@ -27,7 +27,7 @@ _PROGRAMS = ("/usr/bin/apt-get", "/usr/bin/apt-cache", "/usr/lib/apt/apt-helper"
 
 _PROVIDE = """
 import json, sys
-from lxcbuild.build.layering import nearest_stack
+from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.state.paths import StateDirs
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.images.layers import LayerStore

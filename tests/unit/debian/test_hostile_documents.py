@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from lxcbuild.builder.jobs import result_bytes
 from lxcbuild.debian import documents
@@ -80,8 +79,6 @@ def test_48_texts_come_out_bounded_and_clean() -> None:
 
 
 def test_48_requirements_that_would_break_their_parser_are_passed_over() -> None:
-    with pytest.raises(RecursionError):  # what would happen
-        Requirement(NESTED)
     data = f"Metadata-Version: 2.1\nName: x\nVersion: 1\nRequires-Dist: {NESTED}\nRequires-Dist: y\n".encode()
     assert parse_metadata(data, where="x").requires_dist == ("y",)
 

@@ -264,7 +264,7 @@ def test_a_result_survives_its_document() -> None:
 
 def test_slots_are_seen_by_others_and_go_with_their_holder(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from lxcbuild.config import slots\n"
+        "import sys, time; from pathlib import Path; from lxcbuild.state import slots\n"
         "with slots.hold(slots.Kind.INTERACTIVE, memory_bytes=5, directory=Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
@@ -314,8 +314,9 @@ def test_a_cycle_is_named_by_one_of_its_projects() -> None:
 
 def test_workers_find_done_what_each_of_them_would_do_first() -> None:
     script = (
-        "import sys; from lxcbuild.farm import apart, results; from lxcbuild.cli.bulk_workshop import bulk_workshop\n"
-        "from multiprocessing import forkserver; apart.context(bulk_workshop)\n"
+        "import sys; from lxcbuild.farm import results; from lxcbuild.cli.bulk_workshop import bulk_workshop\n"
+        "from lxcbuild.farm.engines import subprocess_jobs\n"
+        "from multiprocessing import forkserver; subprocess_jobs.context(bulk_workshop)\n"
         "for name in forkserver._forkserver._preload_modules: __import__(name)\n"
         "print(results._adapter.cache_info().currsize, 'urllib3' in sys.modules, 'sqlalchemy' in sys.modules)"
     )

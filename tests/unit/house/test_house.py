@@ -120,10 +120,3 @@ def test_links_between_documents_lead_somewhere() -> None:
             if not (document.parent / target).exists():
                 broken.append(f"{document.relative_to(ROOT)}: {target}")
     assert broken == []
-
-
-def test_no_two_modules_of_the_tests_have_one_name() -> None:
-    """pytest imports them by their names alone."""
-    names = [path.name for path in (ROOT / "tests").rglob("*.py") if "misbehaving" not in path.parts]
-    doubled = {name for name in names if names.count(name) > 1} - {"conftest.py"}
-    assert not doubled

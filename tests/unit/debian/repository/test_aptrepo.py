@@ -314,7 +314,7 @@ def test_the_agent_of_a_killed_caller_is_ended_later(
     script = """
         import os, signal, sys
         from pathlib import Path
-        from lxcbuild.debian import aptsign
+        from lxcbuild.debian.repository import aptsign
         with aptsign._gpg(Path(sys.argv[1])) as gpg:
             gpg("--list-secret-keys")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -345,7 +345,7 @@ def running_programs() -> Iterator[bytes]:
 _PUBLISHER = """
 import sys
 from pathlib import Path
-from lxcbuild.debian.aptrepo import publish
+from lxcbuild.debian.repository.aptrepo import publish
 from lxcbuild.model import Target
 print("begun", flush=True)
 publish(Path(sys.argv[1]), Target("debian", "bookworm"), [Path(name) for name in sys.argv[2:]])
