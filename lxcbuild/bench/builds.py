@@ -139,7 +139,7 @@ def measure(
         for sample in samples:
             progress(f"{sample.name}: a first build, which fills the caches")
             if sample.requirement is None:
-                origin[sample.name] = _fetch(sample.name, target, scratch / sample.name)
+                origin[sample.name] = fetch_source(sample.name, target, scratch / sample.name)
             warm[sample.name] = lxcbuild.build(sample, origin)
         dscs = {s.name: origin[s.name] if s.requirement is None else _dsc(warm[s.name].sources) for s in samples}
         needed = sorted({"build-essential", "fakeroot", *(name for dsc in dscs.values() for name in _names(dsc))})
@@ -292,7 +292,7 @@ def _names(dsc: Path) -> Iterator[str]:
         yield "debhelper" if name == "debhelper-compat" else name
 
 
-def _fetch(name: str, target: Target, place: Path) -> Path:
+def fetch_source(name: str, target: Target, place: Path) -> Path:
     """A source package of the distribution, newest version, signatures checked by apt."""
     recipe = load_recipe(target)
     lines = sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))

@@ -120,7 +120,8 @@ class Work:
     @property
     def policy(self) -> Policy:
         """The limits for this package."""
-        return self.roomier or self.facilities.policy_for(self.name)
+        policy = self.roomier or self.facilities.policy_for(self.name)
+        return policy if self.request.fork_server else replace(policy, fork_server=False)
 
     @property
     def override(self) -> Override:

@@ -61,7 +61,6 @@ def _check_sealed(work: Work) -> None:
 
 def _job(work: Work) -> Job:
     parallel, offline = cpus_allotted(work.policy), work.policy.network is not NetworkMode.PROXY
-    fork_server = work.request.fork_server and work.policy.fork_server
     if work.source_package is not None:
         package = work.source_package
         return compilation.compile_job(
@@ -71,7 +70,7 @@ def _job(work: Work) -> Job:
             binary_only=True,
             profiles=sourcepackage.PROFILES,
             offline=offline,
-            fork_server=fork_server,
+            fork_server=work.policy.fork_server,
         )
     assert work.conversion is not None
     return compilation.compile_job(
@@ -80,7 +79,7 @@ def _job(work: Work) -> Job:
         parallel=parallel,
         program_paths=work.program_paths,
         offline=offline,
-        fork_server=fork_server,
+        fork_server=work.policy.fork_server,
     )
 
 
