@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lxcbuild.state.paths import StateDirs
+from tests.support.command import Ended, LxcBuild, argv
 
 # Making a base image takes half a minute, so tests share one state directory that outlives the run (its cold cache, at least).
 TEST_STATE = Path(os.environ.get("LXCBUILD_TEST_STATE_DIR", "/var/tmp/lxcbuild-tests"))
@@ -42,3 +45,40 @@ def state() -> StateDirs:
 def fresh_state(tmp_path: Path) -> StateDirs:
     """An empty state directory of one test."""
     return StateDirs.choose(tmp_path / "state")
+
+
+@pytest.fixture
+def lxcbuild(state: StateDirs) -> LxcBuild:
+    """Run ``lxcbuild`` on the tests' state directory."""
+
+    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> Ended:
+        done = subprocess.run(
+            argv(state, *arguments),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_image(state: StateDirs) -> Callable[[str], None]:
+    """Make sure that a target's base image is there; made once, kept from run to run."""
+
+    def make(target: str) -> None:
+        done = subprocess.run(argv(state, "rootfs", "make", target), capture_output=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr.decode()
+
+    return make
+
+
+@pytest.fixture
+def nothing_left(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> Iterator[None]:
+    """For Debian 12's image: afterwards no process, mount, cgroup or file is on the host that nobody owns."""
+    made_image("debian/bookworm")
+    yield
+    done = lxcbuild("doctor", "--leftovers")
+    assert done.status == 0, done.stdout + done.stderr

@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -19,6 +18,7 @@ from lxcbuild.host.leftovers import find_leftovers
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.state.paths import StateDirs
+from tests.support.command import argv
 from tests.support.timing import quick
 
 TARGET = "debian/bookworm"
@@ -49,10 +49,17 @@ class RunningBuild:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.errors: list[str] = []
         self.begun_at = time.monotonic()
-        own = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent), "--log-format", "json"]
         archive = folder / "tinyone-1.0.tar.gz"
         self.process = subprocess.Popen(
-            [*own, "build", os.fspath(archive if archive.exists() else tiny_sdist(folder)), "--target", TARGET],
+            argv(
+                state,
+                "--log-format",
+                "json",
+                "build",
+                archive if archive.exists() else tiny_sdist(folder),
+                "-t",
+                TARGET,
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

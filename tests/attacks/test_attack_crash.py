@@ -9,7 +9,6 @@ import random
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from lxcbuild.errors import BuildsFailedError, SandboxError
 from lxcbuild.state.paths import StateDirs
 from tests.attacks.crashes import RunningBuild, alive, leftovers, mark_of, until_gone
+from tests.support.command import argv
 from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -49,8 +49,7 @@ def duration_s(state: StateDirs, folder: Path) -> Iterator[float]:
 
 
 def lxcbuild(state: StateDirs, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "lxcbuild", "--state-dir", str(state.lib.parent), *arguments]
-    return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, text=True)
+    return subprocess.run(argv(state, *arguments), capture_output=True, stdin=subprocess.DEVNULL, text=True)
 
 
 def recorded(state: StateDirs, build_id: str) -> dict[str, Any]:

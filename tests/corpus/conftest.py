@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from lxcbuild.state.paths import StateDirs
+from tests.support.command import argv
 
 TARGET = "debian/bookworm"
 #: Roomy enough for an honest build, small enough that a dishonest one is over within seconds.
@@ -60,9 +60,8 @@ def command(state: StateDirs, tmp_path: Path) -> Callable[..., Built]:
         (config / "cgroups").mkdir(parents=True, exist_ok=True)
         (config / "cgroups/small.yaml").write_text(POLICY)
         (config / "cgroups/tight.yaml").write_text(f"description: Tight\ninherits: small\n{policy}")
-        own = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent)]
         done = subprocess.run(
-            [*own, *map(os.fspath, arguments)],
+            argv(state, *arguments),
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "LXCBUILD_CONFIG_DIR": os.fspath(config)},

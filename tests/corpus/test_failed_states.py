@@ -15,6 +15,7 @@ import pytest
 
 from lxcbuild.state.paths import StateDirs
 from tests.corpus import packing
+from tests.support.command import argv
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
@@ -86,9 +87,8 @@ def test_the_state_opens_here_and_on_another_machine(
 
 def test_nothing_draws_over_the_shell_of_a_failed_state(failed: Any, state: StateDirs) -> None:
     """On a terminal progress is drawn again and again; a prompt in the same line would vanish."""
-    own = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent)]
     main_fd, side_fd = os.openpty()
-    shell = [*own, "shell", "--failed", failed["id"]]
+    shell = argv(state, "shell", "--failed", failed["id"])
     with subprocess.Popen(shell, stdin=side_fd, stdout=side_fd, stderr=side_fd) as child:
         os.close(side_fd)
         try:

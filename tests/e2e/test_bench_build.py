@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import LxcBuild
+from tests.support.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ import pytest
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
-from tests.e2e.command import LxcBuild, argv
+from tests.support.command import LxcBuild, argv
 from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]

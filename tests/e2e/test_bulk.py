@@ -20,8 +20,8 @@ import pytest
 
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
-from tests.e2e.command import Ended, LxcBuild, argv
 from tests.e2e.synthetic import World, make_world
+from tests.support.command import Ended, LxcBuild, argv
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_left")]
 

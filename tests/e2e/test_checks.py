@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lxcbuild.errors import NotReproducibleError
-from tests.e2e.command import Ended, LxcBuild
+from tests.support.command import Ended, LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

@@ -20,8 +20,8 @@ import pytest
 
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
-from tests.e2e.command import Ended, argv
 from tests.e2e.synthetic import World, make_world
+from tests.support.command import Ended, argv
 from tests.support.farm_networks import Network
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]

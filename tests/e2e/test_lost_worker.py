@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.state.paths import StateDirs
-from tests.e2e.command import LxcBuild, argv
 from tests.e2e.synthetic import make_world
+from tests.support.command import LxcBuild, argv
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import LxcBuild
+from tests.support.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

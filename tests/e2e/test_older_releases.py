@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import Ended, LxcBuild
 from tests.e2e.local_index import LocalIndex
+from tests.support.command import Ended, LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

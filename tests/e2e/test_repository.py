@@ -17,7 +17,7 @@ from lxcbuild.model import NetworkMode, Target
 from lxcbuild.sandbox.base import Bind, InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
-from tests.e2e.command import LxcBuild
+from tests.support.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

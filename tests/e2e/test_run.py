@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
 from lxcbuild.state.paths import StateDirs
+from tests.support.command import argv
 from tests.support.timing import quick
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
@@ -26,16 +26,12 @@ pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("no
 PATIENCE_S = 20.0
 
 
-def command(state: StateDirs, *argv: str | Path) -> list[str]:
-    return [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent), *(os.fspath(a) for a in argv)]
+def lxcbuild(state: StateDirs, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(argv(state, *arguments), capture_output=True, stdin=subprocess.DEVNULL)
 
 
-def lxcbuild(state: StateDirs, *argv: str | Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(state, *argv), capture_output=True, stdin=subprocess.DEVNULL)
-
-
-def run_json(state: StateDirs, *argv: str | Path) -> dict[str, Any]:
-    done = lxcbuild(state, "run", "--json", *argv)
+def run_json(state: StateDirs, *arguments: str | Path) -> dict[str, Any]:
+    done = lxcbuild(state, "run", "--json", *arguments)
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
@@ -94,7 +90,7 @@ def test_limits_are_read_back(state: StateDirs) -> None:
 
 def test_a_shell_talks_to_the_terminal(state: StateDirs) -> None:
     main_fd, side_fd = os.openpty()
-    with subprocess.Popen(command(state, "shell"), stdin=side_fd, stdout=side_fd, stderr=side_fd) as child:
+    with subprocess.Popen(argv(state, "shell"), stdin=side_fd, stdout=side_fd, stderr=side_fd) as child:
         os.close(side_fd)
         try:
             _read_until(main_fd, b"$ ")
@@ -133,9 +129,9 @@ def test_a_shell_needs_a_terminal(state: StateDirs) -> None:
 @contextlib.contextmanager
 def started(state: StateDirs, marker: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A sandbox that sleeps, once its command runs; killed at the end whatever the test found."""
-    argv = command(state, "run", "--", "sh", "-c", "echo up; sleep 1000 & exec sleep 1000")
+    command = argv(state, "run", "--", "sh", "-c", "echo up; sleep 1000 & exec sleep 1000")
     with marker.open("wb") as errors:
-        child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL)
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == b"up\n", marker.read_text()

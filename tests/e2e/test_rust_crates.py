@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import crate_registry
-from tests.e2e.command import LxcBuild
 from tests.e2e.crate_registry import LEAF, ROOT, Registry
+from tests.support.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 TARGET = "debian/bookworm"

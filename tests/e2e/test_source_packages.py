@@ -14,7 +14,7 @@ from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.aptroot import AptRoot
 from lxcbuild.model import Target
-from tests.e2e.command import LxcBuild
+from tests.support.command import LxcBuild
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.usefixtures("nothing_left")]
 

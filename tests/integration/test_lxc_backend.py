@@ -272,31 +272,3 @@ def test_descriptors_stay_flat_over_many_sandboxes(backend: LxcBackend, rootfs: 
     for number in range(1, 6):
         one(number)
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
-
-
-DENIED = """
-import ctypes, errno, fcntl, os, socket, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def call(number, *arguments):
-    result = libc.syscall(number, *arguments)
-    return errno.errorcode[ctypes.get_errno()] if result < 0 else "allowed"
-print("unshare-user", call(272, 0x10000000))
-print("clone-user", call(56, 0x10000000 | 17, 0, 0, 0, 0))
-print("clone3", call(435, 0, 0))
-print("keyctl", call(250, 0, 0))
-print("bpf", call(321, 0, 0, 0))
-print("io_uring_setup", call(425, 1, 0))
-print("mount", call(165, b"none", b"/tmp", b"tmpfs", 0, None))
-for family in (38, 40):
-    try:
-        socket.socket(family, socket.SOCK_SEQPACKET)
-        print("socket", family, "allowed")
-    except OSError as error:
-        print("socket", family, errno.errorcode[error.errno])
-try:
-    fcntl.ioctl(0, 0x5412, b"x")
-    print("TIOCSTI allowed")
-except OSError as error:
-    print("TIOCSTI", errno.errorcode[error.errno])
-print("Seccomp", [line.split()[1] for line in open("/proc/self/status") if line.startswith("Seccomp:")][0])
-"""

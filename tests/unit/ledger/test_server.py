@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from lxcbuild.ledger.revision import HEAD
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
 from tests.support import postgres
+from tests.support.command import argv
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lxcbuild[postgresql]'")
 if postgres.programs() is None:
@@ -108,11 +108,13 @@ def test_the_verbs_take_the_server_by_option(fresh_state: StateDirs, monkeypatch
         ledger.begin(started("20260101-010203-abcd"))
         ledger.finish(outcome("20260101-010203-abcd"))
     monkeypatch.delenv("LXCBUILD_LEDGER")
-    argv = [sys.executable, "-m", "lxcbuild", "--state-dir", str(fresh_state.lib.parent)]
-    without = subprocess.run([*argv, "history"], capture_output=True, text=True, check=True)
+    without = subprocess.run(argv(fresh_state, "history"), capture_output=True, text=True, check=True)
     assert "no builds are recorded" in without.stderr
     given = subprocess.run(
-        [*argv, "--ledger", str(fresh_state.ledger_url), "history"], capture_output=True, text=True, check=True
+        argv(fresh_state, "--ledger", str(fresh_state.ledger_url), "history"),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "20260101-010203-abcd" in given.stdout
     assert not fresh_state.ledger.exists()

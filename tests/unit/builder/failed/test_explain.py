@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
 from lxcbuild.state.paths import StateDirs
 from tests import ROOT
+from tests.support.command import argv
 
 LOG = """\
 === provision === 2026-01-01T00:00:00Z
@@ -91,8 +90,7 @@ def failed(fresh_state: StateDirs) -> StateDirs:
 
 
 def explain(state: StateDirs, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent), "explain", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(argv(state, "explain", *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def test_explain_tells_class_lines_meaning_retry_and_fix(failed: StateDirs) -> None:

@@ -1,4 +1,4 @@
-"""How the end-to-end tests call the command."""
+"""How tests call the command."""
 
 from __future__ import annotations
 
@@ -32,5 +32,6 @@ LxcBuild = Callable[..., Ended]
 
 
 def argv(state: StateDirs, *arguments: str | Path) -> list[str]:
+    """The command line that runs this very code on a state directory."""
     own = [sys.executable, "-m", "lxcbuild", "--state-dir", os.fspath(state.lib.parent)]
     return [*own, *(os.fspath(item) for item in arguments)]
