@@ -72,9 +72,10 @@ apt_install() {
     fi
 }
 
-# The distribution's own Python, because python3-lxc is built for it.
+# The distribution's own Python, because python3-lxc is built for it. Libraries are those of requirements*.lock, by their hashes; the
+# newest of everything where LATEST is "yes".
 setup_venv() { # [extra]
-    local extra=${1:-} python=/usr/bin/python3 stamp wanted
+    local extra=${1:-} python=/usr/bin/python3 stamp="$VENV/.lxcbuild-installed" wanted
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$("$python" --version) is too old: lxcbuild needs Python 3.11" "use Debian 12, Ubuntu 24.04 or newer"
     if [ ! -x "$VENV/bin/python" ] || [ "$(venv_home)" != "$(venv_wanted "$python")" ]; then
@@ -82,19 +83,31 @@ setup_venv() { # [extra]
         rm -rf "$VENV"
         "$python" -m venv --system-site-packages "$VENV"
     fi
-    # Installed is what pyproject.toml asks for, for this place and this Python, with these extras: otherwise pip runs.
-    wanted=$({ cat "$ROOT/pyproject.toml"; echo "$ROOT"; "$python" --version; } | sha256sum | cut -c 1-64)
-    stamp="$VENV/.lxcbuild-installed${extra:+-$extra}"
-    if grep -qsx "$wanted" "$stamp" "$VENV/.lxcbuild-installed-dev"; then
+    # Installed is what pyproject.toml and the locks ask for, for this place and this Python, with these extras: otherwise pip runs.
+    wanted=$({ cat "$ROOT/pyproject.toml" "$ROOT"/scripts/requirements*.lock; echo "$ROOT"; "$python" --version; } | sha256sum)
+    wanted=${wanted%% *}
+    if [ "${LATEST:-no}" = no ] && grep -qsxE "$wanted (${extra:-base}|dev)" "$stamp"; then
         say "venv: up to date"
     else
+        rm -f "$stamp"
         say "venv: installing lxcbuild and its libraries${extra:+ (with $extra)}"
-        "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --editable "$ROOT${extra:+[$extra]}" </dev/null >&2 ||
+        install_libraries "$extra" ||
             fail "pip could not install the libraries" "see its message above; pip uses the index that it is configured with"
-        printf '%s\n' "$wanted" >"$stamp"
+        [ "${LATEST:-no}" = yes ] || printf '%s %s\n' "$wanted" "${extra:-base}" >"$stamp"
     fi
     give_back "$VENV"
 }
+
+install_libraries() { # extra
+    if [ "${LATEST:-no}" = yes ]; then
+        run_pip --upgrade --upgrade-strategy eager --editable "$ROOT${1:+[$1]}"
+    else
+        run_pip --require-hashes --requirement "$ROOT/scripts/requirements${1:+-$1}.lock" &&
+            run_pip --no-deps --no-build-isolation --editable "$ROOT" # hatchling is in the lock
+    fi
+}
+
+run_pip() { "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "$@" </dev/null >&2; }
 
 venv_home() { sed -n 's/^executable *= *//p' "$VENV/pyvenv.cfg" 2>/dev/null; }
 venv_wanted() { "$1" -c 'import os, sys; print(os.path.realpath(sys.executable))'; }

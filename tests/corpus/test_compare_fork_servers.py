@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fork_servers
 import pytest
 
 from lxcbuild.state.paths import StateDirs
+from tests.corpus import fork_servers
 
 
 def _built(place: Path, **content: str) -> dict[str, Path]:
