@@ -18,14 +18,14 @@ from lxcbuild.builder.failures import PhaseFailedError
 from lxcbuild.builder.needs import dependencies
 from lxcbuild.builder.needs.naming import future_names
 from lxcbuild.builder.phases.collect import hand_over
-from lxcbuild.builder.ready import Ready, Records, find_ready, recorded_request
+from lxcbuild.builder.ready import Ready, find_ready, recorded_request
 from lxcbuild.builder.remembered import remembered
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.builder.sets import BuildSet, failure_by, notes, plain, resolved, wish_for, without_namesakes
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import LxcbuildError
-from lxcbuild.ledger.records import NewBuild
+from lxcbuild.ledger.records import NewBuild, Records
 from lxcbuild.model import Artifact, BuiltPackages, Failure, Outcome, Phase, SourceKind, Status, Target
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.pypi.versions.runtimeset import RuntimeSet

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from lxcbuild import __version__
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.errors import UnknownBuildError
-from lxcbuild.ledger.records import BuildRecord, NewBuild
+from lxcbuild.ledger.records import BuildRecord, Records
 from lxcbuild.model import Artifact, Outcome, Source, Status, Target
 from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 #: How many earlier builds of a project are looked at.
 _LOOK_BACK = 20
-
-
-class Records(Protocol):
-    """What builds need of a ledger: :class:`~lxcbuild.ledger.store.Ledger`, or what a farm's worker has in its place."""
-
-    def begin(self, build: NewBuild) -> None:
-        """Record that a build runs."""
-
-    def learn(self, build_id: str, **facts: Any) -> None:
-        """Record what became known on the way."""
-
-    def find(self, part: str) -> BuildRecord:
-        """The build of that id; raises UnknownBuildError."""
-
-    def recent(
-        self,
-        *,
-        limit: int | None = 20,
-        target: str | None = None,
-        status: str | None = None,
-        name: str | None = None,
-        failure_class: str | None = None,
-        details: bool = False,
-    ) -> Sequence[BuildRecord]:
-        """The newest builds that match, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from lxcbuild import __version__
-from lxcbuild.builder.ready import Records
-from lxcbuild.ledger.records import BuildRecord
+from lxcbuild.ledger.records import BuildRecord, Records
 from lxcbuild.model import Status, Target
 from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
 

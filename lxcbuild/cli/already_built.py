@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lxcbuild.builder.ready import Ready
     from lxcbuild.builder.request import BuildRequest
     from lxcbuild.events import Monitor
-    from lxcbuild.ledger.direct import BuildLedger
+    from lxcbuild.ledger.store import Ledger
     from lxcbuild.model import Target
     from lxcbuild.state.paths import StateDirs
 
 
 def already_built(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: BuildLedger, monitor: Monitor, overrides: Path | None
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Outcome | None:
     """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
 
@@ -44,7 +44,7 @@ def already_built(
 
 
 def _same_release(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: BuildLedger, monitor: Monitor, overrides: Path | None
+    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
     from lxcbuild.pypi.index.client import IndexClient, parse_requirement
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lxcbuild.events import BuildEnded, Event, PhaseEnded
-from lxcbuild.ledger.direct import BuildLedger
+from lxcbuild.ledger.store import Ledger
 
 
 class Recorder:
     """A monitor that keeps finished phases and builds."""
 
-    def __init__(self, ledger: BuildLedger) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def emit(self, event: Event) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from lxcbuild.builder.machine import ConverterChoice
-from lxcbuild.builder.ready import Ready, Records, find_ready, influences, sound
+from lxcbuild.builder.ready import Ready, find_ready, influences, sound
 from lxcbuild.builder.remembered import remembered
 from lxcbuild.builder.request import DEFAULT_MAINTAINER, BuildRequest
 from lxcbuild.config.overrides import Overrides
 from lxcbuild.errors import UnknownBuildError
 from lxcbuild.farm.engines.engine import Provided, StoredFile
+from lxcbuild.ledger.records import Records
 from lxcbuild.model import Target
 from lxcbuild.plan.capacity import Need, cpu_need, memory_need
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob

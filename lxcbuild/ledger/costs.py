@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 
-import sqlalchemy as sa
-
-from lxcbuild.ledger import schema
+from lxcbuild.ledger.sql import Row, Transaction, marks
 from lxcbuild.model import Status
 from lxcbuild.values import dataclass
 
@@ -23,47 +22,38 @@ class Cost:
     builds: int
 
 
-def read(connection: sa.Connection, names: Iterable[str]) -> dict[tuple[str, str], Cost]:
+def read(transaction: Transaction, names: Iterable[str]) -> dict[tuple[str, str], Cost]:
     """By (project, target), of those that were ever built."""
-    build, phase = schema.build, schema.phase
-    wanted = sorted(set(names))
-    found: dict[tuple[str, str], Cost] = {}
-    for start in range(0, len(wanted), _CHUNK):
-        query = (
-            sa.select(
-                build.c.name,
-                build.c.target,
-                sa.func.count(sa.distinct(build.c.id)),
-                sa.func.sum(phase.c.wall_s),
-                sa.func.sum(phase.c.cpu_s),
-                sa.func.max(phase.c.peak_memory_bytes),
-            )
-            .join(phase, phase.c.build_id == build.c.id)
-            .where(build.c.name.in_(wanted[start : start + _CHUNK]))
-            # By name, not by status: nearly every build ended well (see questions.py).
-            .where(sa.literal("") + build.c.status == Status.BUILT.value)
-            .group_by(build.c.name, build.c.target)
+    query = (
+        "SELECT build.name AS name, target, count(DISTINCT id) AS builds, sum(wall_s) AS wall_s, sum(cpu_s) AS cpu_s,"
+        " max(peak_memory_bytes) AS peak FROM build JOIN phase ON build_id = id WHERE {} GROUP BY build.name, target"
+    )
+    return {
+        (row["name"], row["target"]): Cost(
+            seconds=row["wall_s"] / row["builds"],
+            cpu_s=row["cpu_s"] / row["builds"],
+            peak_memory_bytes=int(row["peak"]),
+            builds=row["builds"],
         )
-        for name, target, count, wall_s, cpu_s, peak in connection.execute(query):
-            found[name, target] = Cost(
-                seconds=wall_s / count, cpu_s=cpu_s / count, peak_memory_bytes=int(peak), builds=count
-            )
-    return found
+        for row in _built(transaction, query, names)
+    }
 
 
-def relations(connection: sa.Connection, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+def relations(transaction: Transaction, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
     """By (project, target), what the build layer of the newest build that ended well was asked for; see ``model.LayerUse``."""
-    build = schema.build
+    query = "SELECT build.name AS name, target, layers FROM build WHERE {} ORDER BY started_at, id"
+    return {
+        (row["name"], row["target"]): tuple(layers["relations"])
+        for row in _built(transaction, query, names)
+        if (layers := json.loads(row["layers"] or "null"))
+    }
+
+
+def _built(transaction: Transaction, query: str, names: Iterable[str]) -> Iterator[Row]:
+    """Rows of builds of these projects that ended well."""
     wanted = sorted(set(names))
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
     for start in range(0, len(wanted), _CHUNK):
-        query = (
-            sa.select(build.c.name, build.c.target, build.c.layers)
-            .where(build.c.name.in_(wanted[start : start + _CHUNK]))
-            .where(sa.literal("") + build.c.status == Status.BUILT.value)  # as above
-            .order_by(build.c.started_at, build.c.id)
-        )
-        for name, target, layers in connection.execute(query):
-            if layers:
-                found[name, target] = tuple(layers["relations"])
-    return found
+        some = wanted[start : start + _CHUNK]
+        # By name, not by status: nearly every build ended well (see store.py).
+        condition = f"build.name IN ({marks(some)}) AND '' || status = ?"
+        yield from transaction.select(query.format(condition), [*some, Status.BUILT.value])

@@ -1,7 +1,8 @@
 """Who owns a running build, so that what a dead process left behind is told from what still runs.
 
 On SQLite an owner is a locked file below ``run/locks``: the kernel gives the lock back on any death, and the file is gone after a
-boot. For PostgreSQL see ``serverowners.py``.
+boot. On PostgreSQL it is a session-level advisory lock, which the server gives back when the connection ends, so that heads on
+different machines can judge each other (PostgreSQL manual, 13.3.5).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from lxcbuild.ledger.sql import PostgresServer
 from lxcbuild.state import locks
 
 
@@ -20,19 +22,15 @@ class Owners(Protocol):
 
     def take(self) -> str:
         """The name of this ledger's own lock, taken once."""
-        ...
 
     def alive(self, owner: str) -> bool:
         """Whether somebody, perhaps this ledger, holds that lock."""
-        ...
 
     def forget(self, owner: str) -> None:
         """Remove what is left of a dead owner."""
-        ...
 
     def close(self) -> None:
         """Give the own lock back. Idempotent."""
-        ...
 
 
 class FileOwners:
@@ -72,3 +70,48 @@ class FileOwners:
             self.forget(self._name)
             os.close(self._fd)
             self._name = None
+
+
+class ServerOwners:
+    """Advisory locks of a PostgreSQL server; the own one is held by a connection that does nothing else."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._name: str | None = None
+        self._connection: Any = None
+
+    def take(self) -> str:
+        """See :meth:`Owners.take`."""
+        if self._name is None:
+            name = f"pg-{secrets.token_hex(8)}"
+            self._connection = self._server.connect()
+            self._connection.execute("SELECT pg_advisory_lock(%s)", (_key(name),))
+            self._name = name
+        return self._name
+
+    def alive(self, owner: str) -> bool:
+        """See :meth:`Owners.alive`. Who gets the lock knows that nobody has it."""
+        if owner == self._name:
+            return True
+        if not owner.startswith("pg-"):
+            return False
+        with self._server.reading() as transaction:
+            key = (_key(owner),)
+            got: bool = transaction.select("SELECT pg_try_advisory_lock(?) AS got", key)[0]["got"]
+            if got:
+                transaction.select("SELECT pg_advisory_unlock(?)", key)
+            return not got
+
+    def forget(self, owner: str) -> None:
+        """The server has nothing left of it."""
+
+    def close(self) -> None:
+        """See :meth:`Owners.close`. The end of the connection frees the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._name = self._connection = None
+
+
+def _key(name: str) -> int:
+    """An advisory lock is a signed number of 64 bits."""
+    return int.from_bytes(bytes.fromhex(name.removeprefix("pg-")), "big", signed=True)

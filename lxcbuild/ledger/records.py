@@ -1,13 +1,14 @@
-"""The nouns of the ledger: a build that begins, a build as recorded."""
+"""The nouns of the ledger: a build that begins, a build as recorded, and what builds ask of who keeps them."""
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 from lxcbuild import __version__
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, PhaseRecord, Status, Target
@@ -102,6 +103,30 @@ class BuildRecord:
             notes=self.notes,
             layers=self.layers,
         )
+
+
+class Records(Protocol):
+    """What builds need of a ledger: :class:`~lxcbuild.ledger.store.Ledger`, or what a farm's worker has in its place."""
+
+    def begin(self, build: NewBuild) -> None:
+        """Record that a build runs."""
+
+    def learn(self, build_id: str, **facts: Any) -> None:
+        """Record what became known on the way."""
+
+    def find(self, part: str) -> BuildRecord:
+        """The build of that id; raises UnknownBuildError."""
+
+    def recent(
+        self,
+        *,
+        limit: int | None = 20,
+        target: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        details: bool = False,
+    ) -> Sequence[BuildRecord]:
+        """The newest builds that match, newest first."""
 
 
 def shown_status(status: str, failure_class: str | None) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, shown_status
+from lxcbuild.ledger.sql import Row
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
 
 _MAX_TEXT = 64 * 1024  # characters of one text; whole logs are files
 _MAX_NAME = 255
+_JSON = frozenset({"layers", "limits_in_force", "request"})  # the columns that hold it
+_LEARNED = ("version", "backend", "image_digest", "limits_in_force", "log_path", "request")
 _USAGE = tuple(field.name for field in dataclasses.fields(Usage))
 
 
@@ -45,19 +49,18 @@ def from_new(build: NewBuild) -> dict[str, Any]:
         "policy": build.policy,
         "backend": build.backend,
         "image_digest": build.image_digest,
-        "limits_in_force": {},
+        "limits_in_force": "{}",
         "host": build.host,
         "lxcbuild_version": build.lxcbuild_version,
-        "request": clean(build.request),
+        "request": json.dumps(clean(build.request)),
     }
 
 
 def from_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of what became known on the way."""
-    allowed = {"version", "backend", "image_digest", "limits_in_force", "log_path", "request"}
-    assert facts.keys() <= allowed, facts.keys() - allowed
-    cleaned: dict[str, Any] = clean(facts)
-    return cleaned
+    assert facts.keys() <= set(_LEARNED), facts.keys() - set(_LEARNED)
+    known = {name: clean(facts[name]) for name in _LEARNED if name in facts}
+    return {name: json.dumps(value) if name in _JSON else value for name, value in known.items()}
 
 
 def from_outcome(outcome: Outcome) -> dict[str, Any]:
@@ -67,8 +70,8 @@ def from_outcome(outcome: Outcome) -> dict[str, Any]:
         "name": clean(outcome.name)[:_MAX_NAME],
         "version": clean(outcome.version)[:_MAX_NAME],
         "status": outcome.status.value,
-        "limits_in_force": clean(outcome.limits_in_force),
-        "layers": clean(dataclasses.asdict(outcome.layers)) if outcome.layers is not None else {},
+        "limits_in_force": json.dumps(clean(outcome.limits_in_force)),
+        "layers": json.dumps(clean(dataclasses.asdict(outcome.layers)) if outcome.layers is not None else {}),
         **_from_failure(failure),
     }
     if outcome.log_path is not None:
@@ -103,28 +106,8 @@ def _from_failure(failure: Failure | None) -> dict[str, Any]:
 def from_phase(build_id: str, position: int, record: PhaseRecord) -> dict[str, Any]:
     """The row of one phase."""
     usage = {name: getattr(record.usage, name) for name in _USAGE}
-    return {
-        "build_id": build_id,
-        "position": position,
-        "name": record.phase.value,
-        "started_at": record.started_at,
-        **usage,
-    }
-
-
-def from_artifact(build_id: str, artifact: Artifact) -> dict[str, Any]:
-    """The row of one result file."""
-    return {
-        "build_id": build_id,
-        "path": clean(str(artifact.path)),
-        "sha256": artifact.sha256,
-        "bytes": artifact.size_bytes,
-    }
-
-
-def from_note(build_id: str, position: int, text: str) -> dict[str, Any]:
-    """The row of one note."""
-    return {"build_id": build_id, "position": position, "text": clean(text)}
+    started_at = record.started_at
+    return {"build_id": build_id, "position": position, "name": record.phase.value, "started_at": started_at, **usage}
 
 
 def children(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
@@ -132,40 +115,40 @@ def children(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     build_id = outcome.build_id
     return {
         "phase": [from_phase(build_id, i, record) for i, record in enumerate(outcome.phases)],
-        "artifact": [from_artifact(build_id, artifact) for artifact in outcome.artifacts],
-        "note": [from_note(build_id, i, text) for i, text in enumerate(outcome.notes)],
+        "artifact": [
+            {"build_id": build_id, "path": clean(str(a.path)), "sha256": a.sha256, "bytes": a.size_bytes}
+            for a in outcome.artifacts
+        ],
+        "note": [{"build_id": build_id, "position": i, "text": clean(text)} for i, text in enumerate(outcome.notes)],
     }
 
 
 def to_record(
-    row: Any,  # anything with the columns as attributes
-    *,
-    phase: Sequence[Any] = (),
-    artifact: Sequence[Any] = (),
-    note: Sequence[Any] = (),
+    row: Row, *, phase: Sequence[Row] = (), artifact: Sequence[Row] = (), note: Sequence[Row] = ()
 ) -> BuildRecord:
     """A build with what belongs to it."""
+    known = {name: json.loads(row[name] or "null") for name in _JSON}
     return BuildRecord(
-        build_id=row.id,
-        name=row.name,
-        version=row.version,
-        target=Target.parse(row.target, architecture=row.architecture),
-        status=shown_status(row.status, row.failure_class),
+        build_id=row["id"],
+        name=row["name"],
+        version=row["version"],
+        target=Target.parse(row["target"], architecture=row["architecture"]),
+        status=shown_status(row["status"], row["failure_class"]),
         failure=_to_failure(row),
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        log_path=None if row.log_path is None else Path(row.log_path),
-        policy=row.policy,
-        backend=row.backend,
-        image_digest=row.image_digest,
-        limits_in_force=row.limits_in_force,
-        host=row.host,
-        lxcbuild_version=row.lxcbuild_version,
-        request=row.request,
-        layers=_to_layers(row.layers),
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        log_path=None if row["log_path"] is None else Path(row["log_path"]),
+        policy=row["policy"],
+        backend=row["backend"],
+        image_digest=row["image_digest"],
+        limits_in_force=known["limits_in_force"],
+        host=row["host"],
+        lxcbuild_version=row["lxcbuild_version"],
+        request=known["request"],
+        layers=_to_layers(known["layers"]),
         phases=tuple(_to_phase(each) for each in phase),
-        artifacts=tuple(Artifact(path=Path(a.path), sha256=a.sha256, size_bytes=a.bytes) for a in artifact),
-        notes=tuple(each.text for each in note),
+        artifacts=tuple(Artifact(path=Path(a["path"]), sha256=a["sha256"], size_bytes=a["bytes"]) for a in artifact),
+        notes=tuple(each["text"] for each in note),
     )
 
 
@@ -173,18 +156,18 @@ def _to_layers(found: Mapping[str, Any] | None) -> LayerUse | None:
     return LayerUse(**{**found, "relations": tuple(found["relations"])}) if found else None
 
 
-def _to_phase(row: Any) -> PhaseRecord:
-    usage = Usage(**{name: getattr(row, name) for name in _USAGE})
-    return PhaseRecord(phase=Phase(row.name), started_at=row.started_at, usage=usage)
+def _to_phase(row: Row) -> PhaseRecord:
+    usage = Usage(**{name: row[name] for name in _USAGE})
+    return PhaseRecord(phase=Phase(row["name"]), started_at=row["started_at"], usage=usage)
 
 
-def _to_failure(row: Any) -> Failure | None:
-    if row.failure_class is None:
+def _to_failure(row: Row) -> Failure | None:
+    if row["failure_class"] is None:
         return None
     return Failure(
-        failure_class=FailureClass(row.failure_class),
-        phase=Phase(row.failure_phase),
-        brief=row.failure_brief,
-        details=row.failure_details,
-        resolution=row.failure_resolution,
+        failure_class=FailureClass(row["failure_class"]),
+        phase=Phase(row["failure_phase"]),
+        brief=row["failure_brief"],
+        details=row["failure_details"],
+        resolution=row["failure_resolution"],
     )

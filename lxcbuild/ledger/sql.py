@@ -1,172 +1,325 @@
-"""The connection below the ledger: SQLite set up for several processes, or PostgreSQL; migrations; errors in our words."""
+"""SQL on SQLite (the standard library's) and on PostgreSQL (psycopg): transactions, migrations, refusals in our words.
+
+Queries are the same for both and have ``?`` where a value goes; what differs stands in the two classes at the end, and in
+``migrations/*.postgresql.sql``. psycopg is loaded where a server is asked for.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+import sqlite3
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import exc
-
 from lxcbuild.errors import DiskFullError, LedgerError
-from lxcbuild.ledger import refusals
-from lxcbuild.ledger.refusals import BUSY_S
-from lxcbuild.ledger.revision import HEAD
 
-_URL_HINT = "write --ledger postgresql://user@host/database"
-_WRITE = "lxcbuild_write"
+#: For how long a writer waits for others, in seconds.
+BUSY_S = 30
+MIGRATIONS = Path(__file__).parent / "migrations"
+Row = Mapping[str, Any]
 _MIGRATION_LOCK = 0x6C786362  # of PostgreSQL's advisory locks: "lxcb"
+_URL_HINT = "write --ledger postgresql://user@host/database"
 
 
-def connect_url(url: str) -> sa.Engine:
-    """An engine for a PostgreSQL server by its URL (``postgresql://user@host/database``). Raises LedgerError."""
-    try:
-        parsed = sa.make_url(url)
-    except (exc.ArgumentError, ValueError):
-        raise LedgerError("the ledger's URL cannot be read", resolution=_URL_HINT) from None
-    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise LedgerError(f"a ledger cannot be kept in {parsed.drivername[:40]!r}", resolution=_URL_HINT)
-    try:
-        return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": BUSY_S, "application_name": "lxcbuild"},
-        )
-    except ModuleNotFoundError:
-        raise LedgerError(
-            "the PostgreSQL client library is not installed", resolution="pip install 'lxcbuild[postgresql]'"
-        ) from None
+class Transaction:
+    """What can be asked and changed in one transaction. Names of tables and columns are ours, never data."""
+
+    def __init__(self, connection: Any, kind: str) -> None:  # of either driver: DB-API, with execute()
+        self._connection = connection
+        self.kind = kind
+
+    def select(self, query: str, values: Sequence[object] = ()) -> Sequence[Row]:
+        """All rows of an answer, with their columns by name."""
+        rows: Sequence[Row] = self._connection.execute(self._marked(query), values).fetchall()
+        return rows
+
+    def execute(self, query: str, values: Sequence[object] = ()) -> int:
+        """How many rows were changed."""
+        changed: int = self._connection.execute(self._marked(query), values).rowcount
+        return changed
+
+    def insert(self, table: str, new: Sequence[Row]) -> None:
+        """Add rows, which all have the columns of the first."""
+        if new:
+            query = f"INSERT INTO {table} ({', '.join(new[0])}) VALUES ({marks(new[0])})"  # noqa: S608 - our own names
+            self._connection.cursor().executemany(self._marked(query), [tuple(row.values()) for row in new])
+
+    def update_builds(self, changed: Row, where: str, values: Sequence[object]) -> int:
+        """Change the builds for which the condition holds; gives their number."""
+        columns = ", ".join(f"{name} = ?" for name in changed)
+        return self.execute(f"UPDATE build SET {columns} WHERE {where}", [*changed.values(), *values])  # noqa: S608 - as above
+
+    def _marked(self, query: str) -> str:
+        return query if self.kind == "sqlite" else query.replace("%", "%%").replace("?", "%s")
+
+
+def marks(values: Sequence[object] | Mapping[str, object]) -> str:
+    """A mark for each value, as they stand in a list of SQL."""
+    return ", ".join("?" * len(values))
+
+
+class Database(ABC):
+    """One open database. Safe to use from several threads, one transaction at a time; several processes may have it open."""
+
+    kind: str
+    may_write = True
+    _read, _write = "BEGIN", "BEGIN"
+    _versioned: str  # a query that gives a row where the version's table exists
+
+    def __init__(self, place: Path | str, driver_error: type[Exception]) -> None:
+        self.place = place  # as messages name it
+        self._driver_error = driver_error
+        self._lock = threading.Lock()
+
+    def reading(self) -> contextlib.AbstractContextManager[Transaction]:
+        """A transaction that reads: one consistent picture."""
+        return self._transaction(self._read)
+
+    def writing(self) -> contextlib.AbstractContextManager[Transaction]:
+        """A transaction that writes: committed at the end of the block, rolled back on an error."""
+        return self._transaction(self._write)
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
+        with self.refusals(), self._lock:
+            connection = self._begun(begin)
+            try:
+                yield Transaction(connection, self.kind)
+                connection.commit()
+            except BaseException:
+                with contextlib.suppress(self._driver_error):  # of a connection that is gone: the first error counts
+                    connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn what the database and the file system refuse into ledger errors."""
+        try:
+            yield
+        except self._driver_error as error:
+            raise self._named(error) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _disk_full(self.place) from error
+            raise LedgerError(
+                f"the ledger {self.place} cannot be opened: {error.strerror}: {error.filename}",
+                resolution="run the same command with sudo, or choose another --state-dir",
+            ) from error
+
+    def migrate(self, lock: Path) -> None:
+        """Bring the tables up to the newest migration; at most one process does so."""
+        files = {path.name[:4]: path for path in sorted(MIGRATIONS.glob("*.sql")) if not path.suffixes[:-1]}
+        with self.reading() as transaction:
+            found = self._version(transaction)
+        if found == max(files):
+            return
+        with self._migrating(lock) as transaction:
+            found = self._version(transaction)
+            if found is not None and found not in files:
+                raise LedgerError(
+                    f"the ledger {self.place} was written by a newer lxcbuild (schema {found}, known here: {max(files)})",
+                    resolution="update lxcbuild, or use another --state-dir or --ledger",
+                )
+            for version, path in files.items():
+                if found is None or version > found:
+                    self._run(transaction, path)
+                    transaction.execute("DELETE FROM alembic_version")
+                    transaction.execute("INSERT INTO alembic_version (version_num) VALUES (?)", (version,))
+
+    def _run(self, transaction: Transaction, path: Path) -> None:
+        own = path.with_suffix(f".{self.kind}.sql")
+        for file in (path, own) if own.exists() else (path,):
+            for statement in file.read_text(encoding="utf-8").split(";\n"):
+                if statement.strip():
+                    transaction.execute(statement)
+
+    def _version(self, transaction: Transaction) -> str | None:
+        """The schema's version; None in an empty database."""
+        if not transaction.select(self._versioned):
+            return None
+        found = transaction.select("SELECT version_num FROM alembic_version")
+        return str(found[0]["version_num"]) if found else None
+
+    @abstractmethod
+    def _begun(self, begin: str) -> Any:
+        """The connection, in a transaction that begins so."""
+
+    @abstractmethod
+    def _migrating(self, lock: Path) -> contextlib.AbstractContextManager[Transaction]:
+        """A transaction that writes, for one process at a time."""
+
+    @abstractmethod
+    def _named(self, error: Exception) -> LedgerError | DiskFullError:
+        """Our error for one of the driver's, with what to do about it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the connection back. Idempotent."""
+
+
+class SqliteFile(Database):
+    """A SQLite file, set up for several processes.
+
+    Transactions begin as SQLite documents them, not as the driver guesses, so that migrations are atomic. Writers take the write
+    lock at BEGIN, which is the only place where SQLite honours the busy timeout for sure.
+    """
+
+    kind = "sqlite"
+    _write = "BEGIN IMMEDIATE"
+    _versioned = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, sqlite3.Error)
+        with self.refusals():
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self.may_write = os.access(path if path.exists() else path.parent, os.W_OK)
+            self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                self._connection.row_factory = sqlite3.Row
+                if self.may_write:
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._connection.execute("PRAGMA foreign_keys = ON")
+                # KiB, taken as needed: the 2 MiB of the default make a large ledger's joins read the same pages again and again.
+                self._connection.execute("PRAGMA cache_size = -32768")
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def close(self) -> None:
+        """See :meth:`Database.close`."""
+        self._connection.close()
+
+    def _begun(self, begin: str) -> sqlite3.Connection:
+        self._connection.execute(begin)
+        return self._connection
+
+    @contextlib.contextmanager
+    def _migrating(self, lock: Path) -> Iterator[Transaction]:
+        # A migration may take longer than writers wait.
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with self.writing() as transaction:
+                yield transaction
+
+    def _named(self, error: Exception) -> LedgerError | DiskFullError:
+        """By SQLite's name of it (sqlite.org/rescode.html)."""
+        code, path = str(getattr(error, "sqlite_errorname", "")), self.place
+        if code == "SQLITE_FULL":
+            return _disk_full(path)
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return LedgerError(
+                f"the ledger {path} is damaged: {error}",
+                resolution=f"move it away (mv {path} {path}.damaged): a new one is made; packages and logs are not in it",
+            )
+        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+            return LedgerError(
+                f"the ledger {path} cannot be opened: {error}", resolution="run the same command with sudo"
+            )
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return LedgerError(
+                f"the ledger {path} was busy for {BUSY_S} s: {error}", resolution=f"see who holds it: fuser -v {path}"
+            )
+        return LedgerError(f"the ledger {path} failed: {error}", details=str(error))
+
+
+class PostgresServer(Database):
+    """A database of a PostgreSQL server by its URL (``postgresql://user@host/database``)."""
+
+    kind = "postgresql"
+    _read, _write = "BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN ISOLATION LEVEL READ COMMITTED"
+    _versioned = "SELECT relname FROM pg_class WHERE oid = to_regclass('alembic_version')"
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        if not rest or not re.fullmatch(r"[\w+]+", scheme):
+            raise LedgerError("the ledger's URL cannot be read", resolution=_URL_HINT)
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise LedgerError(f"a ledger cannot be kept in {scheme[:40]!r}", resolution=_URL_HINT)
+        try:
+            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
+        except ImportError:
+            raise LedgerError(
+                "the PostgreSQL client library is not installed", resolution="pip install 'lxcbuild[postgresql]'"
+            ) from None
+        super().__init__(shown_url(url), psycopg.Error)
+        try:
+            self._where: dict[str, Any] = conninfo_to_dict(f"postgresql://{rest}")
+        except psycopg.Error:  # it may quote the password
+            raise LedgerError("the ledger's URL cannot be read", resolution=_URL_HINT) from None
+        self._connection: Any = None
+
+    def connect(self) -> Any:
+        """Another connection, which begins no transaction by itself."""
+        import psycopg
+        from psycopg.rows import dict_row
+        from psycopg.types.string import TextLoader
+
+        settings = {**self._where, "connect_timeout": BUSY_S, "application_name": "lxcbuild"}
+        # Nothing prepared on the server: a newer lxcbuild may add columns meanwhile, and plans shall know the values.
+        made = psycopg.connect(**settings, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+        made.adapters.register_loader("json", TextLoader)  # as SQLite gives it
+        return made
+
+    def close(self) -> None:
+        """See :meth:`Database.close`."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _begun(self, begin: str) -> Any:
+        if self._connection is not None:
+            try:
+                self._connection.execute(begin)
+            except self._driver_error:
+                if not self._connection.closed:
+                    raise
+            else:
+                return self._connection
+        # The first time, or after the server, or what lies between, has ended an idle connection.
+        self._connection = self.connect()
+        self._connection.execute(begin)
+        return self._connection
+
+    @contextlib.contextmanager
+    def _migrating(self, lock: Path) -> Iterator[Transaction]:
+        del lock  # the server has one, held until the transaction ends
+        with self.writing() as transaction:
+            transaction.select("SELECT pg_advisory_xact_lock(?)", (_MIGRATION_LOCK,))
+            yield transaction
+
+    def _named(self, error: Exception) -> LedgerError | DiskFullError:
+        """By SQLSTATE (PostgreSQL manual, appendix A); none where no server answered."""
+        code = str(getattr(error, "sqlstate", None) or "")
+        said = f"{error}".strip().splitlines()[:1]
+        brief = f"the ledger {self.place} failed: {said[0] if said else 'no reason was given'}"
+        if code == "53100":
+            return DiskFullError(brief, resolution="free some space where the database lies")
+        if not code or code.startswith(("08", "28", "3D", "57P")):
+            return LedgerError(brief, resolution="does this answer? psql with the same URL")
+        return LedgerError(brief, details=str(error))
 
 
 def shown_url(url: str) -> str:
     """The URL for messages: without its password."""
-    try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except (exc.ArgumentError, ValueError):
+    scheme, found, rest = url.partition("://")
+    if not found:
         return "(unreadable URL)"
+    user, at, where = rest.rpartition("@")
+    name, colon, _ = user.partition(":")
+    return f"{scheme}://{name}{':***' if colon else ''}{at}{re.sub('password=[^&]*', 'password=***', where)}"
 
 
-def connect(path: Path) -> sa.Engine:
-    """An engine for a SQLite file. Transactions begin as SQLite documents them, not as the driver guesses.
-
-    The driver's own habit (no BEGIN before DDL) would make migrations non-atomic, so it is told to leave transactions
-    alone; writers take the write lock at BEGIN, which is the only place where SQLite honours the busy timeout for sure.
-    """
-    engine = sa.create_engine(sa.URL.create("sqlite", database=os.fspath(path)), connect_args={"timeout": BUSY_S})
-    may_write = os.access(path if path.exists() else path.parent, os.W_OK)
-
-    @sa.event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        if may_write:
-            cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # KiB, taken as needed: the 2 MiB of the default make a large ledger's joins read the same pages again and again.
-        cursor.execute("PRAGMA cache_size = -32768")
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        write = connection.get_execution_options().get(_WRITE, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-@contextlib.contextmanager
-def writing(engine: sa.Engine, path: Path | str) -> Iterator[sa.Connection]:
-    """A transaction that writes: committed at the end of the block, rolled back on an error."""
-    with errors_named(path), engine.execution_options(**{_WRITE: True}).begin() as connection:
-        yield connection
-
-
-@contextlib.contextmanager
-def reading(engine: sa.Engine, path: Path | str) -> Iterator[sa.Connection]:
-    """A transaction that reads: one consistent picture."""
-    chosen = engine.execution_options(isolation_level="REPEATABLE READ") if is_server(engine) else engine
-    with errors_named(path), chosen.begin() as connection:
-        yield connection
-
-
-def is_server(engine: sa.Engine) -> bool:
-    """Whether it is PostgreSQL."""
-    return engine.dialect.name == "postgresql"
-
-
-def migrate(engine: sa.Engine, path: Path | str, lock: Path) -> None:
-    """Bring the tables to :data:`HEAD`; at most one process does so, and the usual case imports no alembic."""
-    if _revision(engine, path) == HEAD:
-        return
-    if is_server(engine):
-        # Held until the transaction ends; whoever comes second finds everything done.
-        with writing(engine, path) as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            _upgrade(connection, path)
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with writing(engine, path) as connection:
-            _upgrade(connection, path)
-
-
-def _upgrade(connection: sa.Connection, path: Path | str) -> None:
-    found = _revision_by(connection)
-    if found == HEAD:
-        return
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
-        raise LedgerError(
-            f"the ledger {path} was written by a newer lxcbuild (schema {found}, known here: {HEAD})",
-            resolution="update lxcbuild, or use another --state-dir or --ledger",
-        )
-    config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
-
-
-def _revision(engine: sa.Engine, path: Path | str) -> str | None:
-    """The schema's version as alembic recorded it; None in an empty database."""
-    with reading(engine, path) as connection:
-        return _revision_by(connection)
-
-
-def _revision_by(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return None
-    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return found
-
-
-@contextlib.contextmanager
-def errors_named(path: Path | str) -> Iterator[None]:
-    """Turn the database's errors into ours, with what to do about each."""
-    try:
-        yield
-    except exc.DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorname", None) is None:
-            raise _named_by_server(error, path) from error
-        raise refusals.named(error.orig, path) from error
-
-
-def _named_by_server(error: exc.DBAPIError, path: Path | str) -> LedgerError | DiskFullError:
-    """By SQLSTATE (PostgreSQL manual, appendix A); none where no server answered."""
-    code = str(getattr(error.orig, "sqlstate", None) or "")
-    said = f"{error.orig}".strip().splitlines()[:1]
-    brief = f"the ledger {path} failed: {said[0] if said else 'no reason was given'}"
-    if code == "53100":
-        return DiskFullError(brief, resolution="free some space where the database lies")
-    if not code or code.startswith(("08", "28", "3D", "57P")):
-        return LedgerError(brief, resolution="does this answer? psql with the same URL")
-    return LedgerError(brief, details=str(error))
+def _disk_full(path: Path | str) -> DiskFullError:
+    return DiskFullError(
+        f"no space left for the ledger {path}", resolution="free some space, or choose another --state-dir"
+    )

@@ -20,7 +20,7 @@ from lxcbuild.cli.requests import wishes
 from lxcbuild.cli.results import conclude
 from lxcbuild.cli.verbs.records.capsule import save_capsules
 from lxcbuild.events import FanOut, Monitor, Note
-from lxcbuild.ledger.direct import BuildLedger, open_for_builds
+from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Outcome
 from lxcbuild.values import dataclass
 
@@ -93,7 +93,7 @@ def build(
         from lxcbuild.config.policies import load_policy
 
         load_policy(policy)  # a mistake in it is told, even where nothing is left to build
-    with ui.monitor() as monitor, open_for_builds(ui.dirs) as ledger:
+    with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
         watcher = FanOut(monitor, Recorder(ledger))
         found = {
             wish: outcome
@@ -122,7 +122,7 @@ class _Built:
 
 
 def _build(
-    wishes: Sequence[BuildRequest], ui: Ui, ledger: BuildLedger, watcher: Monitor, policy: str, overrides: Path | None
+    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
 ) -> _Built:
     if not wishes:
         return _Built()

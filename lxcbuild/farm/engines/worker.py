@@ -80,11 +80,10 @@ class JobRecords:
         target: str | None = None,
         status: str | None = None,
         name: str | None = None,
-        failure_class: str | None = None,
         details: bool = False,
     ) -> Sequence[BuildRecord]:
         """What the job brings."""
-        del failure_class, details
+        del details
         fitting = [
             record
             for record in self.provided.values()

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from lxcbuild.builder.remembered import DAYS, remembered
-from lxcbuild.ledger import schema
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
@@ -45,8 +43,8 @@ def record(
     )
     ledger.finish(ended)
     values = {"started_at": now.isoformat(), **about}
-    with ledger._writing() as connection:
-        connection.execute(sa.update(schema.build).where(schema.build.c.id == build_id).values(**values))
+    with ledger._database.writing() as transaction:
+        transaction.update_builds(values, "id = ?", (build_id,))
     return build_id
 
 

@@ -318,7 +318,7 @@ def test_workers_find_done_what_each_of_them_would_do_first() -> None:
         "from lxcbuild.farm.engines import subprocess_jobs\n"
         "from multiprocessing import forkserver; subprocess_jobs.context(bulk_workshop)\n"
         "for name in forkserver._forkserver._preload_modules: __import__(name)\n"
-        "print(results._adapter.cache_info().currsize, 'urllib3' in sys.modules, 'sqlalchemy' in sys.modules)"
+        "print(results._adapter.cache_info().currsize, 'urllib3' in sys.modules, 'psycopg' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "1 True False\n"

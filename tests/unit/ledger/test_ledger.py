@@ -1,29 +1,40 @@
-"""The ledger: what goes in comes out, dead owners are settled, old schemas migrate, hostile text does no harm."""
+"""The ledger: what goes in comes out, dead owners are settled, old schemas migrate, hostile text does no harm.
+
+``test_server.py`` runs most of these tests on PostgreSQL.
+"""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from lxcbuild.errors import LedgerError, UnknownBuildError
-from lxcbuild.ledger import questions, schema, sql
-from lxcbuild.ledger.records import NewBuild
-from lxcbuild.ledger.revision import HEAD
+from lxcbuild.ledger import sql
+from lxcbuild.ledger.records import CANCELLED, RUNNING, STATUSES, BuildRecord, NewBuild
+from lxcbuild.ledger.sql import Row, Transaction
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
 from lxcbuild.state.paths import StateDirs
 
 BOOKWORM = Target("debian", "bookworm")
+TRIXIE = Target("debian", "trixie")
+HOSTILE = "a\0b\ud800c\n'; DROP TABLE build; --\x1b[31m" + "x" * 100_000
+#: Ledgers of every released schema, as the released code made them.
+RELEASED = Path(__file__).parent / "released"
 
 
 def started(build_id: str, *, name: str = "idna", target: Target = BOOKWORM, at: str | None = None) -> NewBuild:
@@ -109,6 +120,95 @@ def test_recent_filters_and_sorts(fresh_state: StateDirs) -> None:
         assert ledger.recent(status="failed") == []
 
 
+def fill(ledger: Ledger) -> None:
+    """Builds of every kind, with everything that a row can hold; some begin at the same moment."""
+    classes = [None, None, FailureClass.OOM, FailureClass.CANCELLED, FailureClass.TIMEOUT]
+    for number, (name, target, which) in enumerate(itertools.product(("idna", "a-b"), (BOOKWORM, TRIXIE), classes)):
+        build_id = f"20260101-000000-{number:08x}"
+        at = f"2026-01-01T00:00:{number % 7:02d}.000000+00:00"
+        ledger.begin(started(build_id, name=name, target=target, at=at))
+        ledger.phase(build_id, phase(Phase.RESOLVE))
+        ledger.learn(build_id, version="1", log_path=Path("/logs/y"), request={"hashes": [["sha256", HOSTILE]]})
+        end = which and Failure(failure_class=which, phase=Phase.COMPILE, brief="no", details=HOSTILE, resolution="go")
+        ended = replace(outcome(build_id, end), name=name, target=target, notes=(HOSTILE, "b"))
+        artifacts = (Artifact(path=Path("/out/b.dsc"), sha256="1" * 64, size_bytes=2**40), *ended.artifacts)
+        ledger.finish(replace(ended, artifacts=artifacts))
+    ledger.begin(started("20260101-000000-ffffffff", at="2026-01-01T00:00:09.000000+00:00"))
+    ledger.finish(replace(outcome("20260101-000000-ffffffff"), status=Status.OFFICIAL, artifacts=(), phases=()))
+    ledger.begin(started("20260101-000000-fffffffe", at="2026-01-01T00:00:08.000000+00:00"))
+
+
+def _fits(record: BuildRecord, status: str | None, failure_class: str | None) -> bool:
+    which = record.failure and record.failure.failure_class.value
+    return status in (None, record.status) and failure_class in (None, which)
+
+
+def test_all_filters_together_find_what_fits_newest_first(fresh_state: StateDirs) -> None:
+    with Ledger.open(fresh_state) as ledger:
+        fill(ledger)
+        everything = ledger.recent(limit=None, details=True)
+        assert len(everything) == 22
+        assert sorted(everything, key=lambda r: (r.started_at, r.build_id), reverse=True) == everything
+        for limit, target, status, name, which, start in itertools.product(
+            (None, 3), (None, BOOKWORM), (None, *STATUSES), (None, "idna"), (None, "oom", "cancelled"), (0, 9)
+        ):
+            asked: dict[str, Any] = {"limit": limit, "status": status, "name": name, "failure_class": which}
+            asked |= {"target": target and str(target)}
+            if start:
+                asked["before"] = (everything[start - 1].started_at, everything[start - 1].build_id)
+            fitting = [
+                record
+                for record in everything[start:]
+                if _fits(record, status, which) and name in (None, record.name) and target in (None, record.target)
+            ]
+            assert ledger.recent(details=True, **asked) == fitting[:limit], asked
+            plain = [replace(record, phases=(), artifacts=(), notes=()) for record in fitting[:limit]]
+            assert ledger.recent(**asked) == plain, asked
+    assert {record.status for record in everything} == set(STATUSES)
+    assert len(everything[-1].artifacts) == 2
+    assert CANCELLED in STATUSES
+
+
+def test_an_error_takes_back_the_whole_step(fresh_state: StateDirs) -> None:
+    with Ledger.open(fresh_state) as ledger:
+        with pytest.raises(LedgerError, match="lost the build"):
+            ledger.finish(outcome("20260101-000000-00000000"))
+        ledger.begin(started("20260101-000000-00000000"))
+        with pytest.raises(LedgerError, match=r"UNIQUE|unique"):
+            ledger.begin(started("20260101-000000-00000000"))
+        twice = outcome("20260101-000000-00000000")
+        with pytest.raises(LedgerError, match=r"UNIQUE|unique"):
+            ledger.finish(replace(twice, artifacts=twice.artifacts * 2))
+        assert ledger.find("20260101-000000-00000000").status == "running"
+
+
+def test_a_build_from_elsewhere_is_recorded_once(fresh_state: StateDirs) -> None:
+    build = started("abcd00000001")
+    with Ledger.open(fresh_state) as ledger:
+        ledger.begin(build)
+        ledger.phase(build.build_id, phase(Phase.RESOLVE))
+        facts = {"backend": "lxc", "request": {"requirement": "idna"}, "limits_in_force": {}}
+        assert ledger.record(build, outcome(build.build_id), facts)
+        assert not ledger.record(build, replace(outcome(build.build_id), notes=()), {})
+        found = ledger.find("abcd")
+        with pytest.raises(AssertionError):
+            ledger.record(started("b2"), outcome("b2"), {"status = 'built' --": 1})
+    assert found.outcome() == outcome(build.build_id)
+    assert found.backend == "lxc"
+    assert found.ended_at == "2026-01-02T03:04:06.500000+00:00"
+
+
+def settled(state: StateDirs, part: str) -> BuildRecord:
+    """A build whose owner is gone, when that is known: a server needs a moment to see the end of a connection."""
+    for _turn in range(100):
+        with Ledger.open(state) as ledger:
+            found = ledger.find(part)
+        if found.status != RUNNING:
+            break
+        time.sleep(0.05)
+    return found
+
+
 def test_a_build_whose_process_was_killed_becomes_cancelled(fresh_state: StateDirs) -> None:
     script = textwrap.dedent("""
         import sys, signal
@@ -129,8 +229,8 @@ def test_a_build_whose_process_was_killed_becomes_cancelled(fresh_state: StateDi
         with Ledger.open(fresh_state) as ledger:
             assert ledger.find("abcd").status == "running", "its owner is alive"
         child.send_signal(signal.SIGKILL)
+    found = settled(fresh_state, "abcd")
     with Ledger.open(fresh_state) as ledger:
-        found = ledger.find("abcd")
         assert found.status == "cancelled"
         assert found.failure is not None
         assert (found.failure.failure_class, found.failure.phase) == (FailureClass.CANCELLED, Phase.FETCH)
@@ -148,7 +248,7 @@ def test_closing_keeps_the_ownership_files_clean(fresh_state: StateDirs) -> None
 
 
 def test_hostile_text_is_stored_harmlessly(fresh_state: StateDirs) -> None:
-    nasty = "x'); DROP TABLE build; --\0\udcff\x1b[31m"
+    nasty = "x'); DROP TABLE build; --\0\udcff\x1b[31m%s%(a)s?"
     why = Failure(failure_class=FailureClass.COMPILE_FAILED, phase=Phase.COMPILE, brief=nasty, details="a" * 10_000_000)
     with Ledger.open(fresh_state) as ledger:
         ledger.begin(started("abcd00000001", name=nasty))
@@ -163,11 +263,14 @@ def test_hostile_text_is_stored_harmlessly(fresh_state: StateDirs) -> None:
 
 def _open_and_begin(root: str, number: int) -> None:
     with Ledger.open(StateDirs.choose(root)) as ledger:
-        ledger.begin(started(f"{number:012x}"))
-        ledger.finish(replace(outcome(f"{number:012x}"), artifacts=()))
+        for turn in range(10):
+            build_id = f"{number:06x}{turn:06x}"
+            ledger.begin(started(build_id))
+            ledger.phase(build_id, phase(Phase.RESOLVE))
+            ledger.finish(outcome(build_id))
 
 
-def test_many_processes_may_open_an_empty_ledger_at_once(fresh_state: StateDirs) -> None:
+def test_many_processes_may_open_an_empty_ledger_at_once_and_write(fresh_state: StateDirs) -> None:
     context = multiprocessing.get_context("spawn")
     root = os.fspath(fresh_state.lib.parent)
     children = [context.Process(target=_open_and_begin, args=(root, number)) for number in range(6)]
@@ -177,70 +280,152 @@ def test_many_processes_may_open_an_empty_ledger_at_once(fresh_state: StateDirs)
         child.join()
     assert [child.exitcode for child in children] == [0] * 6
     with Ledger.open(fresh_state) as ledger:
-        assert len(ledger.recent(status="built")) == 6
+        found = ledger.recent(limit=None, status="built", details=True)
+    assert len(found) == 60
+    assert all(len(record.phases) == 2 for record in found)
 
 
-def test_migrations_lead_from_nothing_to_the_tables_of_the_code(fresh_state: StateDirs) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
+def load(state: StateDirs, revision: str) -> None:
+    """Make the ledger that released code left behind with that schema."""
+    if state.ledger_url is None:
+        state.lib.mkdir(parents=True)
+        with sqlite3.connect(state.ledger) as connection:
+            connection.executescript((RELEASED / f"sqlite-{revision}.sql").read_text())
+        connection.close()
+        return
+    import psycopg
 
-    Ledger.open(fresh_state).close()
-    config = Config()
-    config.set_main_option("script_location", "lxcbuild:ledger/migrations")
-    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
-    engine = sa.create_engine(f"sqlite:///{fresh_state.ledger}")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-    engine.dispose()
+    with psycopg.connect(state.ledger_url, autocommit=True) as server:
+        server.execute((RELEASED / f"postgresql-{revision}.sql").read_bytes())
 
 
-def check_migration_from(revision: str, engine: sa.Engine, state: StateDirs) -> None:
-    """Make the schema of that revision, put a build in, and let the ledger find it after its own migration."""
-    from alembic import command
-    from alembic.autogenerate import compare_metadata
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
+_SHAPES = {
+    "sqlite": [
+        (
+            'SELECT m.name, c.name AS part, c.type, c."notnull", c.dflt_value, c.pk FROM sqlite_master m'
+            " JOIN pragma_table_info(m.name) c WHERE m.type = 'table' ORDER BY 1, 2"
+        ),
+        (
+            "SELECT m.name, m.tbl_name, i.seqno, i.name AS part FROM sqlite_master m JOIN pragma_index_info(m.name) i"
+            " WHERE m.type = 'index' ORDER BY 1, 3"
+        ),
+        (
+            'SELECT m.name, f."table", f."from", f."to", f.on_delete FROM sqlite_master m'
+            " JOIN pragma_foreign_key_list(m.name) f ORDER BY 1"
+        ),
+    ],
+    "postgresql": [
+        (
+            "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default"
+            " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
+        ),
+        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1",
+    ],
+}
 
-    config = Config()
-    config.set_main_option("script_location", "lxcbuild:ledger/migrations")
-    with sql.writing(engine, "x") as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        old = sa.Table("build", sa.MetaData(), autoload_with=connection)
-        text = {column.name: "" for column in old.columns if not column.nullable}
-        given = {"id": "20260101-010203-abcd0123", "target": "debian/bookworm", "architecture": "amd64", "name": "six"}
-        fixed = {"limits_in_force": {}, "request": {}, "status": "built", "started_at": "2026-01-01T00:00:00+00:00"}
-        connection.execute(sa.insert(old), [{**text, **given, **fixed}])
-    with Ledger.open(state) as ledger:
+
+def shape(state: StateDirs) -> list[list[dict[str, Any]]]:
+    """All tables, columns, indexes and constraints, as the database describes them."""
+    with Ledger.open(state) as ledger, ledger._database.reading() as transaction:
+        return [[dict(row) for row in transaction.select(query)] for query in _SHAPES[ledger._database.kind]]
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+def test_ledgers_of_every_released_schema_are_migrated_and_used(fresh_state: StateDirs, revision: str) -> None:
+    load(fresh_state, revision)
+    with Ledger.open(fresh_state) as ledger:
         assert ledger.find("abcd01").name == "six"
-        assert ledger.find("20260101-0102").version == ""
-    with engine.connect() as connection:
-        skipped = {"build_id_bytes", "build_word_bytes"}  # of expressions, on one of the databases only
-        context = MigrationContext.configure(
-            connection, opts={"include_name": lambda name, kind, _parents: not (kind == "index" and name in skipped)}
-        )
-        assert compare_metadata(context, schema.metadata) == []
+        assert ledger.find("nohyph").name == "idna"
+        with ledger._database.reading() as transaction:
+            words = {row["id"]: row["word"] for row in transaction.select("SELECT id, word FROM build")}
+        assert words == {build_id: build_id.rpartition("-")[2] for build_id in words}
+        assert [record.name for record in ledger.recent(target="debian/bookworm", status="built")][-1] == "six"
+        fill(ledger)
+        assert len(ledger.recent(limit=None)) == 25
 
 
-def test_migrations_lead_from_every_released_schema(fresh_state: StateDirs) -> None:
-    fresh_state.lib.mkdir(parents=True)
-    engine = sql.connect(fresh_state.ledger)
-    check_migration_from("0001", engine, fresh_state)
-    engine.dispose()
+def test_a_released_ledger_has_the_tables_of_a_new_one(fresh_state: StateDirs, tmp_path: Path) -> None:
+    made = shape(fresh_state)
+    assert len(made[0]) > 40
+    assert len(made[1]) > 10
+    assert len(made[2]) >= 3
+    for revision in ("0001", "0002", "0003"):
+        assert shape(released(fresh_state, tmp_path / revision, revision)) == made
 
 
-def test_a_second_opening_needs_no_alembic(fresh_state: StateDirs) -> None:
-    Ledger.open(fresh_state).close()
+def released(like: StateDirs, root: Path, revision: str) -> StateDirs:
+    """Another state directory with a released ledger, on the same kind of database."""
+    state = StateDirs.choose(root)
+    if like.ledger_url is not None:
+        import psycopg
+
+        name = f"r{revision}"
+        with psycopg.connect(like.ledger_url, autocommit=True) as server:
+            server.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+            server.execute(f"CREATE DATABASE {name}".encode())
+        base, _, where = like.ledger_url.partition("?")
+        state = StateDirs(state.lib, state.cache, state.run, f"{base.rpartition('/')[0]}/{name}?{where}")
+    load(state, revision)
+    return state
+
+
+def test_what_released_code_recorded_is_read_as_it_was(fresh_state: StateDirs) -> None:
+    load(fresh_state, "0003")
+    with Ledger.open(fresh_state) as ledger:
+        built, running, failed = (ledger.find(part) for part in ("abcd0123", "nohyphen", "20260101-010204"))
+    usage = Usage(wall_s=1.5, cpu_s=0.5, peak_memory_bytes=2**33, oom_kills=1)
+    phases = [PhaseRecord(phase=which, started_at="2026-01-02T03:04:05+00:00", usage=usage) for which in Phase][:2]
+    assert built.outcome() == replace(
+        outcome("20260101-010203-abcd0123"),
+        name="six",
+        version="1.17.0",
+        target=replace(BOOKWORM, architecture="amd64"),
+        artifacts=(Artifact(path=Path("/out/six.deb"), sha256="0" * 64, size_bytes=2**40),),
+        phases=tuple(phases),
+        notes=("a bound was dropped", "'; DROP TABLE build; --"),
+    )
+    assert (built.backend, built.image_digest, built.host) == ("lxc", "sha256:1", "host")
+    assert built.request == {"requirement": "six", "hashes": [["sha256", "\u00e9?"]]}
+    assert running.status == CANCELLED, "its owner is gone"
+    assert running.failure is not None
+    assert running.failure.phase is Phase.FETCH
+    assert failed.failure == Failure(
+        failure_class=FailureClass.OOM,
+        phase=Phase.COMPILE,
+        brief="out of memory",
+        details="gcc",
+        resolution="raise memory.max",
+    )
+    assert failed.layers is None
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(
+    fresh_state: StateDirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in sql.MIGRATIONS.glob("*.sql"):
+        shutil.copy(file, tmp_path)
+    before = shape(fresh_state)
+    (tmp_path / "0004_broken.sql").write_text(
+        "ALTER TABLE build ADD COLUMN new TEXT;\n\nALTER TABLE nothing ADD x TEXT;\n"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(sql, "MIGRATIONS", tmp_path)
+        with pytest.raises(LedgerError, match="nothing"):
+            Ledger.open(fresh_state)
+    assert shape(fresh_state) == before
+
+
+def test_builds_on_a_file_load_no_client_of_servers(fresh_state: StateDirs) -> None:
     script = (
-        "import sys; from lxcbuild.ledger.store import Ledger; from lxcbuild.state.paths import StateDirs;"
-        "Ledger.open(StateDirs.choose(sys.argv[1])).close(); print('alembic' in sys.modules)"
+        "import sys, lxcbuild.cli.verbs.build, lxcbuild.builder.family, lxcbuild.cli.workshop;"
+        "from lxcbuild.ledger.store import Ledger; from lxcbuild.state.paths import StateDirs;"
+        "Ledger.open(StateDirs.choose(sys.argv[1])).close();"
+        "print({'psycopg', 'sqlalchemy', 'alembic'} & {*sys.modules})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, fresh_state.lib.parent], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    root = fresh_state.lib.parent
+    done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_ledger_of_a_newer_lxcbuild_is_refused(fresh_state: StateDirs) -> None:
@@ -252,10 +437,11 @@ def test_a_ledger_of_a_newer_lxcbuild_is_refused(fresh_state: StateDirs) -> None
         Ledger.open(fresh_state)
 
 
-def test_a_damaged_ledger_says_what_to_do(fresh_state: StateDirs) -> None:
+@pytest.mark.parametrize("damage", [b"this is no database " * 1000, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_ledger_says_what_to_do(fresh_state: StateDirs, damage: bytes) -> None:
     fresh_state.lib.mkdir(parents=True)
-    fresh_state.ledger.write_bytes(b"this is no database " * 1000)
-    with pytest.raises(LedgerError, match="damaged") as caught:
+    fresh_state.ledger.write_bytes(damage)
+    with pytest.raises(LedgerError, match="is damaged") as caught:
         Ledger.open(fresh_state)
     assert "mv " in str(caught.value.resolution)
 
@@ -274,13 +460,17 @@ QUESTIONS = {
 @pytest.mark.parametrize("before", [None, ("2026-01-01", "x")])
 @pytest.mark.parametrize("index", QUESTIONS)
 def test_questions_of_a_large_ledger_use_indexes(
-    fresh_state: StateDirs, index: str, before: tuple[str, str] | None
+    fresh_state: StateDirs, index: str, before: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Ledger.open(fresh_state).close()
-    engine = sql.connect(fresh_state.ledger)
-    query = questions.recent(limit=20, before=before, **QUESTIONS[index])  # type: ignore[arg-type]
-    text = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
-    with engine.connect() as connection:
-        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all())
-    engine.dispose()
-    assert f"USING INDEX {index} (" in plan or f"USING INDEX {index}'" in plan, plan
+    plans: list[str] = []
+    select = Transaction.select
+
+    def explained(self: Transaction, query: str, values: Sequence[object] = ()) -> Sequence[Row]:
+        plans.append(str([tuple(row) for row in select(self, f"EXPLAIN QUERY PLAN {query}", values)]))
+        return select(self, query, values)
+
+    with Ledger.open(fresh_state) as ledger:
+        monkeypatch.setattr(Transaction, "select", explained)
+        ledger.recent(limit=20, before=before, **QUESTIONS[index])  # type: ignore[arg-type]
+    assert len(plans) == 1
+    assert f"USING INDEX {index} (" in plans[0] or f"USING INDEX {index}'" in plans[0], plans

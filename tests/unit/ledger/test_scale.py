@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-import sqlalchemy as sa
 
-from lxcbuild.ledger import sql
+from lxcbuild.ledger.sql import Row, Transaction
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.state.paths import StateDirs
 
@@ -39,11 +38,11 @@ _WORD = {
 }
 
 
-def fill(engine: sa.Engine) -> None:
+def fill(ledger: Ledger) -> None:
     """Rows by the database itself: a minute instead of an hour."""
-    kind = engine.dialect.name
+    kind = ledger._database.kind
     numbers = _NUMBERS[kind].format(last=BUILDS - 1)
-    at, stamp = (_MOMENT[kind].format(form=form.replace(":", "\\:")) for form in _FORMS[kind])
+    at, stamp = (_MOMENT[kind].format(form=form) for form in _FORMS[kind])
     word = _WORD[kind]
     build_id = f"{stamp} || '-' || {word}"
     failed = "CASE WHEN i % 5 = 0 THEN CASE WHEN i % 5000 = 0 THEN 'oom' ELSE 'compile-failed' END END"
@@ -54,8 +53,8 @@ def fill(engine: sa.Engine) -> None:
         + f"SELECT {build_id}, {word}, 'project-' || (i % {PROJECTS}), '1.0', CASE WHEN i % 3 = 0 THEN 'debian/trixie' ELSE"
         " 'debian/bookworm' END, 'amd64', CASE WHEN i % 5 = 0 THEN 'failed' ELSE 'built' END, "
         f"{failed}, CASE WHEN i % 5 = 0 THEN 'compile' END, CASE WHEN i % 5 = 0 THEN 'it failed' END, "
-        f"CASE WHEN i % 5 = 0 THEN {'false' if kind == 'postgresql' else '0'} END, {at} || '.000000+00\\:00', "
-        f"{at} || '.500000+00\\:00', 'default', '{{}}', 'host', '0.1.0', '{{}}' FROM n"
+        f"CASE WHEN i % 5 = 0 THEN {'false' if kind == 'postgresql' else '0'} END, {at} || '.000000+00:00', "
+        f"{at} || '.500000+00:00', 'default', '{{}}', 'host', '0.1.0', '{{}}' FROM n"
     )
     usage = (
         "wall_s, cpu_s, peak_memory_bytes, read_bytes, written_bytes, peak_pids, throttled_s, oom_kills, pids_denied,"
@@ -67,9 +66,9 @@ def fill(engine: sa.Engine) -> None:
         "1, 1, 1000, 0, 0, 3, 0, 0, 0, 0 "
         "FROM build CROSS JOIN (SELECT 0 AS p UNION ALL SELECT 1 UNION ALL SELECT 2) AS positions"
     )
-    with sql.writing(engine, "scale") as connection:
-        connection.execute(sa.text(builds))
-        connection.execute(sa.text(phases))
+    with ledger._database.writing() as transaction:
+        transaction.execute(builds)
+        transaction.execute(phases)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -77,26 +76,22 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("large")
     dirs = StateDirs.choose(root / "state")
     if request.param == "sqlite":
-        Ledger.open(dirs).close()
-        engine = sql.connect(dirs.ledger)
-        fill(engine)
-        engine.dispose()
+        with Ledger.open(dirs) as ledger:
+            fill(ledger)
         yield dirs
         dirs.ledger.unlink()
         return
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lxcbuild[postgresql]'")
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lxcbuild[postgresql]'")
     from tests.support import postgres
 
     if postgres.programs() is None:
         pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
     with postgres.server() as url:
         dirs = StateDirs(dirs.lib, dirs.cache, dirs.run, url)
-        Ledger.open(dirs).close()
-        engine = sql.connect_url(url)
-        fill(engine)
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(sa.text("VACUUM ANALYZE"))  # autovacuum would, within minutes
-        engine.dispose()
+        with Ledger.open(dirs) as ledger:
+            fill(ledger)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")  # autovacuum would, within minutes
         yield dirs
 
 
@@ -150,25 +145,23 @@ def test_every_question_to_a_million_builds_takes_less_than_50_ms(
     assert slow == []
 
 
-def test_no_question_reads_a_table_from_end_to_end(large: StateDirs) -> None:
-    url = large.ledger_url
-    engine = sql.connect(large.ledger) if url is None else sql.connect_url(url)
+def test_no_question_reads_a_table_from_end_to_end(large: StateDirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain = "EXPLAIN QUERY PLAN" if large.ledger_url is None else "EXPLAIN"
     said: list[tuple[str, str]] = []
+    select = Transaction.select
 
-    @sa.event.listens_for(engine, "before_cursor_execute")
-    def explain(
-        connection: sa.Connection, cursor: object, text: str, values: object, context: object, many: bool
-    ) -> None:
-        if text.startswith(("SELECT build.", "SELECT phase.")):
-            prefix = "EXPLAIN QUERY PLAN " if url is None else "EXPLAIN "
-            raw = connection.connection.cursor()
-            raw.execute(prefix + text, values)
-            said.append((text, "\n".join(str(row) for row in raw.fetchall())))
+    def explained(self: Transaction, query: str, values: Sequence[object] = ()) -> Sequence[Row]:
+        if "FROM build" in query or "FROM phase" in query:
+            plan = "\n".join(str([*dict(row).values()]) for row in select(self, f"{explain} {query}", values))
+            said.append((query, plan))
+        return select(self, query, values)
 
-    with Ledger(large, engine) as ledger:
+    with Ledger.open(large) as ledger:
+        monkeypatch.setattr(Transaction, "select", explained)
         for ask in questions(ledger).values():
             ask()
     assert len(said) > 20
+    assert all("INDEX" in plan.upper() for _, plan in said)
     for text, plan in said:
         assert "Seq Scan" not in plan, (text, plan)
         assert "SCAN build'" not in plan, (text, plan)

@@ -1,1 +1,0 @@
-"""Alembic's scripts: how a ledger of an older lxcbuild becomes one of this."""

@@ -1,0 +1,85 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL,
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0003');
+CREATE TABLE artifact (
+	build_id VARCHAR(64) NOT NULL,
+	path VARCHAR(4096) NOT NULL,
+	sha256 VARCHAR(64) NOT NULL,
+	bytes BIGINT NOT NULL,
+	PRIMARY KEY (build_id, path),
+	FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE CASCADE
+);
+INSERT INTO "artifact" VALUES('20260101-010203-abcd0123','/out/six.deb','0000000000000000000000000000000000000000000000000000000000000000',1099511627776);
+CREATE TABLE build (
+	id VARCHAR(64) NOT NULL,
+	name VARCHAR(255) NOT NULL,
+	version VARCHAR(255) NOT NULL,
+	target VARCHAR(160) NOT NULL,
+	architecture VARCHAR(64) NOT NULL,
+	status VARCHAR(16) NOT NULL,
+	failure_class VARCHAR(32),
+	failure_phase VARCHAR(16),
+	failure_brief TEXT,
+	failure_details TEXT,
+	failure_resolution TEXT,
+	retryable BOOLEAN,
+	started_at VARCHAR(32) NOT NULL,
+	ended_at VARCHAR(32),
+	log_path TEXT,
+	policy VARCHAR(255) NOT NULL,
+	backend VARCHAR(16),
+	image_digest VARCHAR(80),
+	limits_in_force JSON NOT NULL,
+	host VARCHAR(255) NOT NULL,
+	lxcbuild_version VARCHAR(64) NOT NULL,
+	request JSON NOT NULL,
+	owner VARCHAR(32), word VARCHAR(64) DEFAULT '' NOT NULL, layers JSON,
+	PRIMARY KEY (id)
+);
+INSERT INTO "build" VALUES('20260101-010203-abcd0123','six','1.17.0','debian/bookworm','amd64','built',NULL,NULL,NULL,NULL,NULL,NULL,'2026-01-01T01:02:03.000000+00:00','2026-12-01T00:05:40.578117+00:00','/logs/x.log','default','lxc','sha256:1','{"memory.max": 1}','host','0.1.0','{"requirement": "six", "hashes": [["sha256", "\u00e9?"]]}',NULL,'abcd0123','{"saved_s": 21.5, "known": 2, "made": 1, "relations": ["cython3", "libssl-dev (>= 3)"]}');
+INSERT INTO "build" VALUES('nohyphen','idna','','debian/bookworm','amd64','running',NULL,NULL,NULL,NULL,NULL,NULL,'2026-01-01T01:02:04.000000+00:00',NULL,NULL,'default',NULL,NULL,'{}','host','0.1.0','{"requirement": "idna", "hashes": [["sha256", "\u00e9?"]]}','owner-062c53ecc2283c2d','nohyphen',NULL);
+INSERT INTO "build" VALUES('20260101-010204-x-','a-b','2','debian/bookworm','amd64','failed','oom','compile','out of memory','gcc','raise memory.max',1,'2026-01-01T01:02:05.000000+00:00','2026-12-01T00:05:40.587244+00:00',NULL,'default',NULL,NULL,'{}','host','0.1.0','{"requirement": "a-b", "hashes": [["sha256", "\u00e9?"]]}',NULL,'','{}');
+CREATE TABLE note (
+	build_id VARCHAR(64) NOT NULL,
+	position INTEGER NOT NULL,
+	text TEXT NOT NULL,
+	PRIMARY KEY (build_id, position),
+	FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE CASCADE
+);
+INSERT INTO "note" VALUES('20260101-010203-abcd0123',0,'a bound was dropped');
+INSERT INTO "note" VALUES('20260101-010203-abcd0123',1,'''; DROP TABLE build; --');
+CREATE TABLE phase (
+	build_id VARCHAR(64) NOT NULL,
+	position INTEGER NOT NULL,
+	name VARCHAR(16) NOT NULL,
+	started_at VARCHAR(32) NOT NULL,
+	wall_s FLOAT NOT NULL,
+	cpu_s FLOAT NOT NULL,
+	peak_memory_bytes BIGINT NOT NULL,
+	read_bytes BIGINT NOT NULL,
+	written_bytes BIGINT NOT NULL,
+	peak_pids INTEGER NOT NULL,
+	throttled_s FLOAT NOT NULL,
+	oom_kills INTEGER NOT NULL,
+	pids_denied INTEGER NOT NULL,
+	peak_disk_bytes BIGINT NOT NULL,
+	PRIMARY KEY (build_id, position),
+	FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE CASCADE
+);
+INSERT INTO "phase" VALUES('nohyphen',0,'resolve','2026-01-02T03:04:05+00:00',1.5,0.5,8589934592,0,0,0,0.0,1,0,0);
+INSERT INTO "phase" VALUES('20260101-010203-abcd0123',0,'resolve','2026-01-02T03:04:05+00:00',1.5,0.5,8589934592,0,0,0,0.0,1,0,0);
+INSERT INTO "phase" VALUES('20260101-010203-abcd0123',1,'fetch','2026-01-02T03:04:05+00:00',1.5,0.5,8589934592,0,0,0,0.0,1,0,0);
+INSERT INTO "phase" VALUES('20260101-010204-x-',0,'resolve','2026-01-02T03:04:05+00:00',1.5,0.5,8589934592,0,0,0,0.0,1,0,0);
+CREATE INDEX build_started_at ON build (started_at);
+CREATE INDEX build_name ON build (name, started_at);
+CREATE INDEX build_target ON build (target, started_at);
+CREATE INDEX build_status ON build (status, started_at);
+CREATE INDEX build_failure_class ON build (failure_class, started_at);
+CREATE INDEX artifact_sha256 ON artifact (sha256);
+CREATE INDEX build_word ON build (word);
+CREATE INDEX build_target_status ON build (target, status, started_at);
+CREATE INDEX build_target_class ON build (target, failure_class, started_at);
+COMMIT;
