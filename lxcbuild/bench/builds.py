@@ -34,7 +34,7 @@ from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0
-#: Budgets (docs/performance.md), as ratios of medians taken round by round.
+#: Budgets (docs/reference/performance.md), as ratios of medians taken round by round.
 MAX_COMPILE, MAX_WHOLE, MIN_PEER, MIN_PEER_UNVERIFIED, MAX_EXTENSION = 0.75, 1.25, 6.0, 8.0, 1.15
 MAX_COLD = 1.0
 _LEAN = ("-us", "-uc", "-nc", "-sa", "-F")

@@ -14,7 +14,7 @@ from lxcbuild import process
 from lxcbuild.bench.samples import Spread
 from lxcbuild.values import dataclass
 
-#: The budget (docs/performance.md).
+#: The budget (docs/reference/performance.md).
 MAX_CPU_MS = 400.0
 _LIMIT_S = 1800.0
 #: One command line as a process of its own; its CPU time, children not counted, goes to the file named first.

@@ -22,7 +22,7 @@ from lxcbuild.sandbox.network.network import GUARDED
 from lxcbuild.state.paths import StateDirs
 from lxcbuild.values import dataclass
 
-#: Budgets (docs/performance.md).
+#: Budgets (docs/reference/performance.md).
 MAX_RATIO, MAX_FIRST_MS, MAX_STOP_MS, MAX_MEMORY_BYTES, MAX_GUARD_MS = 3.0, 40.0, 5.0, 30 << 20, 3.0
 _REFERENCE = "lxc-execute"
 #: Between two things measured: what the one before left to the kernel (the end of its namespaces) is not the next one's time.

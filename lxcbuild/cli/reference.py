@@ -1,9 +1,10 @@
-"""Makes docs/reference/cli.md from the verbs themselves: ``python -m lxcbuild.cli.reference > docs/reference/cli.md``."""
+"""Makes docs/reference/cli/ from the verbs themselves: ``python -m lxcbuild.cli.reference docs/reference/cli``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -12,21 +13,35 @@ from lxcbuild.cli.render import Ui
 
 _HEAD = """# The command line
 
-This page is made from the code (`python -m lxcbuild.cli.reference`), and a test compares the two.
+These pages are made from the code (`python -m lxcbuild.cli.reference docs/reference/cli`), and a test compares the two.
 
 Data goes to standard output, everything else to standard error. With `--json` a verb prints exactly one JSON document, also
-for an error (see [exit codes](exit-codes.md)). Where a target can be given, it is this host's own suite unless said.
+for an error (see [exit codes](../exit-codes.md)). Where a target can be given, it is this host's own suite unless said.
 """
 
 
-def markdown() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """The text of each page by its file's name: one for each verb, and ``index.md``."""
     context = click.Context(cli, info_name="lxcbuild", obj=Ui())
-    lines = [_HEAD, "## Options before the verb\n", *_options(cli, context), ""]
+    index = [
+        _HEAD,
+        "## Options before the verb\n",
+        *_options(cli, context),
+        "",
+        "## Verbs\n",
+        "| verb | purpose |",
+        "|---|---|",
+    ]
+    found = {}
     for name in VERBS:
         command = cli.get_command(context, name)
         assert command is not None, name
-        lines += _verb(command, click.Context(command, info_name=name, parent=context), level=2)
+        index.append(f"| [`{name}`]({name}.md) | {VERBS[name].summary} |")
+        found[f"{name}.md"] = _page(_verb(command, click.Context(command, info_name=name, parent=context), level=1))
+    return {"index.md": _page(index), **found}
+
+
+def _page(lines: Iterator[str] | list[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -60,4 +75,5 @@ def _text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown())
+    for file_name, text in pages().items():
+        Path(sys.argv[1], file_name).write_text(text)

@@ -5,7 +5,7 @@ are the edges of a tree whose root is the ground: each adds packages to its pare
 linear, ``Costs``; with it, the cost of a tree is the sum over its edges. Finding the cheapest tree over given sets, where nodes
 in between may be added, is the minimum Steiner arborescence problem in the lattice of subsets, NP-hard already for sets of two
 (vertex cover reduces to it); what is done here is a greedy heuristic that is never worse than taking the nearest known subset,
-because the better of both plans is returned. ``docs/layers.md`` has the model and figures.
+because the better of both plans is returned. ``docs/concepts/layers.md`` has the model and figures.
 """
 
 from __future__ import annotations

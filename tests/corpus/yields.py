@@ -1,4 +1,4 @@
-"""Builds the corpus for real and counts what comes out: the table of docs/yield.md. Run by scripts/corpus.
+"""Builds the corpus for real and counts what comes out: the table of docs/reference/yield.md. Run by scripts/corpus.
 
 Every project is one ``lxcbuild build`` of its newest release, as a user would type it. Results are kept line by line, so that an
 interrupted run goes on where it stopped. ``--stdeb-alone`` counts for how many projects stdeb by itself makes any package at

@@ -23,7 +23,7 @@ def test_every_peer_is_measured_or_absent(dirs: StateDirs, rootfs: Path) -> None
         assert 0 < found.ours["ready"][position] < found.ours["first"][position] < found.ours["whole"][position]
     assert {*found.first, *found.absent} == set(peers)
     assert "unshare" in found.first
-    # An idle sandbox with its launcher and guard, not a whole Python per part: the promise of docs/performance.md.
+    # An idle sandbox with its launcher and guard, not a whole Python per part: the promise of docs/reference/performance.md.
     assert 0 < max(found.memory_bytes) < 30 << 20
     assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith("lxcbuild-bench-")} <= before
 

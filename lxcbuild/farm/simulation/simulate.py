@@ -55,7 +55,7 @@ class Measured:
 
     @classmethod
     def shipped(cls) -> Measured:
-        """The file that comes with lxcbuild (``measured.json`` beside this one; ``docs/scale.md`` says of what)."""
+        """The file that comes with lxcbuild (``measured.json`` beside this one; ``docs/reference/scale.md`` says of what)."""
         table = json.loads(Path(__file__).with_name("measured.json").read_text())
         builds = (
             MeasuredBuild(wall, cpu, memory, FailureClass(failure) if failure else None, size)

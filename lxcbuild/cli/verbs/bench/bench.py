@@ -28,7 +28,7 @@ _PEERS = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
 
 @click.group()
 def bench() -> None:
-    """Measure speed against the budgets of docs/performance.md."""
+    """Measure speed against the budgets of docs/reference/performance.md."""
 
 
 @bench.command()
