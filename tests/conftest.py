@@ -35,6 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """``scripts/test`` runs pytest more than once and closes with one summary: each run leaves its counts and what failed."""
+    place = os.environ.get("LXCBUILD_TEST_SUMMARY")
+    if place and not hasattr(terminalreporter.config, "workerinput"):  # the parts of a parallel run tell their parent
+        stats = terminalreporter.stats
+        with Path(place).open("a") as file:
+            for kind in ("passed", "failed", "error", "skipped", "xfailed"):
+                file.write(f"{kind} {len(stats.get(kind, []))}\n")
+            for report in (*stats.get("failed", []), *stats.get("error", [])):
+                file.write(f"FAILED {getattr(report, 'nodeid', report)}\n")
+
+
 @pytest.fixture(scope="session")
 def state() -> StateDirs:
     """The state directory of the tests: images and downloads in it are reused from run to run."""

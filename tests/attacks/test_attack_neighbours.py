@@ -17,7 +17,7 @@ from lxcbuild.model import FailureClass, NetworkMode
 from lxcbuild.sandbox.base import Step
 from tests.attacks.attacking import run_script
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.bench]
 
 ROUNDS = 7
 #: Where an honest build alone varies more than this, the machine is busy with something else and nothing can be told.

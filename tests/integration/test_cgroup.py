@@ -159,6 +159,13 @@ def spin(seconds: float) -> int:
     return 0
 
 
+def test_a_cpu_quota_throttles(host: CgroupHost, cgroup: Cgroup, tmp_path: Path) -> None:
+    limited(host, cgroup, tmp_path, cpu=CpuLimits(quota_percent=20))
+    run_inside(cgroup, lambda: spin(0.6))
+    assert cgroup.counters().throttled_s > 0
+
+
+@pytest.mark.bench
 def test_the_cpu_quota_holds_and_throttling_is_counted(host: CgroupHost, cgroup: Cgroup, tmp_path: Path) -> None:
     limited(host, cgroup, tmp_path, cpu=CpuLimits(quota_percent=20))
 
@@ -178,6 +185,7 @@ def test_without_a_quota_the_same_work_gets_more(host: CgroupHost, cgroup: Cgrou
     assert cgroup.counters().throttled_s == 0
 
 
+@pytest.mark.bench
 def test_the_weight_divides_a_contended_cpu(host: CgroupHost, tmp_path: Path) -> None:
     cpu = str(max(os.sched_getaffinity(0)))
     both = {"cpu", "cpuacct", "cpuset", "freezer"}

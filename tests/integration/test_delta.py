@@ -256,6 +256,7 @@ def test_a_sparse_terabyte_costs_nothing(layers: Layers) -> None:
         assert file.read(6) == b"middle"
 
 
+@pytest.mark.bench
 def test_18000_files_in_seconds(layers: Layers) -> None:
     for number in range(180):
         folder = layers.upper / f"d{number}"

@@ -411,6 +411,7 @@ def test_a_proxy_without_hosts_is_refused(backend: LxcBackend, rootfs: Path) -> 
 # -- cost and traces --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bench
 def test_the_guard_adds_little_to_the_start(backend: LxcBackend, rootfs: Path) -> None:
     """The best of each, interleaved: the machine is never the same for long, and others run tests on it, too.
 

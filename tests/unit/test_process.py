@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError
-from tests.support.timing import within
 
 
 def test_input_and_both_outputs_are_complete_however_long() -> None:
@@ -21,17 +19,17 @@ def test_input_and_both_outputs_are_complete_however_long() -> None:
     assert process.run(["true"], input_bytes=data).stdout == b"", "input that nobody reads is no error"
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_more_output_than_asked_for_is_an_error_and_not_memory(stream: str) -> None:
-    with within(20), pytest.raises(CommandError, match="printed more than 1000000 bytes"):
+    with pytest.raises(CommandError, match="printed more than 1000000 bytes"):
         process.run(["sh", "-c", f"exec cat /dev/zero >&{stream}"], max_output_bytes=1_000_000)
     done = process.run(["head", "-c", "1000000", "/dev/zero"], max_output_bytes=1_000_000)
     assert len(done.stdout) == 1_000_000
 
 
-@pytest.mark.parametrize("script", ["sleep 60", "exec >&- 2>&-; sleep 60", "while :; do echo x; done"])
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("script", ["sleep 600", "exec >&- 2>&-; sleep 600", "while :; do echo x; done"])
 def test_a_program_has_its_time_and_no_more(script: str) -> None:
-    begin = time.monotonic()
     with pytest.raises(CommandError, match="took longer than"):
         process.run(["sh", "-c", script], timeout_s=0.3)
-    assert time.monotonic() - begin < 30

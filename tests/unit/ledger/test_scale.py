@@ -126,6 +126,7 @@ def questions(ledger: Ledger) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.bench
 def test_every_question_to_a_million_builds_takes_less_than_50_ms(
     large: StateDirs, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"site"}
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_fifty_thousand_builds_stay_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"

@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +147,7 @@ def output_is_a_file(tree: Tree) -> None:
     tree.out.touch()
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "attack",
     [
@@ -159,10 +159,8 @@ def test_what_is_refused(tree: Tree, attack: Callable[[Tree], None]) -> None:
     (tree.out / "a-good-file").write_text("good")
     (tree.out / "a-good-file").unlink() if attack in (output_is_a_link, output_is_a_file) else None
     attack(tree)
-    began = time.monotonic()
     with pytest.raises(ExtractionError):
         tree.extract()
-    assert time.monotonic() - began < 10
     assert tree.nothing_remains()
     assert tree.canary.read_text() == "secret"
 

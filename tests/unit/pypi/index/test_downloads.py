@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -149,9 +150,8 @@ def test_full_disk_is_told_as_such(index: Index, client: IndexClient, fresh_stat
         client.fetch(release.sdist)
 
 
+@pytest.mark.bench
 def test_warm_resolve_and_fetch_is_quick(index: Index, fresh_state: StateDirs) -> None:
-    import time
-
     index.add("pkg", *(File(f"pkg-1.{n}.tar.gz", DATA) for n in range(100)))
     with make_client(index, fresh_state) as client:
         client.fetch(client.resolve("pkg", python_version="3.11").sdist)
