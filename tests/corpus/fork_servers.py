@@ -70,7 +70,7 @@ def compare(what: str, target: str) -> Row:
     for way in ("served", "alone"):
         switch = "--fork-server" if way == "served" else "--no-fork-server"
         done = lxcbuild("build", "--target", target, "--force", "--rebuild", "--json", switch, what)
-        built = json.loads(done.stdout)["builds"][0] if done.stdout else None
+        built = next(iter(json.loads(done.stdout or "{}").get("builds", ())), None)
         if built is not None and built["failure"] and built["failure"]["class"] == "convert-failed":
             raise NotForThisSuiteError(built["failure"]["brief"])
         if done.returncode != 0 or built is None:
