@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from lxcbuild.model import Outcome, Phase, PhaseRecord, Target
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildStarted:
+class BuildStarted(Struct, frozen=True, kw_only=True):
     """A build has an id and a log."""
 
     build_id: str
@@ -17,16 +17,14 @@ class BuildStarted:
     target: Target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseStarted:
+class PhaseStarted(Struct, frozen=True, kw_only=True):
     """A phase begins."""
 
     build_id: str
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseEnded:
+class PhaseEnded(Struct, frozen=True, kw_only=True):
     """A phase is over, well or badly."""
 
     build_id: str
@@ -34,8 +32,7 @@ class PhaseEnded:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(Struct, frozen=True, kw_only=True):
     """Bytes that a step printed, as they came: hostile, show them only through a filter."""
 
     build_id: str
@@ -43,8 +40,7 @@ class Output:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Struct, frozen=True, kw_only=True):
     """A sentence for people: something was assumed, dropped, or is old. ``build_id`` is None outside a build."""
 
     text: str
@@ -52,8 +48,7 @@ class Note:
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """A long host-side task moves on (a download, an image). ``total`` is None while unknown; the unit is ``unit``."""
 
     task: str
@@ -62,15 +57,13 @@ class Progress:
     unit: str = "bytes"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildEnded:
+class BuildEnded(Struct, frozen=True, kw_only=True):
     """A build is over."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildPutAside:
+class BuildPutAside(Struct, frozen=True, kw_only=True):
     """A build has stopped without an end of its own: it begins anew, under another id, when what it needs is there."""
 
     build_id: str

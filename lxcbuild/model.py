@@ -5,17 +5,16 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 
+from msgspec import Struct, field
+
 from lxcbuild.errors import BadNameError
-from lxcbuild.values import dataclass
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9.+-]{0,62}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Target:
+class Target(Struct, frozen=True, order=True):
     """What packages are built for: one suite of one distribution on one architecture, written ``debian/bookworm``."""
 
     distribution: str
@@ -50,8 +49,7 @@ class SourceKind(enum.StrEnum):
     DSC = "dsc"  # a Debian source package
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """One input of a build: a file in the download cache, with what is known of it without opening it."""
 
     kind: SourceKind
@@ -86,8 +84,7 @@ class BackendChoice(enum.StrEnum):
     AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuLimits:
+class CpuLimits(Struct, frozen=True, kw_only=True):
     """CPU entitlement. ``weight`` is cgroup v2's 1..10000 (100 is normal); ``quota_percent`` counts one CPU as 100."""
 
     weight: int = 100
@@ -95,8 +92,7 @@ class CpuLimits:
     cpuset: str | None = None  # kernel list syntax, "0-3,7"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryLimits:
+class MemoryLimits(Struct, frozen=True, kw_only=True):
     """Bytes of memory; the tmpfs of the build is part of them. ``swap_max_bytes`` is on top of ``max_bytes``."""
 
     max_bytes: int
@@ -104,8 +100,7 @@ class MemoryLimits:
     swap_max_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IoDeviceLimits:
+class IoDeviceLimits(Struct, frozen=True, kw_only=True):
     """Rates for one block device; ``device`` is a path, ``major:minor``, or ``state`` for the one of the state directory."""
 
     device: str
@@ -115,16 +110,14 @@ class IoDeviceLimits:
     write_ops_per_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IoLimits:
+class IoLimits(Struct, frozen=True, kw_only=True):
     """Block I/O entitlement: a weight (1..10000, 100 is normal) and hard rates per device."""
 
     weight: int = 100
     devices: tuple[IoDeviceLimits, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskLimits:
+class DiskLimits(Struct, frozen=True, kw_only=True):
     """Size of the writable layer (a tmpfs). A build that fills it is tried once more with ``retry_factor`` times it; 1: never."""
 
     max_bytes: int
@@ -132,8 +125,7 @@ class DiskLimits:
     retry_factor: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeLimits:
+class TimeLimits(Struct, frozen=True, kw_only=True):
     """Seconds for one step: by the wall clock, of CPU time, and without any output."""
 
     wall_s: float
@@ -141,16 +133,14 @@ class TimeLimits:
     cpu_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLimits:
+class LogLimits(Struct, frozen=True, kw_only=True):
     """Bounds of what is kept of a step's output."""
 
     max_bytes: int = 64 * 1024 * 1024
     max_line_bytes: int = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputLimits:
+class OutputLimits(Struct, frozen=True, kw_only=True):
     """Bounds of what is taken out of a sandbox."""
 
     max_files: int = 1000
@@ -159,8 +149,7 @@ class OutputLimits:
     max_depth: int = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """The single source of every limit of a sandbox, as resolved from ``cgroups/*.yaml``."""
 
     name: str
@@ -250,8 +239,7 @@ class Phase(enum.StrEnum):
     COLLECT = "collect"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """What a sandbox or phase consumed, from kernel counters."""
 
     wall_s: float = 0.0
@@ -266,8 +254,7 @@ class Usage:
     peak_disk_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkAttempt:
+class NetworkAttempt(Struct, frozen=True, kw_only=True):
     """Something inside wanted the network. Texts are the build's own words: bounded, printable, not to be believed."""
 
     protocol: str  # tcp, udp, icmp ...; dns: a name was asked for and not used; proxy: a request to the policy's proxy
@@ -295,8 +282,7 @@ class NetworkAttempt:
         return f"{self.target}{f' ({self.program})' if self.program else ''}, {self.protocol}{verdict}{times}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseRecord:
+class PhaseRecord(Struct, frozen=True, kw_only=True):
     """One finished phase. ``started_at`` is ISO 8601 in UTC."""
 
     phase: Phase
@@ -304,8 +290,7 @@ class PhaseRecord:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Why a build failed: data, with prose only for people."""
 
     failure_class: FailureClass
@@ -320,8 +305,7 @@ class Failure:
         return self.failure_class.retryable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(Struct, frozen=True, kw_only=True):
     """One sealed result file."""
 
     path: Path
@@ -329,8 +313,7 @@ class Artifact:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltPackages:
+class BuiltPackages(Struct, frozen=True, kw_only=True):
     """What another build made, which the packages of this one need."""
 
     build_id: str
@@ -347,8 +330,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerUse:
+class LayerUse(Struct, frozen=True, kw_only=True):
     """What dependency layers did for a build. ``saved_s``: seconds that making those had taken that were there already;
     ``relations``: what its build layer was asked for on top of the toolchain, in Debian's syntax."""
 
@@ -358,8 +340,7 @@ class LayerUse:
     relations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """The whole result of one build, as recorded in the ledger and printed by ``--json``."""
 
     build_id: str

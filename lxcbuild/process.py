@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.errors import CommandError, ToolMissingError
 from lxcbuild.log import Logger
-from lxcbuild.values import dataclass
 
 log = Logger()
 
@@ -34,8 +35,7 @@ _KEPT = (
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A finished program: its exit status (negative: the signal) and what it printed."""
 
     argv: tuple[str, ...]

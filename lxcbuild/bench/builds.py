@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild import process
 from lxcbuild.bench import bare
@@ -31,7 +32,6 @@ from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Target
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0
 #: Budgets (docs/reference/performance.md), as ratios of medians taken round by round.
@@ -40,8 +40,7 @@ MAX_COLD = 1.0
 _LEAN = ("-us", "-uc", "-nc", "-sa", "-F")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(Struct, frozen=True, kw_only=True):
     """Something to build. ``requirement`` is of the index; without one, ``name`` is a source package of the distribution."""
 
     kind: str
@@ -56,8 +55,7 @@ SAMPLES = (
 )
 
 
-@dataclass(slots=True)
-class Series:
+class Series(Struct):
     """One sample's seconds, one value a round."""
 
     whole: list[float] = field(default_factory=list)  # our command, verified
@@ -88,8 +86,7 @@ class Series:
             yield Budget(f"without verification / {name}", bare_of, 1 / MIN_PEER_UNVERIFIED, "x")
 
 
-@dataclass(slots=True)
-class Builds:
+class Builds(Struct):
     """What was measured."""
 
     series: dict[str, Series] = field(default_factory=dict)
@@ -97,8 +94,7 @@ class Builds:
     peers_made_in_s: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ours:
+class _Ours(Struct, frozen=True, kw_only=True):
     """One build by us: what its document says, and the seconds of the whole command."""
 
     took_s: float
@@ -169,8 +165,7 @@ def _room(name: str, wanted: Wanted, stack: contextlib.ExitStack) -> Ready:
     return Ready(ROOMS[name], wanted, place)
 
 
-@dataclass(slots=True)
-class _Round:
+class _Round(Struct):
     """One sample, once in every way."""
 
     sample: Sample

@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.archive import sources
-from lxcbuild.values import dataclass
 
 _LIMIT_S = 1800.0
 Command = Callable[[Path, Path], Sequence[str]]
 _MEMORY = Path("/dev/shm")  # noqa: S108 - where everything of theirs is kept, as our own images are
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(Struct, frozen=True, kw_only=True):
     """What a clean room's base has to be good for. ``cold``: package files of ``packages`` lie in apt's cache inside, and are
     installed in each build; otherwise they are installed ahead, so that nothing is left to install."""
 
@@ -29,8 +29,7 @@ class Wanted:
     cold: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CleanRoom:
+class CleanRoom(Struct, frozen=True, kw_only=True):
     """One such program. ``prepare`` gets an empty directory, and returns what builds a .dsc in a second one."""
 
     name: str

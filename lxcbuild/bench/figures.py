@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import ClassVar
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 #: Dark enough on white, and told apart by people who do not see all colours (Okabe and Ito, jfly.uni-koeln.de/color).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7f7f7f", "#f0e442", "#000000")
 _WIDTH, _LEFT, _RIGHT, _LINE = 860, 230, 70, 22
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One bar: its name and its parts by kind, in the order they are drawn; lengths in the figure's unit."""
 
     name: str
@@ -85,8 +84,7 @@ def curves(
     return _svg(parts, _Frame.LOW + 90, title)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
+class _Frame(Struct, frozen=True, kw_only=True):
     """Where a point of the data lies in the picture."""
 
     LEFT: ClassVar[int] = 70

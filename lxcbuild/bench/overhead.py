@@ -7,12 +7,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild import process
 from lxcbuild.bench.samples import Spread
-from lxcbuild.values import dataclass
 
 #: The budget (docs/reference/performance.md).
 MAX_CPU_MS = 400.0
@@ -30,8 +30,7 @@ sys.exit(status)
 """
 
 
-@dataclass(slots=True)
-class Overhead:
+class Overhead(Struct):
     """CPU milliseconds, one value a round: of whole builds, and of importing what every build imports."""
 
     build: list[float] = field(default_factory=list)

@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import Policy
 from lxcbuild.sandbox.base import Instance, InstanceSpec, Step
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crowd:
+class Crowd(Struct, frozen=True, kw_only=True):
     """One value for each sandbox, in the order of their starts.
 
     ``first_ms``: from the request to the first byte that a command inside printed. ``memory_bytes``: what its cgroup was charged

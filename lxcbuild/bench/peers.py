@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.errors import CommandError
 from lxcbuild.linux.mounts import mount_table
-from lxcbuild.values import dataclass
 
 #: The measured command: its first byte says that it runs.
 COMMAND = ("/bin/echo", "here")
@@ -27,16 +28,14 @@ _LINKS = ("bin", "lib", "lib64")  # of a merged /usr; images have no mount point
 _PIPE, _STDOUT = -1, -2  # as Popen calls them; the module that names them belongs to process.py
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Life(Struct, frozen=True, kw_only=True):
     """One run: milliseconds from the request to the first byte of output, and to the end."""
 
     first_ms: float
     whole_ms: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(Struct, frozen=True, kw_only=True):
     """``prepare`` gets the image and an empty directory, and returns the command line to measure."""
 
     name: str

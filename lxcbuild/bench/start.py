@@ -8,8 +8,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once, swept
 from lxcbuild.bench.samples import Spread, ratios
@@ -20,7 +22,6 @@ from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.network.network import GUARDED
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: Budgets (docs/reference/performance.md).
 MAX_RATIO, MAX_FIRST_MS, MAX_STOP_MS, MAX_MEMORY_BYTES, MAX_GUARD_MS = 3.0, 40.0, 5.0, 30 << 20, 3.0
@@ -38,8 +39,7 @@ OURS = {
 }
 
 
-@dataclass(slots=True)
-class Starts:
+class Starts(Struct):
     """What was measured: series in milliseconds, one value a round."""
 
     ours: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OURS})
@@ -75,8 +75,7 @@ class Starts:
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """One promise; ``value`` is None when it could not be measured."""
 
     name: str

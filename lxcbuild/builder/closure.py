@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild.debian.checks.installsets import needed_packages
 from lxcbuild.debian.gate.artifacts import ArtifactError, read_deb
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import DependencyError, GateError
 from lxcbuild.model import Artifact
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalDeb:
+class LocalDeb(Struct, frozen=True, kw_only=True):
     """A binary package that was made here. ``stanza`` are its control fields: bounded, hostile."""
 
     path: Path
@@ -49,8 +48,7 @@ class LocalDeb:
             raise DependencyError(f"{self.path} has changed since it was made", resolution="build again with --rebuild")
 
 
-@dataclass(slots=True, kw_only=True)
-class Closure:
+class Closure(Struct, kw_only=True):
     """One set of projects that fit together. All keys are normalised names, those of ``debs`` package names.
 
     ``chosen`` are the projects that are built; ``extras`` what the extras of others add, by project and extra; ``debs`` grows as

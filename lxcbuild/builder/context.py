@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from lxcbuild.config.overrides import Overrides
 from lxcbuild.config.recipes import Recipe
@@ -18,11 +19,9 @@ from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.pypi.versions.version_caps import Ceilings
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facilities:
+class Facilities(Struct, frozen=True, kw_only=True):
     """What all builds of one process share. ``policy_for`` gives the policy of a package (per-package overrides applied)."""
 
     dirs: StateDirs

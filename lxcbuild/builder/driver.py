@@ -10,9 +10,11 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.builder import room
 from lxcbuild.builder.checks import checks
@@ -24,7 +26,6 @@ from lxcbuild.builder.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
 from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, SourceKind, Status, Usage
-from lxcbuild.values import dataclass
 
 PhaseFunction = Callable[[Work], None]
 
@@ -143,8 +144,7 @@ class Course:
         self.work.monitor.emit(BuildEnded(outcome=self.outcome))
 
 
-@dataclass(slots=True)
-class _Stopwatch:
+class _Stopwatch(Struct):
     """What the host itself spends on a phase: wall clock, and CPU of this process and the programs it waited for."""
 
     started_at: str

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.context import Facilities
@@ -30,11 +32,9 @@ from lxcbuild.model import Artifact, BuiltPackages, Failure, Outcome, Phase, Sou
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.pypi.versions.runtimeset import RuntimeSet
 from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FamilyOutcome:
+class FamilyOutcome(Struct, frozen=True, kw_only=True):
     """``asked`` has one outcome per wish, in their order; ``others`` those of what they needed, in the order of building.
 
     ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found. ``lacking`` is what
@@ -47,8 +47,7 @@ class FamilyOutcome:
     lacking: tuple[Lacking, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lacking:
+class Lacking(Struct, frozen=True, kw_only=True):
     """A release that has to be built first; ``needs`` are the projects of the same set that it needs directly."""
 
     name: str
@@ -75,8 +74,7 @@ def build_family(
     return family.outcome()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Family:
+class _Family(Struct, kw_only=True):
     facilities: Facilities
     ledger: Records
     policy: str

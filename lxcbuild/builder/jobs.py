@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.builder import network
 from lxcbuild.builder.failures import PhaseFailedError, fail
@@ -17,7 +19,6 @@ from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
 from lxcbuild.model import FailureClass
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
 from lxcbuild.state.data import configuration_directory
-from lxcbuild.values import dataclass
 
 _TAIL_BYTES = 64 * 1024
 #: The key of the policy that each class of stop means, and by how much more is worth a try.
@@ -31,8 +32,7 @@ _STOP_KEYS = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
-class JobEnd:
+class JobEnd(Struct, kw_only=True):
     """How a job ended: its last step's result, and the end of what that step printed."""
 
     step: InsideStep

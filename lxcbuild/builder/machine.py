@@ -8,10 +8,10 @@ The story of all transitions is kept for post-mortems.
 from __future__ import annotations
 
 import enum
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, Status
-from lxcbuild.values import dataclass
 
 #: How often a failed compile may name missing build dependencies that are then provided.
 MAX_DEPENDENCY_ROUNDS = 3
@@ -38,16 +38,14 @@ class ConverterChoice(enum.StrEnum):
     STDEB = "stdeb"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPhase:
+class RunPhase(Struct, frozen=True, kw_only=True):
     """Run this phase next."""
 
     phase: Phase
     converter: Converter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
+class Finish(Struct, frozen=True, kw_only=True):
     """The build is over."""
 
     status: Status
@@ -57,8 +55,7 @@ class Finish:
 Instruction = RunPhase | Finish
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspected:
+class Inspected(Struct, frozen=True, kw_only=True):
     """What inspection says that the course of the build depends on."""
 
     has_setup_py: bool
@@ -66,8 +63,7 @@ class Inspected:
     override: ConverterChoice = ConverterChoice.AUTO  # what an administrator says of this project
 
 
-@dataclass(slots=True)
-class BuildMachine:
+class BuildMachine(Struct):
     """One build. Call ``start`` once, then ``succeeded`` or ``failed`` for each instruction that was carried out."""
 
     choice: ConverterChoice

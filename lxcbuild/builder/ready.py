@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild import __version__
 from lxcbuild.builder.request import BuildRequest
@@ -13,14 +15,12 @@ from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import BuildRecord, Records
 from lxcbuild.model import Artifact, Outcome, Source, Status, Target
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: How many earlier builds of a project are looked at.
 _LOOK_BACK = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True):
     """An earlier build: its record, and its packages where the store has them."""
 
     record: BuildRecord

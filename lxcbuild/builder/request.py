@@ -7,17 +7,16 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.model import SourceKind, Target
-from lxcbuild.values import dataclass
 
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True, kw_only=True):
     """One wish: this requirement (or local path) for this target."""
 
     requirement: str

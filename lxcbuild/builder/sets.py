@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.driver import Course
@@ -13,11 +15,9 @@ from lxcbuild.model import Failure, FailureClass, Outcome, Phase, SourceKind
 from lxcbuild.plan.dependencies import reachable
 from lxcbuild.pypi.versions.runtimeset import Pinned, RuntimeSet
 from lxcbuild.pypi.versions.version_caps import Ceilings
-from lxcbuild.values import dataclass
 
 
-@dataclass(slots=True, kw_only=True)
-class BuildSet:
+class BuildSet(Struct, kw_only=True):
     """Projects that are built as one set. ``builds`` has the id of every build of it, by project, as soon as there is one."""
 
     roots: Mapping[str, Course]

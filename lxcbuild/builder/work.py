@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.context import Facilities
@@ -27,11 +29,9 @@ from lxcbuild.pypi.versions.buildset import Chosen
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
 from lxcbuild.sandbox.logs import LogWriter, one_line
 from lxcbuild.state.claims import Claim
-from lxcbuild.values import dataclass
 
 
-@dataclass(slots=True, kw_only=True)
-class Work:
+class Work(Struct, kw_only=True):
     """The state of one build. Phases read what earlier phases wrote; None means that the phase has not run."""
 
     request: BuildRequest

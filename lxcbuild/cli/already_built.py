@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.ready import dependencies_of, find_ready, influences
 from lxcbuild.errors import LxcbuildError

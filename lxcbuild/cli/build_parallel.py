@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.builder.phases.collect import hand_over
 from lxcbuild.builder.ready import Ready, dependencies_of
@@ -32,7 +34,6 @@ from lxcbuild.model import BuiltPackages, Failure, FailureClass, Outcome, Phase,
 from lxcbuild.plan.document import Member, Plan, PlannedJob
 from lxcbuild.pypi.index.client import IndexClient, parse_requirement
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 _Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, LxcbuildError]]
 
@@ -97,8 +98,7 @@ class _HasDirs(Protocol):
     dirs: StateDirs
 
 
-@dataclass(slots=True)
-class _Listener:
+class _Listener(Struct):
     """Events of workers for those who watch; builds that wait for what they need have not failed."""
 
     monitor: Monitor

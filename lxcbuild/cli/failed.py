@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from lxcbuild.cli.options import require_root
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import InputError, StateGoneError
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.builder.failed.reopen import Reopened
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 _SHELL = "exec $(command -v bash || command -v sh) -i"
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(Struct, frozen=True):
     """What opening a state needs. ``stop_showing`` ends the display of progress, which would draw over a shell."""
 
     backend: Backend

@@ -15,12 +15,12 @@ from types import FrameType
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from lxcbuild import __version__
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
 from lxcbuild.state.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
-from lxcbuild.values import dataclass
 
 EXIT_USAGE = 2
 EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE
@@ -28,8 +28,7 @@ EXIT_CANCELLED = CancelledError.exit_code
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(Struct, frozen=True):
     """Where a verb lives and its line in ``--help``. ``quiet`` verbs start no programs and need no log set-up."""
 
     place: str  # module:attribute

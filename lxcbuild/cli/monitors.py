@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 import time
 from typing import IO, Any
+
+import msgspec
 
 from lxcbuild.cli.render import outcome_document, safe
 from lxcbuild.config.ranges import bytes_text, seconds_text
@@ -31,7 +32,7 @@ class JsonLines:
         if isinstance(event, BuildEnded):
             body = {"build": outcome_document(event.outcome)}
         else:
-            body = dataclasses.asdict(event)
+            body = msgspec.to_builtins(event, enc_hook=str)
             if isinstance(event, BuildStarted):
                 body["target"] = str(event.target)
         self._stream.write(json.dumps({"event": type(event).__name__, **body}, default=str) + "\n")

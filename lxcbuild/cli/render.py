@@ -6,18 +6,18 @@ Text that hostile code may have touched (log lines, names, failure details) goes
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import Struct, field
 
 from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     import click
@@ -38,8 +38,7 @@ def safe(text: str) -> str:
     )
 
 
-@dataclass(slots=True)
-class Ui:
+class Ui(Struct):
     """What every verb gets: where state lives, and how to speak. One per command line."""
 
     json: bool = False
@@ -235,7 +234,7 @@ def _common_document(build: Outcome | BuildRecord) -> dict[str, Any]:
         "failure": None if build.failure is None else _failure_document(build.failure),
         "artifacts": _artifacts(build.artifacts),
         "phases": [_phase_document(record) for record in build.phases],
-        "layers": None if build.layers is None else dataclasses.asdict(build.layers),
+        "layers": None if build.layers is None else msgspec.to_builtins(build.layers),
         "log": None if build.log_path is None else str(build.log_path),
         "limits_in_force": dict(build.limits_in_force),
         "notes": list(build.notes),
@@ -261,7 +260,7 @@ def _phase_document(record: PhaseRecord) -> dict[str, Any]:
     return {
         "name": record.phase.value,
         "started_at": record.started_at,
-        **dataclasses.asdict(record.usage),
+        **msgspec.to_builtins(record.usage),
     }
 
 

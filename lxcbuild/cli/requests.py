@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.builder.request import BuildRequest

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 FILE = "cargo.yaml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CargoSettings:
+class CargoSettings(Struct, frozen=True, kw_only=True):
     """``registry`` is a sparse index in cargo's notation; ``hosts`` are further ones, such as that of the downloads."""
 
     registry: str

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
+from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 
 from lxcbuild.errors import ConfigError
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -34,8 +34,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """The mapping that a file holds, and where each key path of it stands (lines count from 1)."""
 
     path: Path

@@ -10,10 +10,11 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -21,7 +22,6 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Target
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.config.override_files import OverrideFile
@@ -30,24 +30,21 @@ KIND = "packages"
 OFF = "off"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """Relations to add, and packages whose relations go."""
 
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """One patch for ``patch -p1``: its name in debian/patches and its text."""
 
     name: str
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Override:
+class Override(Struct, frozen=True, kw_only=True):
     """What holds for one project, version and target. Without ``sources`` nothing applied."""
 
     sources: tuple[str, ...] = ()  # the files, as people are told of them
@@ -84,8 +81,7 @@ class Override:
         return f"override {', '.join(self.sources)}: {'; '.join(parts) or 'changes nothing'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """One file, read and checked."""
 
     project: str
@@ -94,8 +90,7 @@ class Loaded:
     patches: tuple[Patch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Struct, frozen=True):
     """All files, read and checked."""
 
     _loaded: tuple[Loaded, ...] = ()

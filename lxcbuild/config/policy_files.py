@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from pydantic import BaseModel
 
 from lxcbuild import model
@@ -19,11 +20,9 @@ from lxcbuild.config.documents import nearest, read_document, validate
 from lxcbuild.config.policy_schema import PolicyFile, Size
 from lxcbuild.errors import ConfigError, UnknownPolicyError
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
+class PolicyInfo(Struct, frozen=True):
     """A policy as a list shows it. ``files``: the weaker one first."""
 
     name: str

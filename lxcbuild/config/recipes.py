@@ -6,14 +6,14 @@ A file of the administrator replaces the shipped one of the same name as a whole
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
+
+from msgspec import Struct
 
 from lxcbuild.config.settled import settled
 from lxcbuild.errors import UnknownTargetError
 from lxcbuild.model import Target
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 KIND = "rootfs"
 #: The keys in the order of the file's schema: images are told apart by a hash over this text.
@@ -23,8 +23,7 @@ _HASHED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(Struct, frozen=True, kw_only=True):
     """One base image: what it is made from and what is in it."""
 
     distribution: str
@@ -58,7 +57,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """All keys of the file, in one line; the same whatever the file's layout, and wherever it lies."""
-        assert {field.name for field in fields(self)} == {*_HASHED, "directory"}
+        assert {*self.__struct_fields__} == {*_HASHED, "directory"}
         return json.dumps({name: getattr(self, name) for name in _HASHED}, separators=(",", ":"), ensure_ascii=False)
 
 

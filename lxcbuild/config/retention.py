@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from msgspec import Struct, field
 
 from lxcbuild.state.data import configuration_directory
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedStates:
+class FailedStates(Struct, frozen=True, kw_only=True):
     """States of failed builds: the newest ones, as long as all of these hold. ``count: 0`` keeps none."""
 
     count: int = 20
@@ -18,16 +16,14 @@ class FailedStates:
     age_s: float = 7 * 86400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
+class Layers(Struct, frozen=True, kw_only=True):
     """Dependency layers: compressed ones on disk, and unpacked ones in memory. What saves least per byte goes first."""
 
     max_bytes: int = 20 * 1024**3
     hot_bytes: int | None = None  # None: a quarter of the machine's memory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
+class Retention(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
     failed_states: FailedStates = field(default_factory=FailedStates)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.config.settled import settled
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 KIND = "cgroups/seccomp"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Test(Struct, frozen=True, kw_only=True):
     """About the low 32 bits of one argument: after ``mask`` it is one of ``is_``, or it has a bit of ``any_bit``."""
 
     argument: int
@@ -22,24 +22,21 @@ class Test:
     any_bit: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """The answer when all the tests hold."""
 
     when: tuple[Test, ...]
     answer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class Conditions(Struct, frozen=True, kw_only=True):
     """The first rule that holds answers, else ``otherwise``."""
 
     rules: tuple[Rule, ...]
     otherwise: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeccompProfile:
+class SeccompProfile(Struct, frozen=True, kw_only=True):
     """What every system call is answered: ``"allow"``, the name of an error, or conditions on its arguments."""
 
     name: str

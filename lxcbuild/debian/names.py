@@ -10,11 +10,11 @@ import functools
 import re
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from pathlib import Path
 
+from msgspec import Struct, field
+
 from lxcbuild.errors import BadNameError
-from lxcbuild.values import dataclass
 
 #: PEP 508's rule for names of projects and extras.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?", re.ASCII)
@@ -61,8 +61,7 @@ def is_package_name(text: str) -> bool:
     return bool(_PACKAGE.fullmatch(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """A Python distribution that an archive ships: normalised name, upstream (PEP 440) version, binary package."""
 
     name: str
@@ -79,8 +78,7 @@ class Origin(enum.StrEnum):
     FALLBACK = "dh-python"
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(Struct, frozen=True):
     """A project's Debian package; ``version`` is the PEP 440 version it has there, where that is known."""
 
     package: str
@@ -88,8 +86,7 @@ class Mapped:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameMap:
+class NameMap(Struct, frozen=True, kw_only=True):
     """Looks a project up in all four places. All keys are normalised names.
 
     ``overrides`` come from the user; a value of "" says: needs no package at all. ``archive`` asks the contents index;

@@ -22,9 +22,9 @@ A lower bound ends in ``-0~`` because packages made here have the revision ``0~l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import field
 
 from debian.debian_support import Version as DebianVersion
+from msgspec import Struct, field
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
@@ -32,7 +32,6 @@ from packaging.version import Version
 from lxcbuild.debian.names import Mapped, NameMap, canonical_or_none, normalise
 from lxcbuild.debian.versions import upstream_version
 from lxcbuild.errors import BadNameError
-from lxcbuild.values import dataclass
 
 _MACHINES = {
     "amd64": "x86_64",
@@ -52,8 +51,7 @@ _ANY_REVISION = "-0~"
 _MAX_DEPTH = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """One Debian relation; ``operator`` and ``version`` are both there or both None."""
 
     package: str
@@ -64,8 +62,7 @@ class Relation:
         return self.package if self.operator is None else f"{self.package} ({self.operator} {self.version})"
 
 
-@dataclass(frozen=True, slots=True)
-class Unmapped:
+class Unmapped(Struct, frozen=True):
     """A requirement for which no Debian package is known, and why."""
 
     requirement: str
@@ -73,8 +70,7 @@ class Unmapped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Translation:
+class Translation(Struct, frozen=True, kw_only=True):
     """Relations to write, sentences about what was dropped, and what could not be mapped (never dropped silently)."""
 
     relations: tuple[Relation, ...] = ()
@@ -87,8 +83,7 @@ class Translation:
         return ", ".join(str(relation) for relation in self.relations)
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPython:
+class TargetPython(Struct, frozen=True):
     """The Python that packages are built for: full version (``3.11.2``) and Debian architecture."""
 
     version: str
@@ -120,15 +115,13 @@ class TargetPython:
         return any(requirement.marker.evaluate(self.environment(extra=extra)) for extra in ("", *extras))
 
 
-@dataclass(slots=True)
-class _Collected:
+class _Collected(Struct):
     relations: dict[Relation, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     unmapped: dict[Unmapped, None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Translator:
+class _Translator(Struct, frozen=True, kw_only=True):
     python: TargetPython
     names: NameMap
     extra_requirements: Callable[[str, str], Sequence[str] | None] | None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.archive import apt
@@ -19,7 +21,6 @@ from lxcbuild.debian.source import control, conversion
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 RESULT = "source.json"
 MAX_DSC_BYTES = 1024 * 1024
@@ -39,8 +40,7 @@ _SIGNATURE = b"-----BEGIN PGP SIGNATURE-----"
 _DEBIANIZED = ("control", "changelog", "rules")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dsc:
+class Dsc(Struct, frozen=True, kw_only=True):
     """What a .dsc claims. ``files`` maps names (without any path) to SHA-256 and size."""
 
     source: str
@@ -48,16 +48,14 @@ class Dsc:
     files: dict[str, tuple[str, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binary:
+class Binary(Struct, frozen=True, kw_only=True):
     """One binary package that a source package declares; ``architectures`` as written (``any``, ``all``, ``linux-any`` ...)."""
 
     name: str
     architectures: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourcePackage:
+class SourcePackage(Struct, frozen=True, kw_only=True):
     """What debian/ of an unpacked source package says; everything checked, but still the package's own words."""
 
     source: str

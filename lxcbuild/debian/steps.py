@@ -12,13 +12,13 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.errors import ToolMissingError
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 #: Where things are inside.
 TOOLS = "/lxcbuild/tools.zip"
@@ -38,8 +38,7 @@ _LAUNCH = (
 _PACKAGES = ("tomli", "stdeb")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InsideStep:
+class InsideStep(Struct, frozen=True, kw_only=True):
     """One command inside. ``as_root`` marks trusted installs: all else runs as the unprivileged build user.
 
     ``fork_served`` lets the programs of debhelper and dpkg that it starts be forks of one process (:func:`fork_server_files`, which
@@ -58,8 +57,7 @@ class InsideStep:
         return ("/usr/bin/perl", next(iter(_FORK_SERVERS)), *self.argv) if self.fork_served else self.argv
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """Files to put inside (absolute path to content), then steps in order, each only if the one before succeeded.
 
     ``results`` are names below ``/out`` to read afterwards. A step may fail and still leave its result: it says why.
@@ -70,8 +68,7 @@ class Job:
     results: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """One thing that a log says is not there.
 
     ``kind``: ``module``, ``header``, ``library`` (of ``-l``), ``pkgconfig``, ``program``, ``requirement`` (PEP 508), ``advice``
@@ -82,8 +79,7 @@ class Missing:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFailure:
+class StepFailure(Struct, frozen=True, kw_only=True):
     """Why a script inside gave up, in the closed vocabulary. Texts are hostile, bounded and free of control characters."""
 
     failure_class: FailureClass

@@ -5,19 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
-from lxcbuild.config.settled import settled
-from lxcbuild.values import dataclass
+import msgspec
+import yaml
+from msgspec import Struct
 
 _FILE = Path(__file__).with_name("requirements.yaml")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequirementTable:
+class RequirementTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """See the comments in the file."""
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     fields: Mapping[str, Mapping[str, str]]
     programs: Mapping[str, str]
@@ -31,11 +28,5 @@ class RequirementTable:
 @functools.cache
 def requirement_table() -> RequirementTable:
     """The table; a mistake in it is a bug and raises."""
-    return settled("table", "requirements", [_FILE], _read, given=(RequirementTable.__match_args__, __file__))
-
-
-def _read() -> RequirementTable:
-    import yaml
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(RequirementTable).validate_python(yaml.safe_load(_FILE.read_text("utf-8")))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML has it: ten times as fast
+    return msgspec.convert(yaml.load(_FILE.read_text("utf-8"), Loader=loader), RequirementTable)  # noqa: S506 - both are safe

@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from lxcbuild.errors import InputError, ToolMissingError
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -23,8 +24,7 @@ DEFAULT_DAYS = 825
 _AUTHORITY, _AUTHORITY_KEY, _CERTIFICATE, _KEY = "authority.pem", "authority.key", "farm.pem", "farm.key"
 
 
-@dataclass(frozen=True, slots=True)
-class Certificates:
+class Certificates(Struct, frozen=True):
     """What one member of a farm needs, as files in PEM."""
 
     authority: Path

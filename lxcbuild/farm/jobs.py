@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.builder.ready import Ready, find_ready, influences, sound
@@ -20,7 +22,6 @@ from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Task
 from lxcbuild.pypi.versions.version_caps import Ceiling
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: Of a request, what concerns one project and not the whole run.
 _OWN = ("hashes", "with_deps")
@@ -64,8 +65,7 @@ def known_failures(ledger: Records, plan: Plan, *, policy: str) -> dict[str, dic
     return {t: remembered(ledger, Target.parse(t), policy=policy, image=image) for t, image in images.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class Shelf(Struct, frozen=True, kw_only=True):
     """Where earlier builds are found."""
 
     dirs: StateDirs

@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from lxcbuild.debian.archive.apt import ResolvedPackage, ResolvedSet
 from lxcbuild.errors import FarmError, ImageError, LxcbuildError
@@ -26,7 +27,6 @@ from lxcbuild.images.layer import layer_key
 from lxcbuild.images.layer_records import Shelf, write
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -111,8 +111,7 @@ def _open_sealed(data: bytes, trusted: Sequence[str], what: str) -> dict[str, An
 # -- the share ------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
-class LayerShare:
+class LayerShare(Struct, kw_only=True):
     """A state directory's door to a store. ``trusted`` has public keys beside the own one. Without ``push`` it only takes."""
 
     dirs: StateDirs

@@ -5,19 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.errors import DiskFullError
 from lxcbuild.farm.engines.engine import Engine, Job, JobResult, WorkerInfo
-from lxcbuild.values import dataclass
 
 #: A worker with less than this on the disks of its state takes no job: packages, logs and downloads would not fit.
 LEAST_DISK_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Share(Struct, frozen=True, kw_only=True):
     """At most so much of the machine: what a batch system has allotted. None: all of it."""
 
     cpus: float | None = None

@@ -6,17 +6,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from lxcbuild.events import BuildStarted, Note, PhaseStarted
 from lxcbuild.farm.engines.engine import JobEvent
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start
-from lxcbuild.values import dataclass
 
 
-@dataclass(slots=True, kw_only=True)
-class Activity:
+class Activity(Struct, kw_only=True):
     """One running job. Times are those of the monotonic clock."""
 
     key: str
@@ -28,8 +27,7 @@ class Activity:
     phase: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Picture(Struct, frozen=True, kw_only=True):
     """A run at one moment. ``left_s`` is an estimate, None while there is nothing to estimate from."""
 
     running: tuple[Activity, ...]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.request import new_build_id
 from lxcbuild.farm.artifacts import ArtifactStore

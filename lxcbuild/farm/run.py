@@ -11,7 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from lxcbuild.builder.failures import failure_of
 from lxcbuild.builder.ready import Ready
@@ -36,7 +37,6 @@ from lxcbuild.plan.schedule import Schedule, Start, Task
 from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: Seconds between two looks at the room that there is, which others of the machine change.
 _LOOK_S = 0.5
@@ -44,8 +44,7 @@ _LOOK_S = 0.5
 _MAX_HOLDS = 20
 
 
-@dataclass(slots=True, kw_only=True)
-class Head:
+class Head(Struct, kw_only=True):
     """One run of a plan. ``publish`` is called with each job's builds before anything that needs them starts."""
 
     plan: Plan

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from lxcbuild.builder.ready import Ready
 from lxcbuild.model import Failure, Outcome
 from lxcbuild.plan.schedule import Start, State
-from lxcbuild.values import dataclass
 
 
 class Watcher(Protocol):
@@ -36,8 +37,7 @@ class Watcher(Protocol):
         """Something that people should know."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """How a run is done. ``limit``: at most so many jobs at once; None: as many as fit."""
 
     run: str
@@ -49,8 +49,7 @@ class Settings:
     check_images: bool = False  # on workers of other machines
 
 
-@dataclass(slots=True, kw_only=True)
-class Tally:
+class Tally(Struct, kw_only=True):
     """How a run has ended, by job. ``interrupted``: jobs are left that were neither built nor tried to the end."""
 
     states: Mapping[str, State]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.config.ranges import bytes_text
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.linux import ids, probe
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -43,8 +44,7 @@ _KEYRINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """One need of the host: what was found, and what mends it."""
 
     name: str

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
@@ -25,14 +27,12 @@ from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state import claims, locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 _LAUNCHER = "lxcbuild/sandbox/start/launcher.py"
 _NEWBORN_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
+class Leftover(Struct, frozen=True, kw_only=True):
     """One thing that nobody owns. ``remove`` raises HostError or OSError when it cannot."""
 
     kind: str  # sandbox, process, cgroup, mount, interface, namespace or file

@@ -13,8 +13,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.debian import steps
 from lxcbuild.debian.source import crates as naming
@@ -25,7 +27,6 @@ from lxcbuild.images.install import provision_policy
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.sandbox.base import Backend, Bind, InstanceSpec, Step, User
-from lxcbuild.values import dataclass
 
 #: Goes into every key: raise it when the same crates are laid out in another way.
 LAYOUT_VERSION = 1
@@ -33,8 +34,7 @@ _LAID = "/build/crates"
 _UNPACKED_FACTOR = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class CrateFile:
+class CrateFile(Struct, frozen=True, kw_only=True, order=True):
     """One file of a registry, hashed by this host."""
 
     name: str

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from msgspec import Struct
+
 from lxcbuild.config.retention import load_retention
 from lxcbuild.images.hot import memory_info
 from lxcbuild.images.layer_records import Shelved
 from lxcbuild.images.layers import LayerStore
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evicted:
+class Evicted(Struct, frozen=True, kw_only=True):
     """A layer that went, and what that freed; ``archive`` is False where only its unpacked tree went."""
 
     key: str

@@ -6,14 +6,15 @@ import enum
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from lxcbuild.errors import ImageError
 from lxcbuild.model import Target
-from lxcbuild.values import dataclass
 
 #: Where dpkg keeps what is installed, below an image's root.
 STATUS_FILE = "var/lib/dpkg/status"
@@ -26,8 +27,7 @@ class Storage(enum.StrEnum):
     DISK = "disk"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class InstalledPackage:
+class InstalledPackage(Struct, frozen=True, kw_only=True, order=True):
     """One package that dpkg says is installed."""
 
     name: str
@@ -35,8 +35,7 @@ class InstalledPackage:
     architecture: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRecord:
+class ImageRecord(Struct, frozen=True, kw_only=True):
     """The JSON document beside an archive. ``digest`` is the SHA-256 of the uncompressed, canonical tar."""
 
     name: str
@@ -54,7 +53,7 @@ class ImageRecord:
 
     def to_json(self) -> str:
         """The record as text, stable in its order."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        return json.dumps(msgspec.to_builtins(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ImageRecord:
@@ -73,8 +72,7 @@ class ImageRecord:
         return (datetime.now(UTC) - datetime.fromisoformat(self.created_at)).total_seconds()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Struct, frozen=True, kw_only=True):
     """A base image that is unpacked and can be an overlay's lower directory: owned by root, never changed."""
 
     target: Target

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from lxcbuild.debian.archive.apt import ResolvedSet
 from lxcbuild.images.image import STATUS_FILE, InstalledPackage
 from lxcbuild.images.install import INSTALLER_VERSION, OPTIONS
 from lxcbuild.images.layer_records import Stack
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(Struct, frozen=True, kw_only=True):
     """Lower directories with the packages that were asked for: owned by root, never changed.
 
     ``lowers`` has the topmost layer first and the image last; ``packages`` is all that is installed, image included.
@@ -38,8 +37,7 @@ class Layer:
         return next(found for lower in self.lowers if (found := lower / STATUS_FILE).is_file())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRecord:
+class LayerRecord(Struct, frozen=True, kw_only=True):
     """What a layer's record says of its content: SHA-256 of its archive, and the packages that were installed into it."""
 
     key: str

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shelved:
+class Shelved(Struct, frozen=True, kw_only=True):
     """One layer: ``packages`` maps what was installed into it (name=version=sha256) to compressed bytes; sizes in bytes."""
 
     key: str
@@ -46,8 +45,7 @@ class Shelved:
         return self.made_in_s * (1 + self.hits) / max(self.archive_bytes, 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+class Stack(Struct, frozen=True, kw_only=True):
     """Package layers on one ground, the lowest first, and all that they install above it."""
 
     way: tuple[str, ...]

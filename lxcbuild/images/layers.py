@@ -15,9 +15,10 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from lxcbuild.debian.archive.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
 from lxcbuild.errors import ImageError, NetworkError

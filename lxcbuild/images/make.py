@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.archive import sources
@@ -21,7 +23,6 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import GIB, memory_floor_bytes, memory_info
 from lxcbuild.images.image import STATUS_FILE, ImageRecord, python_version_of, read_status
 from lxcbuild.model import Target
-from lxcbuild.values import dataclass
 
 #: What is left out of images and layers alike. The directories stay (postinst scripts of some packages want them), licences stay,
 #: and so do the object inventories that documentation builds refer to.
@@ -49,8 +50,7 @@ _SOURCE_MARK = "lxcbuild-source: "
 _ON_DISK = 'TMPDIR=/var/tmp exec "$@"'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakePlan:
+class MakePlan(Struct, frozen=True, kw_only=True):
     """All that decides what an image becomes; pure data, so that it can be shown without making anything."""
 
     recipe: Recipe

@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.config.recipes import Recipe, load_recipe, load_recipes
 from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.apt import AptArchive
@@ -22,13 +24,11 @@ from lxcbuild.model import Target
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 DAY_S = 86400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Listed(Struct, frozen=True, kw_only=True):
     """One line of ``lxcbuild rootfs list``: a recipe, and its image if one was made."""
 
     recipe: Recipe

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.errors import DiskFullError, ExtractionError
 from lxcbuild.linux.paths import open_directory, open_hostile_directory
-from lxcbuild.values import dataclass
 
 _BLOCK = 512
 _CHUNK = 1 << 18
@@ -33,16 +34,14 @@ _OF_NAMES = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV
              errno.EINVAL)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TarLimits:
+class TarLimits(Struct, frozen=True, kw_only=True):
     """Bounds of one archive: of its content as unpacked, and of its entries."""
 
     max_bytes: int = 8 * 1024**3
     max_entries: int = 400_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One header. ``name`` has no leading ``./`` and no trailing slash; "" is the tree itself. ``kind`` is tar's type flag."""
 
     name: bytes

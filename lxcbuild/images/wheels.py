@@ -14,8 +14,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.debian.source import backend as inside
 from lxcbuild.debian.steps import InsideStep
@@ -27,7 +29,6 @@ from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.pypi.versions.buildset import Chosen
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
-from lxcbuild.values import dataclass
 
 #: Goes into every key: raise it when the same wheels are laid out in another way.
 LAYOUT_VERSION = 1
@@ -40,8 +41,7 @@ _PTH_TEXT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelLayer:
+class WheelLayer(Struct, frozen=True, kw_only=True):
     """The stack with the wheels on top, and the directories of their programs for PATH."""
 
     layer: Layer

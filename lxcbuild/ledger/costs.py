@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
+from msgspec import Struct
+
 from lxcbuild.ledger.sql import Row, Transaction, marks
 from lxcbuild.model import Status
-from lxcbuild.values import dataclass
 
 _CHUNK = 500  # names in one IN (...): below every database's limit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(Struct, frozen=True, kw_only=True):
     """One project on one target: seconds by the wall clock and of CPU on average, and the highest peak of memory in bytes."""
 
     seconds: float

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec import Struct, field
+
 from lxcbuild import __version__
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, PhaseRecord, Status, Target
-from lxcbuild.values import dataclass
 
 #: The status of a build that has begun and not ended.
 RUNNING = "running"
@@ -33,8 +33,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewBuild:
+class NewBuild(Struct, frozen=True, kw_only=True):
     """A build at its beginning. ``request`` is what the user asked for, as JSON-able data."""
 
     build_id: str
@@ -51,8 +50,7 @@ class NewBuild:
     lxcbuild_version: str = __version__
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRecord:
+class BuildRecord(Struct, frozen=True, kw_only=True):
     """A build as the ledger knows it. ``status`` is one of :data:`STATUSES`; times are ISO 8601 in UTC.
 
     ``phases``, ``artifacts`` and ``notes`` are empty when the query did not ask for details.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, shown_status
 from lxcbuild.ledger.sql import Row
@@ -16,7 +17,7 @@ _MAX_TEXT = 64 * 1024  # characters of one text; whole logs are files
 _MAX_NAME = 255
 _JSON = frozenset({"layers", "limits_in_force", "request"})  # the columns that hold it
 _LEARNED = ("version", "backend", "image_digest", "limits_in_force", "log_path", "request")
-_USAGE = tuple(field.name for field in dataclasses.fields(Usage))
+_USAGE = Usage.__struct_fields__
 
 
 def clean(value: Any) -> Any:
@@ -71,7 +72,7 @@ def from_outcome(outcome: Outcome) -> dict[str, Any]:
         "version": clean(outcome.version)[:_MAX_NAME],
         "status": outcome.status.value,
         "limits_in_force": json.dumps(clean(outcome.limits_in_force)),
-        "layers": json.dumps(clean(dataclasses.asdict(outcome.layers)) if outcome.layers is not None else {}),
+        "layers": json.dumps(clean(msgspec.to_builtins(outcome.layers)) if outcome.layers is not None else {}),
         **_from_failure(failure),
     }
     if outcome.log_path is not None:

@@ -6,13 +6,12 @@ import os
 import stat
 from pathlib import Path
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 _SYS = Path("/sys/dev/block")
 
 
-@dataclass(frozen=True, slots=True)
-class BlockDevice:
+class BlockDevice(Struct, frozen=True):
     """A whole disk: I/O limits of cgroups apply to disks, not to partitions."""
 
     major: int

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct
+
 from lxcbuild.errors import NoIdRangeError
-from lxcbuild.values import dataclass
 
 RANGE = 65536
 SLOT_DIRECTORY = Path("/run/lxcbuild-ids")
@@ -29,8 +30,7 @@ _STAMP_BYTES = 24
 _SUGGESTED = 1024  # slots in the line that we advise to add
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """Ids from ``start`` to ``start + count - 1``."""
 
     start: int

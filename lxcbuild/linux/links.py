@@ -10,14 +10,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 #: Where iproute2 and pyroute2 keep named namespaces (ip-netns(8)).
 NAMED = Path("/run/netns")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class Network(Struct, frozen=True, kw_only=True):
     """A namespace as the kernel tells it: interfaces with their state (``up``, ``down``), addresses with their prefix length, and
     destinations of the main routing table (``default`` for the one of everything)."""
 

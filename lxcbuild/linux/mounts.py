@@ -7,10 +7,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.linux import syscalls
-from lxcbuild.values import dataclass
 
 #: How far a name may lead when it comes from an image: never out of the tree, never through a link.
 INSIDE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS

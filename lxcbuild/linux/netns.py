@@ -15,10 +15,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.linux import syscalls
-from lxcbuild.values import dataclass
 
 #: The way out, as it is called inside.
 DEVICE = b"net0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 #: A build's peak differs from run to run: compilers run side by side in another order, the page cache holds more.
 MARGIN = 1.3
@@ -25,16 +25,14 @@ RESERVE_SHARE, LEAST_RESERVE_BYTES = 0.10, 512 << 20
 LEAST_CPUS = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(Struct, frozen=True, kw_only=True):
     """What one build is expected to use while it runs."""
 
     memory_bytes: int
     cpus: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Room(Struct, frozen=True, kw_only=True):
     """What is there for builds."""
 
     memory_bytes: int

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import field
 from typing import Generic, TypeVar
 
-from lxcbuild.values import dataclass
+from msgspec import Struct, field
 
 Node = TypeVar("Node", bound=str)
 
@@ -39,8 +38,7 @@ def reachable(needs: Mapping[Node, Collection[Node]], start: Iterable[Node]) -> 
     return frozenset(seen)
 
 
-@dataclass(slots=True)
-class _Walk(Generic[Node]):
+class _Walk(Struct, Generic[Node]):
     """The state of Tarjan's walk: numbers in the order of discovery, and the lowest number that each node reaches."""
 
     needs: Mapping[Node, Collection[Node]]

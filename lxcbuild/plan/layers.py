@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 #: Layers of one stack above its ground. Each costs every build on it two system calls and a little of each path lookup.
 MAX_DEPTH = 4
@@ -24,8 +24,7 @@ _MAX_PAIRS = 20_000
 PackageSet = frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
+class Costs(Struct, frozen=True, kw_only=True):
     """Seconds to make a layer: ``per_layer_s`` for the sandbox, apt's start and the archive; then per package and per MiB.
 
     The defaults come from the records of some sixty layers on a busy machine with two cores; a plan's order of choices depends on
@@ -45,8 +44,7 @@ class Costs:
 COSTS = Costs()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownLayer:
+class KnownLayer(Struct, frozen=True, kw_only=True):
     """A layer that exists: everything that is installed above the ground at its top, and how many layers that took."""
 
     key: str
@@ -77,8 +75,7 @@ def nearest(
     return best
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedLayer:
+class PlannedLayer(Struct, frozen=True, kw_only=True):
     """A set of packages to be made as a layer, on top of the ``parent`` set (empty: the ground).
 
     ``wishes`` names the planned builds that it is for by itself; none for a common subset that is only a step.
@@ -90,8 +87,7 @@ class PlannedLayer:
     wishes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerPlan:
+class LayerPlan(Struct, frozen=True, kw_only=True):
     """Layers in an order in which every parent comes before what stands on it, with the estimated seconds to make all."""
 
     layers: tuple[PlannedLayer, ...]

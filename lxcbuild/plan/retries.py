@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 #: A worker may die under a job that has nothing to do with it; a job that kills every worker has.
 MAX_LOST = 2
@@ -12,8 +13,7 @@ _MORE_DISK = 4.0
 _MORE = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """How a job is tried. The factors raise the policy's limits; ``alone``: with nothing else of ours on the machine."""
 
     number: int = 1

@@ -11,14 +11,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from lxcbuild.model import FailureClass
 from lxcbuild.plan.capacity import Need, Room
 from lxcbuild.plan.resting import Resting
 from lxcbuild.plan.retries import Attempt, after_failure, after_loss
-from lxcbuild.values import dataclass
 
 #: How many ready jobs are looked at for one that fits beside what runs.
 LOOK_AHEAD = 64
@@ -43,8 +43,7 @@ class State(StrEnum):
         return self in (State.BUILT, State.FAILED, State.PRUNED, State.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """A job as the schedule sees it. ``need_of`` gives what an attempt is expected to use."""
 
     key: str
@@ -53,8 +52,7 @@ class Task:
     need_of: Callable[[Attempt], Need]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(Struct, frozen=True, kw_only=True):
     """The decision to run a job on a worker now."""
 
     key: str
@@ -63,8 +61,7 @@ class Start:
     need: Need
 
 
-@dataclass(slots=True, kw_only=True)
-class _Entry:
+class _Entry(Struct, kw_only=True):
     task: Task
     path_s: float = 0.0  # seconds of the longest chain from this job to an end, itself included
     missing: set[str] = field(default_factory=set)

@@ -6,15 +6,15 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild.ledger.records import BuildRecord
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Phase
 from lxcbuild.report.clusters import cluster
 from lxcbuild.sandbox.logs import printable
-from lxcbuild.values import dataclass
 
 _PAGE = 50
 _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
@@ -22,8 +22,7 @@ _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
 KINDS = ("built", "official", "failed", "cancelled", "running")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     """One build, cut to what is shown of it; every text is printable and bounded."""
 
     build_id: str
@@ -58,8 +57,7 @@ class Build:
         return self.log_path is not None and self.log_path.is_file()
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Struct):
     """Builds that are counted together: all, or those of one suite. Newest first."""
 
     name: str

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 WIDTH, HEIGHT = 640, 200
 _LEFT, _BOTTOM, _TOP = 44, 22, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """A rectangle with its words; ``kind`` is a class of the style sheet."""
 
     x: float
@@ -27,8 +26,7 @@ class Bar:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A word at an axis."""
 
     x: float
@@ -36,8 +34,7 @@ class Mark:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
+class Plot(Struct, frozen=True, kw_only=True):
     """Everything of one picture. ``label`` says it in words for those who do not see it."""
 
     label: str

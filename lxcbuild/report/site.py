@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from msgspec import Struct
 
 from lxcbuild import __version__
 from lxcbuild.errors import InputError
 from lxcbuild.report import gather, plots
 from lxcbuild.report.gather import Build, Group
 from lxcbuild.sandbox.logs import printable
-from lxcbuild.values import dataclass
 
 MARK = ".lxcbuild-report"
 _ROWS = 250  # of one page of a list
@@ -31,8 +31,7 @@ _BUILDS_PER_PROJECT = 60
 _HEAD_BYTES, _TAIL_BYTES = 16 * 1024, 112 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """What was written."""
 
     builds: int

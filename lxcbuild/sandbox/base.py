@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from msgspec import Struct, field
+
 from lxcbuild.model import FailureClass, NetworkAttempt, OutputLimits, Policy, Usage
-from lxcbuild.values import dataclass
 
 OutputSink = Callable[[bytes], None]
 
@@ -27,16 +27,14 @@ class User(enum.StrEnum):
     ROOT = "root"  # the inner root; for trusted installs only
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bind:
+class Bind(Struct, frozen=True, kw_only=True):
     """A host file or directory, shown read-only inside at an absolute path (normally below ``/in``)."""
 
     host: Path
     inside: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceSpec:
+class InstanceSpec(Struct, frozen=True, kw_only=True):
     """All that a backend needs to make an instance. ``lowers`` are root-owned directories, topmost layer first."""
 
     instance_id: str
@@ -46,8 +44,7 @@ class InstanceSpec:
     hostname: str = "build"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One command. The environment inside starts from PATH, HOME, LANG=C.UTF-8 and TMPDIR; ``env`` is put on top.
 
     Time limits are the policy's unless given. ``stdin`` is /dev/null unless bytes are given.
@@ -62,8 +59,7 @@ class Step:
     silence_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
+class StepResult(Struct, frozen=True, kw_only=True):
     """How a step ended: an exit status or a signal, and the limit that ended it, if one did.
 
     ``stopped_by`` is one of timeout, silent, oom, disk-full, pids-exhausted, log-flood, sandbox-failed, cancelled, or None.
@@ -86,8 +82,7 @@ class StepResult:
         return self.exit_status == 0 and self.stopped_by is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractedFile:
+class ExtractedFile(Struct, frozen=True, kw_only=True):
     """One regular file taken out of a sandbox. ``name`` is relative, with ``/``."""
 
     name: str
@@ -103,8 +98,7 @@ class ChangeKind(enum.StrEnum):
     DELETED = "deleted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """One path (absolute, as seen inside) that differs from the image."""
 
     path: str
@@ -159,8 +153,7 @@ class Instance(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True):
     """Whether a backend can run here; ``reason`` and ``resolution`` when it cannot."""
 
     usable: bool

@@ -28,13 +28,12 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lxcbuild.errors import BadNameError, SandboxError
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 VERSION = 1

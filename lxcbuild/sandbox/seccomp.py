@@ -15,18 +15,18 @@ import functools
 import os
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.config.seccomp_profiles import KIND, SeccompProfile, load_seccomp
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import syscall_numbers
 from lxcbuild.sandbox import seccomp_bpf
 from lxcbuild.state import data
-from lxcbuild.values import dataclass
 
 _CLONE_NEWUSER = 0x10000000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
+class Filters(Struct, frozen=True, kw_only=True):
     """Both filters of one profile: liblxc's text, and an array of ``struct sock_filter``."""
 
     first_text: str

@@ -12,8 +12,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.log import Logger

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from lxcbuild.model import FailureClass, Policy, Usage
 from lxcbuild.sandbox.base import Step
-from lxcbuild.values import dataclass
 
 #: How often the kernel's counters are read while a step runs.
 SAMPLE_S = 0.25
@@ -18,8 +19,7 @@ _FULL_INODES = 4
 _HOPELESS_SAMPLES = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """What the kernel says about a sandbox at one moment: counters since its start, and the room left in its tmpfs."""
 
     usage: Usage  # cumulative since the sandbox's start; wall_s is ignored

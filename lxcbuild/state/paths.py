@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-
-from lxcbuild.values import dataclass
 
 ENVIRONMENT_VARIABLE = "LXCBUILD_STATE_DIR"
 LEDGER_VARIABLE = "LXCBUILD_LEDGER"

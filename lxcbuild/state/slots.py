@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.state import locks
 from lxcbuild.state.paths import MACHINE_SLOTS
-from lxcbuild.values import dataclass
 
 
 class Kind(StrEnum):
@@ -27,8 +28,7 @@ class Kind(StrEnum):
     BULK = "bulk"  # one of many of an unattended run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """One slot that somebody holds."""
 
     kind: Kind

@@ -11,11 +11,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.images.store import ImageStore
 from lxcbuild.model import Policy, Target

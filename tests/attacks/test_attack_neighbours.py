@@ -7,9 +7,9 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.config.policies import load_policy
 from lxcbuild.errors import SandboxError

@@ -17,11 +17,13 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict as costs_as_dict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec.structs import asdict
 
 from lxcbuild.bench.cold import layerless
 from lxcbuild.builder.layering import nearest_stack
@@ -410,7 +412,7 @@ def main() -> None:
         return
     if given.what == "fit":
         costs, explained = fitted(json.loads(MEASURED.read_text())["installs"])
-        sys.stdout.write(json.dumps({**asdict(costs), "explained": explained}, indent=1) + "\n")
+        sys.stdout.write(json.dumps({**costs_as_dict(costs), "explained": explained}, indent=1) + "\n")
         return
     dirs = StateDirs.choose(given.state_dir)
     if given.what == "record":

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from lxcbuild.bench.builds import SAMPLES, Sample, fetch_source
 from lxcbuild.config.recipes import load_recipes

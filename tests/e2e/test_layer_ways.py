@@ -6,10 +6,10 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder.context import Facilities
 from lxcbuild.builder.driver import build

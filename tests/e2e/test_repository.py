@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from lxcbuild.events import NullMonitor
@@ -91,7 +91,7 @@ def test_a_clean_container_installs_from_the_repository(
         spec = InstanceSpec(
             instance_id="test-repository",
             lowers=(images.get(Target.parse(TARGET)).path,),
-            policy=dataclasses.replace(install.provision_policy(1 << 20), network=NetworkMode.LOOPBACK),
+            policy=msgspec.structs.replace(install.provision_policy(1 << 20), network=NetworkMode.LOOPBACK),
             binds=(Bind(host=repository, inside="/in/repo"),),
         )
         with backend.create(spec) as instance:

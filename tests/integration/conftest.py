@@ -13,7 +13,8 @@ from lxcbuild.cli.options import host_target
 from lxcbuild.images.store import ImageStore
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox import registry
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import spec
 from tests.integration.runner_bench import Bench, pythons, started

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import InstanceSpec, Step, StepResult, User

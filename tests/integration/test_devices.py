@@ -14,6 +14,7 @@ import pytest
 
 from lxcbuild.sandbox.base import Bind, User
 from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from tests.integration.lxc_sandboxes import shell, spec
 
 pytestmark = pytest.mark.root

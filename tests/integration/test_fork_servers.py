@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.cli.options import host_target
@@ -14,7 +14,8 @@ from lxcbuild.debian.steps import InsideStep
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.sandbox.base import Step, User
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import spec
 

@@ -11,17 +11,18 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.model import CpuLimits, DiskLimits, FailureClass, MemoryLimits, OutputLimits
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import User
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.state.paths import StateDirs
 from tests import ROOT
 from tests.integration.lxc_sandboxes import MIB, POLICY, processes_of, shell, spec

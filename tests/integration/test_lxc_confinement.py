@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import InputError, LimitRefusedError, SandboxError
 from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, Step, User
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import POLICY, shell, spec
 

@@ -10,17 +10,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import links, netns
 from lxcbuild.model import NetworkAttempt, NetworkMode
 from lxcbuild.sandbox.base import Step, StepResult, User
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
+from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.sandbox.network import sinkhole
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import POLICY, processes_of, spec

@@ -8,10 +8,10 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.model import FailureClass, LogLimits, TimeLimits, Usage

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.failed.failedstate import BINDS, STATE, UPPER, FailedState, KeptBind, KeptCommand, LowerRef
 from lxcbuild.model import (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
+
+import msgspec.structs
 
 from lxcbuild.debian.gate.gate import GateReport, GateRequest, RuleSet, check
 from tests.support import debs
@@ -32,7 +33,7 @@ def judge(
     **request: Any,
 ) -> GateReport:
     """What is said of this package, or of an honest one with changes to its set."""
-    return check(dataclasses.replace(base, **request), debs.build(tmp_path, package, **(changes or {})))
+    return check(msgspec.structs.replace(base, **request), debs.build(tmp_path, package, **(changes or {})))
 
 
 def judged(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from lxcbuild import __version__
 from lxcbuild.builder.work import Work
@@ -97,14 +98,9 @@ def _internal(work: Work) -> dict[str, object]:
     return {
         "converter": None if work.source_package is not None else work.converter.value,
         "build_depends": sorted(work.build_relations),
-        "policy": json.loads(json.dumps(asdict(policy), default=_plain)),
+        "policy": msgspec.to_builtins(policy, order="deterministic"),
         "seccomp": {"profile": policy.seccomp, "sha256": seccomp_digest(policy.seccomp)},
     }
-
-
-def _plain(value: object) -> object:
-    assert isinstance(value, frozenset), "policies hold plain values and sets of names"
-    return sorted(value)
 
 
 def seccomp_digest(name: str) -> str | None:
@@ -112,7 +108,10 @@ def seccomp_digest(name: str) -> str | None:
     if name == _NO_PROFILE:
         return None
     profile = load_seccomp(name)
-    calls = {call: answer if isinstance(answer, str) else asdict(answer) for call, answer in profile.calls.items()}
+    calls = {
+        call: answer if isinstance(answer, str) else msgspec.to_builtins(answer)
+        for call, answer in profile.calls.items()
+    }
     text = json.dumps([profile.otherwise, calls, dict(profile.first)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -6,8 +6,9 @@ What differs is explained by diffoscope, in a sandbox, because the files are hos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.failures import PhaseFailedError
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output

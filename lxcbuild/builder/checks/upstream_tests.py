@@ -4,8 +4,8 @@ what its tests need, and the package itself."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 
+import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -78,7 +78,7 @@ def _until_complete(work: Work, requires: Sequence[str]) -> tuple[TestsRun, byte
 
 
 def _judge(work: Work, result: TestsRun, tail: bytes) -> None:
-    work.checks["tests"] = {"found": not result.none, "verdict": result.verdict.value, **asdict(result)}
+    work.checks["tests"] = {"found": not result.none, "verdict": result.verdict.value, **msgspec.to_builtins(result)}
     if result.none:
         work.note("tests: pytest found none in the source archive", warning=True)
         return
@@ -210,7 +210,7 @@ def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
 
 def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
     """The largest part of the requirements that the index can provide; never the project itself."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     def choose(wanted: Sequence[str]) -> Layer:
         sets = backends.choose(work, below, wanted, constraints=())

@@ -16,9 +16,11 @@ import re
 import secrets
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild import __version__
 from lxcbuild.builder.failed import failedstate, reopen
@@ -33,7 +35,6 @@ from lxcbuild.sandbox.base import Backend
 from lxcbuild.state import locks
 from lxcbuild.state.claims import Claim
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 SUFFIX = ".capsule"
 MANIFEST = "capsule.json"
@@ -141,8 +142,7 @@ def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capsule:
+class Capsule(Struct, frozen=True, kw_only=True):
     """A capsule whose members were checked and lie in a directory of ours. Texts are hostile."""
 
     place: Path
@@ -183,8 +183,7 @@ def read(dirs: StateDirs, file: Path, *, documents_only: bool = False) -> Iterat
         claim.release()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Manifest:
+class _Manifest(Struct, frozen=True, kw_only=True):
     members: Mapping[str, tuple[str, int]]  # name to SHA-256 and size
     slim: bool
     made_with: str

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import Struct
+
 from lxcbuild.model import FailureClass as F
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Struct, frozen=True, kw_only=True):
     """One class: what has happened, and what a user can do. ``retry`` says when trying again makes sense."""
 
     meaning: str

@@ -7,16 +7,17 @@ lowers are named, not kept. A build that succeeds costs nothing here.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
 
 from lxcbuild.builder.work import Work
 from lxcbuild.config.retention import FailedStates, load_retention
@@ -27,10 +28,6 @@ from lxcbuild.model import Converter, Failure, Phase, Policy, Target
 from lxcbuild.sandbox.base import Bind, User
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 UPPER = "upper.tar.zst"
 STATE = "state.json"
@@ -38,8 +35,7 @@ BINDS = "binds"
 _ID = re.compile(r"[0-9a-z][0-9a-z-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptCommand:
+class KeptCommand(Struct, frozen=True, kw_only=True):
     """The command that failed. ``env`` is what it got beyond the sandbox's own variables."""
 
     argv: tuple[str, ...]
@@ -48,8 +44,7 @@ class KeptCommand:
     as_root: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LowerRef:
+class LowerRef(Struct, frozen=True, kw_only=True):
     """An image or layer below: its key (an image's is its digest), the SHA-256 of its plain tar, its archive below ``images``."""
 
     key: str
@@ -58,8 +53,7 @@ class LowerRef:
     unpacked_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptBind:
+class KeptBind(Struct, frozen=True, kw_only=True):
     """Files that were shown at ``inside``: a directory, or the one file."""
 
     name: str
@@ -73,8 +67,7 @@ class KeptBind:
         return folder if self.directory else folder / self.files[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedState:
+class FailedState(Struct, frozen=True, kw_only=True):
     """What ``state.json`` says. ``limits`` is the policy as it was resolved; ``lowers`` has the topmost first."""
 
     build_id: str
@@ -95,19 +88,15 @@ class FailedState:
 
     def to_json(self) -> bytes:
         """As ``state.json`` has it."""
-        return _adapter().dump_json(self, indent=1) + b"\n"
+        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1) + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> FailedState:
         """Check and read; raises ValueError for anything that :meth:`to_json` does not write."""
-        return _adapter().validate_json(data)
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[FailedState]:
-    from pydantic import TypeAdapter  # builds that succeed do not pay for it
-
-    return TypeAdapter(FailedState)
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
 
 
 # -- keeping --------------------------------------------------------------------------------------------------------

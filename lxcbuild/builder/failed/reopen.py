@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.builder.failed.failedstate import UPPER, FailedState, KeptCommand, LowerRef
 from lxcbuild.errors import ExtractionError, SandboxError, StateGoneError
@@ -20,14 +22,12 @@ from lxcbuild.model import Policy
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: A script inside that repeats the failing command as it was.
 AGAIN = "/lxcbuild/again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reopened:
+class Reopened(Struct, frozen=True, kw_only=True):
     """A started sandbox in the state of the failure. ``again``: the script :data:`AGAIN` is there."""
 
     state: FailedState

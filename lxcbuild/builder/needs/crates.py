@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import result_bytes, run_job

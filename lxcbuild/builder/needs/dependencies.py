@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
@@ -25,15 +26,13 @@ from lxcbuild.pypi.versions.runtimeset import Root, RuntimeRules, RuntimeSet, Sh
 from lxcbuild.pypi.versions.selection import releases_by_version
 from lxcbuild.pypi.versions.version_caps import Ceilings
 from lxcbuild.sandbox.base import Bind
-from lxcbuild.values import dataclass
 
 #: Places that a build may overrule: a script, or a file that a script adds to.
 _HEARSAY = ("setup.cfg", "setup.py", None)
 _HINT_NO_DEPS = "leave --no-deps away: then what is missing is built first"
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """A requirement that the suite does not satisfy."""
 
     requirement: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output

@@ -7,8 +7,8 @@ build's sandboxes only. Where the backend can want more than is written down, it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 
 from lxcbuild.builder.failures import PhaseFailedError, fail

@@ -8,9 +8,9 @@ what untrusted code has made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 
 from lxcbuild.builder.failures import PhaseFailedError, fail

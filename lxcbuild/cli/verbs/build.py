@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct, field
 
 from lxcbuild.cli.already_built import already_built
 from lxcbuild.cli.build_options import request_like, request_options
@@ -22,7 +22,6 @@ from lxcbuild.cli.verbs.records.capsule import save_capsules
 from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Outcome
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from lxcbuild.builder.context import Facilities
@@ -114,8 +113,7 @@ def build(
     return conclude(ui, outcomes, built.others, errors=built.errors, as_json=as_json)
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
+class _Built(Struct, frozen=True):
     asked: Mapping[BuildRequest, Outcome] = field(default_factory=dict)
     others: Sequence[Outcome] = ()
     errors: Mapping[str, LxcbuildError] = field(default_factory=dict)

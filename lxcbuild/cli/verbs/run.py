@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from lxcbuild.cli.options import json_option, pass_ui, policy_option, target_option
 from lxcbuild.cli.render import Ui
@@ -83,7 +83,7 @@ def run(
                     "output_bytes": result.output_bytes,
                     "output_truncated": result.output_truncated or result.output_bytes > len(show.kept),
                     "files": files,
-                    "usage": dataclasses.asdict(usage),
+                    "usage": msgspec.to_builtins(usage),
                     "limits_in_force": dict(instance.limits_in_force),
                 }
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from lxcbuild.cli.options import TargetType, host_target, pass_ui, policy_option, require_root
 from lxcbuild.cli.render import Ui, seconds_text
@@ -14,7 +15,6 @@ from lxcbuild.errors import BuildsFailedError, CancelledError, InputError
 from lxcbuild.ledger.records import now
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Status, Target
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -158,8 +158,7 @@ def _tracked(ui: Ui, projects: Sequence[str], files: Sequence[Path], *, from_led
     return found
 
 
-@dataclass(slots=True)
-class _Builder:
+class _Builder(Struct):
     """Builds releases as ``lxcbuild rebuild`` does, and reads in the ledger how each ended."""
 
     ui: Ui

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.aptroot import AptRoot, network_or
@@ -20,7 +22,6 @@ from lxcbuild.errors import BadNameError, CommandError, DependencyError, WrongHa
 from lxcbuild.events import Monitor, Note, NullMonitor, Progress
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: Package lists are as fresh as this unless asked otherwise. A file that vanished meanwhile makes :class:`LayerStore` ask for more.
 DEFAULT_MAX_AGE_S = 24 * 3600.0
@@ -35,8 +36,7 @@ _RELATION = re.compile(rf"\s*{_ONE}(?:\s*[|,]\s*{_ONE})*\s*")
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class ResolvedPackage:
+class ResolvedPackage(Struct, frozen=True, kw_only=True, order=True):
     """One package file that has to be installed; the hash comes from package lists that the archive signed."""
 
     name: str
@@ -48,8 +48,7 @@ class ResolvedPackage:
     uri: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedSet:
+class ResolvedSet(Struct, frozen=True, kw_only=True):
     """Everything that is missing below a status file to satisfy some relations, sorted by name; may be empty."""
 
     packages: tuple[ResolvedPackage, ...]

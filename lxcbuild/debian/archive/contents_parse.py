@@ -13,14 +13,14 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import field
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct, field
 
 from lxcbuild import process
 from lxcbuild.debian.names import canonical_or_none
 from lxcbuild.errors import ImageError
-from lxcbuild.values import dataclass
 
 #: Tables and columns; ``package`` is a row of the table of package names.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -87,8 +87,7 @@ _CATALOGUE = re.compile(rb"[^/]+/LC_MESSAGES/([^/]+)\.mo$")
 _INNER = re.compile(rb"usr/lib/python3(?:\.\d+)?/dist-packages/(.+)/([^/]+)$")
 
 
-@dataclass(slots=True)
-class Tables:
+class Tables(Struct):
     """Rows per table, with numbered packages."""
 
     packages: dict[str, int] = field(default_factory=dict)

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.config.recipes import Recipe
-from lxcbuild.values import dataclass
 
 #: Options of the host's apt that say how the network is reached, and nothing about what is installed or run afterwards.
 _INHERITED = re.compile(
@@ -22,8 +23,7 @@ _INHERITED = re.compile(
 _DUMP_LINE = re.compile(r'([A-Za-z0-9_:+./-]+?)(::)? "(.*)";')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostMirrors:
+class HostMirrors(Struct, frozen=True, kw_only=True):
     """The mirrors that the host's apt uses for its own distribution; all suites of a distribution sit on the same mirror."""
 
     distribution: str
@@ -46,8 +46,7 @@ def host_mirrors(etc_apt: Path = Path("/etc/apt")) -> HostMirrors:
     return choose_mirrors(entries, distribution=release.get("ID", ""), suite=release.get("VERSION_CODENAME", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class SourceEntry:
+class SourceEntry(Struct, frozen=True):
     """One combination of mirror, suite and components (sources.list(5))."""
 
     uri: str

@@ -6,12 +6,15 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from lxcbuild.config.settled import settled
+import msgspec
+import yaml
+from msgspec import Struct
+
 from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import OUT, InsideStep, Job
 from lxcbuild.errors import BadNameError
-from lxcbuild.values import dataclass
 
 RESULT = "lintian.txt"
 PACKAGES = ("lintian",)
@@ -30,20 +33,10 @@ _RUN = f'lintian --no-cfg --fail-on none --color never --no-tag-display-limit "$
 @functools.cache
 def fatal_tags() -> frozenset[str]:
     """The tags of ``lintian.yaml`` beside this file; a mistake in it is a bug and raises."""
-    return settled("table", "lintian", [_TAGS], _read_tags, given=(__file__,))
+    return msgspec.convert(yaml.safe_load(_TAGS.read_text("utf-8")), dict[Literal["fatal"], frozenset[str]])["fatal"]
 
 
-def _read_tags() -> frozenset[str]:
-    import yaml
-    from pydantic import TypeAdapter
-
-    table: dict[str, list[str]] = yaml.safe_load(_TAGS.read_text("utf-8"))
-    assert table.keys() == {"fatal"}, table.keys()
-    return TypeAdapter(frozenset[str]).validate_python(table["fatal"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One error or warning of lintian. Texts are bounded and free of control characters; a package may have chosen them."""
 
     level: str  # E or W

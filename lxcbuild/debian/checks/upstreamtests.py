@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Sequence
 
+from msgspec import Struct
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -15,7 +16,6 @@ from lxcbuild.debian.source.conversion import RESERVED_MODULES
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 FOUND, RESULT = "tests-found.json", "tests.json"
 #: Extras for tests; ``dev`` only where a project has none of the others.
@@ -34,8 +34,7 @@ _NOT_FOR_TESTS = frozenset(
 _ARCHIVE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~-]{0,250}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestsFound:
+class TestsFound(Struct, frozen=True, kw_only=True):
     """What the tree says without being run."""
 
     __test__ = False
@@ -60,8 +59,7 @@ class Verdict(enum.StrEnum):
 _NO_TESTS, _SIGNALS = 5, 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestsRun:
+class TestsRun(Struct, frozen=True, kw_only=True):
     """What pytest counted. The package's own code ran beside the counting, so this says nothing of a package that lies."""
 
     __test__ = False

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -16,7 +17,6 @@ from lxcbuild.debian.source.control import check_package_name
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 RESULT = "verification.json"
 _DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")
@@ -51,8 +51,7 @@ _SYNTAX = re.compile(
 _DPKG_UNMET = re.compile(r"^ [a-z0-9][a-z0-9+.:-]* depends on (?P<what>[^;\n]+)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class Trial(Struct, frozen=True, kw_only=True):
     """One module or command that was tried; ``error`` is None when it works."""
 
     name: str
@@ -60,8 +59,7 @@ class Trial:
     details: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledDistribution:
+class InstalledDistribution(Struct, frozen=True, kw_only=True):
     """What a dist-info or egg-info directory of the package says."""
 
     name: str
@@ -69,8 +67,7 @@ class InstalledDistribution:
     requires: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Struct, frozen=True, kw_only=True):
     """What was seen in the fresh base. ``problems`` of it are found by :func:`judge`."""
 
     modules: tuple[Trial, ...]

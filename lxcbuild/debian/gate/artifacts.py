@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from msgspec import Struct
+
 from lxcbuild.debian.gate import debfile, debtar
 from lxcbuild.debian.gate.debfile import Budget
 from lxcbuild.debian.gate.debtar import Member
 from lxcbuild.debian.stanza import ArtifactError, checksums, parse_stanza
-from lxcbuild.values import dataclass
 
 __all__ = ["ArtifactError", "Budget", "Deb", "Member", "checksums", "parse_stanza", "read_control", "read_deb"]
 
@@ -30,8 +31,7 @@ _READ = re.compile(r"[^\0]*\.pth|usr/share/zsh/(?:vendor-completions|site-functi
 _MAX_READ_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deb:
+class Deb(Struct, frozen=True, kw_only=True):
     """A binary package: its control stanza, its other control files by name, its file tree with the data of what the gate reads."""
 
     path: Path

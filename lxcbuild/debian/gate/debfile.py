@@ -14,9 +14,10 @@ import zlib
 from collections.abc import Generator, Iterator
 from typing import IO
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.debian.stanza import ArtifactError
-from lxcbuild.values import dataclass
 
 _CHUNK = 1 << 18
 _XZ_MEMORY_BYTES = 256 * 1024 * 1024
@@ -57,8 +58,7 @@ class Budget:
             raise ArtifactError("it takes too long to read")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One member of the ar archive."""
 
     name: str

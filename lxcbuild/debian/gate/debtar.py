@@ -13,9 +13,10 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
+from msgspec import Struct
+
 from lxcbuild.debian.gate.debfile import Stream
 from lxcbuild.debian.stanza import ArtifactError
-from lxcbuild.values import dataclass
 
 MAX_MEMBERS = 200_000
 _BLOCK = 512
@@ -48,8 +49,7 @@ _GROUPS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Struct, frozen=True, kw_only=True):
     """One entry of a package's file tree; ``name`` is relative, without the leading ``./``; ``link`` is as written.
 
     ``data`` is kept where the reader asked for it.
@@ -100,8 +100,7 @@ def members(stream: Stream, *, keeps: Callable[[str, int], bool]) -> Iterator[Me
     _check_end(stream)
 
 
-@dataclass(slots=True)
-class _Header:
+class _Header(Struct):
     name: str
     kind: str
     mode: int

@@ -6,19 +6,20 @@ Python policy (where modules lie), Debian Policy 9.1 (the file system's layout) 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+from msgspec import Struct
+
 from lxcbuild.debian.gate import layout, startup
 from lxcbuild.debian.gate.artifacts import ArtifactError, Budget, Deb, checksums, parse_stanza, read_deb
 from lxcbuild.debian.gate.ownership import Owners, OwnSources, Sources
 from lxcbuild.debian.gate.scripts import foreign_text, is_obeyed
 from lxcbuild.debian.source.control import is_relation_field
-from lxcbuild.values import dataclass
 
 _MAX_FINDINGS = 200
 _ARTIFACT = re.compile(
@@ -74,8 +75,7 @@ class RuleSet(enum.StrEnum):
     ANY = "any"  # any Debian source package: several binaries, own maintainer scripts, the whole of /usr, /etc, /var
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateRequest:
+class GateRequest(Struct, frozen=True, kw_only=True):
     """What was asked for. ``owners`` names the packages of the suite that own a path (``usr/bin/x``), ``sources`` the source
     packages that it makes packages from; None: not known.
     """
@@ -95,8 +95,7 @@ class GateRequest:
     supersedes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One observation. ``rule`` is a stable word; a ``fatal`` one rejects the package. Texts are bounded, but hostile."""
 
     rule: str
@@ -106,15 +105,14 @@ class Finding:
     owners: tuple[str, ...] = ()  # rule "owned": whose path it is
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateReport:
+class GateReport(Struct, frozen=True, kw_only=True):
     """The verdict. ``relations`` maps each binary package to its Depends field, for the caller to resolve; ``stanzas`` maps the
     name of each readable .deb to its control fields.
     """
 
     findings: tuple[Finding, ...]
     relations: Mapping[str, str]
-    stanzas: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    stanzas: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:

@@ -7,11 +7,11 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
+from msgspec import Struct
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian.gate import startup
 from lxcbuild.debian.gate.artifacts import Deb, Member
-from lxcbuild.values import dataclass
 
 _SITE = "usr/lib/python3/dist-packages"
 _DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
@@ -51,8 +51,7 @@ _MAX_LINKS = 8
 _EXTENSION = re.compile(r"\.(?:cpython-\d+[a-z]*(?:-[\w-]+)?\.|abi3\.)?so(?:\.\d+)*$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(Struct, frozen=True, kw_only=True):
     """Which rules hold: ``strict`` is Python policy for one generated package."""
 
     strict: bool
@@ -62,8 +61,7 @@ class Layout:
     compiled: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Misplaced:
+class Misplaced(Struct, frozen=True, kw_only=True):
     """One member that breaks a rule."""
 
     rule: str

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import format_datetime
 
 from debian.debian_support import NativeVersion
+from msgspec import Struct
 
 from lxcbuild.debian.source import control
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Target
-from lxcbuild.values import dataclass
 
 COMPONENT = "main"
 _VERSION = re.compile(r"(?:\d{1,9}:)?[0-9][A-Za-z0-9.+~-]{0,200}")
@@ -37,8 +37,7 @@ _SOURCE_FIELDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class PoolFile:
+class PoolFile(Struct, frozen=True):
     """A file of the pool; ``path`` is relative to the repository."""
 
     path: str
@@ -46,8 +45,7 @@ class PoolFile:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One binary package, or one source package (``architecture`` is ``source``), as its index knows it."""
 
     package: str
@@ -69,8 +67,7 @@ class Entry:
         return sorted((file.path.rpartition("/")[2], file.sha256) for file in self.files)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(Struct, frozen=True, kw_only=True):
     """What a repository calls itself, the same for all its suites."""
 
     origin: str = "lxcbuild"

@@ -25,9 +25,11 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from lxcbuild.debian.repository import aptindex, aptsign
 from lxcbuild.debian.repository.aptindex import Entry, Identity
@@ -36,7 +38,6 @@ from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
 from lxcbuild.model import Target
 from lxcbuild.state import locks
-from lxcbuild.values import dataclass
 
 KEY_FILE = "lxcbuild-archive.asc"
 PIN_FILE = "lxcbuild.pref"
@@ -49,8 +50,7 @@ _ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}")
 _OFFICIAL = frozenset({"debian", "ubuntu", "debian backports", "debian-security", "raspbian"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What ``repo init`` settled. ``keep`` is how many versions of a package stay (None: all)."""
 
     fingerprint: str
@@ -68,8 +68,7 @@ class Settings:
         return Identity(origin=self.origin, label=self.label, valid_days=self.valid_days)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(Struct, frozen=True, kw_only=True):
     """What one publication changed, as ``name_version_architecture``; ``changed`` is False when the suite already was so."""
 
     code: str
@@ -78,8 +77,7 @@ class Published:
     dropped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Struct, frozen=True):
     """An existing repository. Any number of readers; writers take turns."""
 
     path: Path
@@ -126,7 +124,7 @@ class Repository:
         )
         write(path / KEY_FILE, aptsign.public_key(key_home, fingerprint))
         write(path / PIN_FILE, aptindex.pin(settings.identity).encode())
-        write(private / "settings.json", (json.dumps(asdict(settings), indent=2) + "\n").encode())
+        write(private / "settings.json", (json.dumps(msgspec.to_builtins(settings), indent=2) + "\n").encode())
         sync(private)
         sync(path)
         return cls(path, settings)

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.errors import CommandError, RepositoryError
 from lxcbuild.state import locks
-from lxcbuild.values import dataclass
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _TIMEOUT_S = 120
@@ -26,8 +27,7 @@ _SCRATCH, _LOCK, _FRESH_S = "lxg-", "lock", 60.0
 _KEYS = ("private-keys-v1.d", "pubring.kbx", "pubring.gpg")
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """What a suite publishes beside its Release file."""
 
     in_release: bytes

@@ -10,27 +10,26 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.debian.gate import artifacts
 from lxcbuild.debian.repository import aptindex, aptsign
 from lxcbuild.debian.repository.aptindex import Entry
 from lxcbuild.debian.repository.aptrepo import KEY_FILE, Repository
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
-from lxcbuild.values import dataclass
 
 _MAX_LIST_BYTES = 1024**3
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing that is wrong; ``path`` is relative to the repository."""
 
     path: str
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What was looked at, and what is wrong with it."""
 
     suites: tuple[str, ...]

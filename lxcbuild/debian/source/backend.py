@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
 from packaging.requirements import InvalidRequirement, Requirement
 
 from lxcbuild.config.overrides import Patch
@@ -11,7 +12,6 @@ from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.steps import Job
-from lxcbuild.values import dataclass
 
 RESULT = "backend.json"
 #: Where wheels of the index lie inside, one directory per Python, and where they are laid out before they become a layer.
@@ -21,8 +21,7 @@ _WHEELS = "/in/wheels"
 _MAX_REQUIRES = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendAnswer:
+class BackendAnswer(Struct, frozen=True, kw_only=True):
     """Requirements that the backend asked for (those that are requirements at all), or why it could not be asked."""
 
     requires: tuple[str, ...] = ()

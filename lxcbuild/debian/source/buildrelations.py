@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, Specifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -15,7 +16,6 @@ from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter
-from lxcbuild.values import dataclass
 
 #: Installed wherever packages are built, and by Policy never listed in Build-Depends.
 IMPLICIT = ("build-essential",)
@@ -32,8 +32,7 @@ _BACKEND_PROGRAMS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Outdated:
+class Outdated(Struct, frozen=True):
     """A build requirement whose package the suite has in too old a version.
 
     ``requirement`` has the lower bound that fields of pyproject.toml mean, where the project itself states none. ``binding``:
@@ -47,8 +46,7 @@ class Outdated:
     binding: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRelations:
+class BuildRelations(Struct, frozen=True, kw_only=True):
     """Relations for Build-Depends (and, with ``implicit``, for the layer), and what stands against the build.
 
     ``unmet`` is class ``build-dep-missing``: no package of the suite is the project. ``outdated`` are tried anyway.

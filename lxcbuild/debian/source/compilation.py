@@ -6,13 +6,14 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from msgspec import Struct
+
 from lxcbuild.debian import steps
 from lxcbuild.debian.documents import DocumentError, clean, load
 from lxcbuild.debian.source.decisive import decisive_lines
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 #: What a build is told about the world; nothing of the host's environment comes along.
 BASE_ENVIRONMENT: Mapping[str, str] = {
@@ -84,8 +85,7 @@ def path_environment(program_paths: Sequence[str]) -> dict[str, str]:
     return {"PATH": ":".join((*program_paths, _DEFAULT_PATH))} if program_paths else {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Marker:
+class _Marker(Struct, frozen=True):
     text: str
     failure_class: FailureClass
     brief: str

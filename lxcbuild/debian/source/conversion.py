@@ -10,9 +10,10 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import format_datetime
+
+from msgspec import Struct, field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
@@ -25,7 +26,6 @@ from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.steps import InsideStep, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter, FailureClass
-from lxcbuild.values import dataclass
 
 RESULT = "conversion.json"
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
@@ -61,8 +61,7 @@ _SKIPPED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionPlan:
+class ConversionPlan(Struct, frozen=True, kw_only=True):
     """All decisions about one generated source package. Relations are complete Debian relations, already mapped."""
 
     distribution: str  # the project's name as upstream writes it
@@ -121,8 +120,7 @@ class ConversionPlan:
         return f"{self.home}/{self.source}-{self.upstream}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionResult:
+class ConversionResult(Struct, frozen=True, kw_only=True):
     """What the script inside did. ``notes`` are for people: what was left out, moved aside or repacked."""
 
     orig_tarball: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from msgspec import Struct
+
 from lxcbuild.debian.source.control import homepage, paragraph
 from lxcbuild.debian.source.inspection import Inspection
-from lxcbuild.values import dataclass
 
 UNKNOWN = "UNKNOWN-LICENSE"
 _TEXT_LIMIT = 32_000
@@ -51,8 +52,7 @@ _NOT_A_HOLDER = re.compile(r"(?i)holder|notice|owner|licen[cs]e|\[yyyy\]|stateme
 _EXPRESSION = re.compile(r"[A-Za-z0-9.+() -]{1,200}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copyright:
+class Copyright(Struct, frozen=True, kw_only=True):
     """The file's text, the licence's short name, and whether a person should look because upstream was silent."""
 
     text: str

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.crates import SUITE_REGISTRY, Crates, LockedCrate, parse_locked, rust_architecture
 from lxcbuild.debian.steps import Job
-from lxcbuild.values import dataclass
 
 RESULT = "crates.json"
 #: Where the host's certificates are inside, for registries behind TLS.
@@ -23,8 +24,7 @@ _MISSING = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CratesAnswer:
+class CratesAnswer(Struct, frozen=True, kw_only=True):
     """What cargo said: an error, or a patch of the manifests, or the crates of the lock file."""
 
     error: str | None = None

@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian.documents import Reader
 from lxcbuild.debian.inside.crates.cargo_cfg import applies
-from lxcbuild.values import dataclass
 
 #: Where Debian's crates lie, and where those lie that were fetched for one build.
 SUITE_REGISTRY = "/usr/share/cargo/registry"
@@ -34,8 +34,7 @@ _COMPARATOR = re.compile(r"\s*(\^|~|=|>=|<=|>|<)?\s*([0-9][0-9A-Za-z.*+-]{0,100}
 Numbers = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependency:
+class Dependency(Struct, frozen=True, kw_only=True):
     """One line of a table of dependencies. ``place``: ``registry``, ``git`` or ``path``; ``kind``: normal, build or dev."""
 
     name: str
@@ -47,8 +46,7 @@ class Dependency:
     place: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class LockedCrate:
+class LockedCrate(Struct, frozen=True, kw_only=True, order=True):
     """One crate of Cargo.lock that does not come from the project itself; without a checksum it is not from a registry."""
 
     name: str
@@ -56,8 +54,7 @@ class LockedCrate:
     checksum: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crates:
+class Crates(Struct, frozen=True, kw_only=True):
     """What the project says of its Rust parts; paths are below its tree. Everything here is upstream's word."""
 
     manifests: tuple[str, ...]
@@ -93,8 +90,7 @@ class Supply(enum.StrEnum):
     FETCHED = "fetched"  # the administrator's registry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CrateSupply:
+class CrateSupply(Struct, frozen=True, kw_only=True):
     """How one build gets its crates. ``relations`` go into Build-Depends; ``patch`` makes the manifests ask for what there is."""
 
     supply: Supply
@@ -110,8 +106,7 @@ class CrateSupply:
         return {Supply.SUITE: SUITE_REGISTRY, Supply.FETCHED: FETCHED_REGISTRY}.get(self.supply)
 
 
-@dataclass(frozen=True, slots=True)
-class MissingCrate:
+class MissingCrate(Struct, frozen=True):
     """A crate that the suite lacks, or has in versions that do not satisfy."""
 
     name: str
@@ -124,8 +119,7 @@ class MissingCrate:
         return f"{self.name} {self.requirement} (the suite has {self.available})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteMatch:
+class SuiteMatch(Struct, frozen=True, kw_only=True):
     """Debian's packages for the direct requirements, requirements to lower, and what is not there."""
 
     relations: tuple[str, ...]
@@ -191,8 +185,7 @@ def parse_version(text: str) -> Numbers | None:
     return None if match is None else (int(match[1]), int(match[2] or 0), int(match[3] or 0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparator:
+class _Comparator(Struct, frozen=True):
     operator: str
     low: Numbers
     given: int  # how many of the numbers were written

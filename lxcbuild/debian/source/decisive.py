@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lxcbuild.values import dataclass
+from msgspec import Struct
 
 LINES = 10
 _LINE_LENGTH = 300
@@ -59,8 +59,7 @@ def _telling(lines: list[str]) -> Iterator[str]:
         at += 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(Struct, frozen=True):
     told: tuple[str, ...]
     end: int
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+
+from msgspec import Struct
 
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
@@ -13,7 +14,6 @@ from lxcbuild.debian.source.crates import Crates, parse_crates
 from lxcbuild.debian.steps import Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
-from lxcbuild.values import dataclass
 
 RESULT = "inspection.json"
 #: Backends that make compiled modules as their purpose.
@@ -24,8 +24,7 @@ _STATIC_BACKENDS = ("flit_core", "flit", "poetry.core", "hatchling", "pdm.backen
 _ARCHIVE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~-]{0,250}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(Struct, frozen=True, kw_only=True):
     """The core metadata of PKG-INFO (or of pyproject.toml and setup.cfg where there is none); texts as upstream wrote them."""
 
     summary: str | None = None
@@ -44,16 +43,14 @@ class Metadata:
     provides_extra: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LicenceText:
+class LicenceText(Struct, frozen=True, kw_only=True):
     """A file of the archive that looks like a licence; ``text`` is cut at 64 KiB."""
 
     path: str
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(Struct, frozen=True, kw_only=True):
     """Checked facts. Requirement texts are as upstream wrote them (PEP 508, unparsed); None means that nobody can tell yet."""
 
     archive_format: str
@@ -79,7 +76,7 @@ class Inspection:
     tools: tuple[str, ...]  # names of [tool.*] tables
     dynamic_build_requires: bool  # the backend's hook may ask for more than is written down
     shipped_debian: bool
-    licence_texts: tuple[LicenceText, ...] = field(repr=False)
+    licence_texts: tuple[LicenceText, ...]
     newer_fields: tuple[str, ...] = ()  # fields of [project] that older backends refuse, as in requirements.yaml
     finds_packages: bool = False  # setuptools looks for packages beside debian/: nothing of the project names them
     crates: Crates | None = None  # what its Rust parts ask for; None: no backend compiles any

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import distributed
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.errors import FarmError, LxcbuildError, WorkerLostError
 from lxcbuild.events import Monitor, Note
@@ -29,14 +30,12 @@ from lxcbuild.farm.engines.daskmembers import MAX_MESSAGE_BYTES, TOPIC, describe
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
 from lxcbuild.farm.engines.membership import Member, checked_address
 from lxcbuild.log import Logger
-from lxcbuild.values import dataclass
 
 _CONNECT_S = 5.0
 _log = Logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FarmSettings:
+class FarmSettings(Struct, frozen=True, kw_only=True):
     """How patient an engine is. ``patience_s``: with a scheduler that is away, and with a farm in which nobody may work;
     ``look_s``: between two looks at who is there; ``describe_s``: between two descriptions of one worker."""
 
@@ -45,8 +44,7 @@ class FarmSettings:
     describe_s: float = 30.0
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """A worker as the engine knows it: its address and what it said when it was last asked; ``info`` is None when it is refused."""
 
     address: str

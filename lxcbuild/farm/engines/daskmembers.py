@@ -12,11 +12,11 @@ import functools
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import dask
 import distributed
+from msgspec.structs import replace
 
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.engines.engine import Engine, JobEvent, Listener

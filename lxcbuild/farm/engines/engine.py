@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from lxcbuild import __version__
 from lxcbuild.builder.request import BuildRequest
@@ -19,14 +20,12 @@ from lxcbuild.events import BuildEnded, BuildStarted, Note, PhaseEnded, PhaseSta
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Failure, Outcome, Target
 from lxcbuild.pypi.versions.version_caps import Ceilings
-from lxcbuild.values import dataclass
 
 #: What a worker tells while it works. Output of builds stays where it is: in the log.
 WorkerEvent = BuildStarted | PhaseStarted | PhaseEnded | Note | BuildEnded
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
+class StoredFile(Struct, frozen=True, kw_only=True):
     """One file in the store, found by its content; ``name`` is what it is called where it is used."""
 
     name: str
@@ -34,16 +33,14 @@ class StoredFile:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provided:
+class Provided(Struct, frozen=True, kw_only=True):
     """An earlier build that a job needs: its record as the head's ledger has it, and its packages in the store."""
 
     record: BuildRecord
     files: tuple[StoredFile, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Raised:
+class Raised(Struct, frozen=True, kw_only=True):
     """By how much the policy's limits are raised for a second attempt; 1.0: not."""
 
     memory: float = 1.0
@@ -51,8 +48,7 @@ class Raised:
     pids: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One build, or several that need each other and are built as one. ``key`` is its name in the plan.
 
     ``pins`` are the versions that the plan chose of everything that the job needs, by project; ``provided`` are those of them
@@ -80,8 +76,7 @@ class Job:
     ceilings: Ceilings = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildReport:
+class BuildReport(Struct, frozen=True, kw_only=True):
     """One build as the head records it: how it began, what was learned on the way, how it ended, and its files in the store.
 
     Paths of the outcome are the worker's; the head replaces them by its own.
@@ -94,8 +89,7 @@ class BuildReport:
     log: StoredFile | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(Struct, frozen=True, kw_only=True):
     """A release that a job turned out to need and that nobody has built. ``needs`` are projects of the same set."""
 
     name: str
@@ -103,8 +97,7 @@ class Wanted:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class JobResult(Struct, frozen=True, kw_only=True):
     """What became of a job: reports of its builds, or what has to be built before (``wanted``; then there are no reports).
 
     ``failure`` is set when the job failed before there was any build to report, for example on a worker that cannot build.
@@ -121,8 +114,7 @@ class JobResult:
     cpu_s: float = 0.0  # of the worker process itself, without programs and sandboxes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerInfo:
+class WorkerInfo(Struct, frozen=True, kw_only=True):
     """What one worker offers at this moment. ``name`` is unique in its engine; ``memory_bytes`` is what builds may use of it,
     the host's reserve and everything else that runs there taken off."""
 
@@ -133,8 +125,7 @@ class WorkerInfo:
     images: Mapping[str, str] = field(default_factory=dict)  # digest by target; empty: not known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
+class JobEvent(Struct, frozen=True, kw_only=True):
     """Something happened in a job while it runs."""
 
     key: str

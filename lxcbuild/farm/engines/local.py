@@ -8,8 +8,9 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lxcbuild.config.policies import machine_memory_bytes
 from lxcbuild.errors import CancelledError

@@ -13,15 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 import lxcbuild
 from lxcbuild.errors import InputError
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.state.data import configuration_directory, shipped_directory
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Struct, frozen=True, kw_only=True):
     """A machine as others of the farm see it: version with the digest of the code, and the digest of the configuration."""
 
     code: str

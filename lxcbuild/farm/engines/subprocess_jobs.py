@@ -12,12 +12,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener
@@ -67,7 +68,7 @@ def context(workshop: Workshop) -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
     modules = [__name__, getattr(workshop, "__module__", __name__)]
     # Imported by builds when they get there: once in the server instead of once in each job.
-    modules += ["lxcbuild.builder.family", "lxcbuild.farm.engines.warm", "lxcbuild.pypi.index.client", "pydantic"]
+    modules += ["lxcbuild.builder.family", "lxcbuild.farm.engines.warm", "lxcbuild.pypi.index.client"]
     made.set_forkserver_preload(modules)
     return made
 

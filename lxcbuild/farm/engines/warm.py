@@ -7,8 +7,5 @@ from __future__ import annotations
 
 import importlib
 
-from lxcbuild.farm import results
-
-for _name in ("urllib3", "email.parser", "urllib.request", "lxcbuild.pypi.index.anchors"):
+for _name in ("urllib3", "email.parser", "urllib.request", "lxcbuild.pypi.index.anchors", "lxcbuild.farm.results"):
     importlib.import_module(_name)
-results.prepare()

@@ -13,8 +13,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import field, replace
 from typing import Any, Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild import __version__
 from lxcbuild.builder.context import Facilities
@@ -38,7 +40,6 @@ from lxcbuild.farm.engines.engine import (
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Outcome, Phase, Policy, Status
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: The share of the processor that a bulk build has beside others while there is not enough of it: a tenth.
 _COURTESY = 10
@@ -51,8 +52,7 @@ class Workshop(Protocol):
         """They are given back at the end of the block."""
 
 
-@dataclass(slots=True)
-class JobRecords:
+class JobRecords(Struct):
     """Stands in for a ledger: knows what the job brings, and collects what the head will record."""
 
     provided: Mapping[str, BuildRecord]
@@ -94,8 +94,7 @@ class JobRecords:
         return sorted(fitting, key=lambda record: record.started_at, reverse=True)[:limit]
 
 
-@dataclass(slots=True)
-class _Teller:
+class _Teller(Struct):
     """Passes on what heads want to know; the output of builds stays in the log."""
 
     key: str
@@ -260,8 +259,7 @@ def _reports(
         )
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     wall: float
     cpu: float
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from lxcbuild.debian.archive.apt import AptArchive, ResolvedPackage, ResolvedSet
 from lxcbuild.errors import BadNameError, DependencyError, LxcbuildError, NetworkError
@@ -18,7 +20,6 @@ from lxcbuild.images.layer_records import package_id
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.plan.document import Plan, PlannedLayer
 from lxcbuild.plan.layers import COSTS, LayerPlan, PackageSet, plan_layers
-from lxcbuild.values import dataclass
 
 #: Different sets of packages of one target that are looked at, the most frequent ones: bounds runs of apt, and the time to plan.
 MAX_SETS = 100
@@ -27,8 +28,7 @@ MAX_SETS = 100
 Recorded = Mapping[tuple[str, str], tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class Ground(Struct, frozen=True, kw_only=True):
     """What the layers of one target stand on."""
 
     image: Image
@@ -131,8 +131,7 @@ def _uses(made: LayerPlan, sets: Mapping[PackageSet, int]) -> dict[PackageSet, i
 # -- making them ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeFirst:
+class MadeFirst(Struct, frozen=True, kw_only=True):
     """What became of a plan's layers; ``left_out`` says why, in words, for each that was not made."""
 
     made: int

@@ -7,8 +7,8 @@ on. Then versions are chosen for one project after the other, each keeping to wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
 
+from msgspec import Struct, field
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -31,11 +31,9 @@ from lxcbuild.pypi.versions.required import read_requirements
 from lxcbuild.pypi.versions.runtimeset import Known, Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
 from lxcbuild.pypi.versions.selection import ReleaseFiles, choose_release, releases_by_version
 from lxcbuild.pypi.versions.version_caps import Ceilings
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Suite:
+class Suite(Struct, frozen=True):
     """A target as plans need to know it. ``find``: who ships a project there; ``ceilings``: what cannot be built there."""
 
     target: Target
@@ -45,8 +43,7 @@ class Suite:
     ceilings: Ceilings = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(Struct, frozen=True, kw_only=True):
     """What was asked for: requirements for every target, and what all builds have in common."""
 
     requests: Sequence[BuildRequest]
@@ -75,8 +72,7 @@ def make_plan(wanted: Wanted, suites: Sequence[Suite], *, index: CrowdClient, co
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Maker:
+class _Maker(Struct, kw_only=True):
     """The part of a plan that is one target's. Nodes are ``name==version``."""
 
     wanted: Wanted

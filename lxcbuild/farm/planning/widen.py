@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from lxcbuild.farm.engines.engine import Wanted
 from lxcbuild.plan.dependencies import components
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob, job_key
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widened:
+class Widened(Struct, frozen=True, kw_only=True):
     """New jobs by key, and what the job that asked for them now needs (directly) in addition."""
 
     jobs: Mapping[str, PlannedJob]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import heapq
 import os
 
+from msgspec import Struct
+
 from lxcbuild.config.policies import load_policy, machine_memory_bytes
 from lxcbuild.farm.jobs import task_for
 from lxcbuild.plan.capacity import Room, reserve_bytes
 from lxcbuild.plan.document import Plan
 from lxcbuild.plan.schedule import Schedule
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Makespan:
+class Makespan(Struct, frozen=True, kw_only=True):
     """Seconds from start to end, how many jobs ran at once at most, and the longest chain of jobs that need each other."""
 
     seconds: float

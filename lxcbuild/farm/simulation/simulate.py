@@ -16,8 +16,9 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from lxcbuild.ledger.records import BuildRecord
 from lxcbuild.model import FailureClass, Status
@@ -25,7 +26,6 @@ from lxcbuild.plan.capacity import Need, Room, cpu_need, memory_need, reserve_by
 from lxcbuild.plan.document import merge_cycles
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Schedule, Start, State, Task
-from lxcbuild.values import dataclass
 
 #: Of the policy ``default``, of which a build's need is at most all.
 _LIMIT_BYTES = 4 << 30
@@ -35,8 +35,7 @@ _IN_CYCLES = 1 / 2000
 _TARGET = "debian/bookworm"
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredBuild:
+class MeasuredBuild(Struct, frozen=True):
     """One build as a ledger has it: seconds and CPU seconds of its phases, their highest memory, how it ended, bytes of results."""
 
     wall_s: float
@@ -46,8 +45,7 @@ class MeasuredBuild:
     result_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Measured(Struct, frozen=True, kw_only=True):
     """What is drawn from; ``needs``: how many projects that the suite lacks each build needed."""
 
     builds: tuple[MeasuredBuild, ...]
@@ -98,8 +96,7 @@ class Measured:
 # -- a synthetic index -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class Index(Struct, frozen=True, kw_only=True):
     """An invented index: what each project needs, and the measured build that stands for its own."""
 
     needs: Mapping[str, frozenset[str]]
@@ -126,8 +123,7 @@ def invent_index(count: int, measured: Measured, *, seed: int = 0, more_needs: f
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
+class _Expected(Struct, frozen=True):
     """What the schedule is told that a job needs: as a plan would from the ledger, for the attempt in question."""
 
     build: MeasuredBuild
@@ -154,8 +150,7 @@ def plan_jobs(index: Index, *, cpus: float) -> tuple[list[Task], dict[str, Measu
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lab:
+class Lab(Struct, frozen=True, kw_only=True):
     """Equal machines; ``speed``: how much faster than the machine of the measurements."""
 
     machines: int
@@ -169,8 +164,7 @@ class Lab:
         return {f"m{number:04}": Room(memory_bytes=free, cpus=self.cpus) for number in range(self.machines)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Simulated:
+class Simulated(Struct, frozen=True, kw_only=True):
     """How a run went. Times in seconds of the simulated lab, except ``head_cpu_s`` and ``planning_s``, which this process took."""
 
     jobs: int
@@ -192,8 +186,7 @@ class Simulated:
         return self.starts / self.makespan_s if self.makespan_s else 0.0
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """The loop around a schedule, as a head has it."""
 
     schedule: Schedule

@@ -11,15 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 
+from msgspec import Struct, field
 from packaging.specifiers import SpecifierSet
 
 from lxcbuild.errors import NetworkError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.farm.watch.watchstate import Seen, WatchState
 from lxcbuild.pypi.index.changes import IndexWatcher, NewRelease, PauseError, known_releases, new_releases, newest
-from lxcbuild.values import dataclass
 
 #: Failures in a row after which not a project but the index is taken to be away.
 _PATIENCE = 3
@@ -29,8 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 30.0, 3600.0
 Builder = Callable[[Sequence[NewRelease]], Mapping[NewRelease, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchSettings:
+class WatchSettings(Struct, frozen=True, kw_only=True):
     """How to watch. ``interval_s``: seconds from the beginning of one round to that of the next; ``rate_per_s``: most questions
     per second; from ``list_from`` tracked projects on, the index is first asked which of all its projects have changed."""
 
@@ -42,8 +40,7 @@ class WatchSettings:
     first_pause_s: float = _FIRST_PAUSE_S
 
 
-@dataclass(slots=True)
-class Watch:
+class Watch(Struct):
     """Looks at the projects in ``tracked`` (normalised name to the versions that are wanted)."""
 
     index: IndexWatcher

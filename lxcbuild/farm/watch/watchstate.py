@@ -13,14 +13,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct, field
+
 from lxcbuild.errors import DiskFullError, LedgerError
 from lxcbuild.pypi.index.changes import NewRelease
-from lxcbuild.values import dataclass
 
 _FORMAT = 1
 _SCHEMA = """
@@ -36,8 +36,7 @@ CREATE INDEX IF NOT EXISTS release_waiting ON release (seen_at) WHERE ended_at I
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """A project as it was last looked at: serials by index, and digests by version (see :mod:`lxcbuild.pypi.index.changes`)."""
 
     serials: Mapping[str, int] = field(default_factory=dict)

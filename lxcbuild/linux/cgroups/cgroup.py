@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Collection, Mapping, MutableSet
 from collections.abc import Set as AbstractSet
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +25,6 @@ from lxcbuild.linux.cgroups import version1, version2
 from lxcbuild.linux.cgroups.detect import claimed, detect
 from lxcbuild.linux.cgroups.fs import Hierarchy, Node, Version, check_name
 from lxcbuild.linux.cgroups.tree import directories, make, pids_of, remove_if_empty, remove_tree
-from lxcbuild.values import dataclass
 
 __all__ = ["DEVICES", "Cgroup", "CgroupHost", "Counters", "Hierarchy", "Version"]
 

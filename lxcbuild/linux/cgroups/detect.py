@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lxcbuild.linux.cgroups.fs import Hierarchy, Version
-from lxcbuild.values import dataclass
 
 V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "devices", "freezer"})
 V2_CONTROLLERS = frozenset({"cpu", "cpuset", "memory", "io", "pids"})

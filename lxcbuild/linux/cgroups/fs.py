@@ -11,11 +11,10 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lxcbuild.errors import BadNameError, KernelError
-from lxcbuild.values import dataclass
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,200}(/[A-Za-z0-9][A-Za-z0-9_.:@-]{0,200}){0,3}")
 _READ_BYTES = 1 << 16

@@ -14,10 +14,11 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct, field
 
 from lxcbuild.errors import InputError, NetworkError, WrongHashError
 from lxcbuild.events import Monitor, Note, Progress
@@ -25,7 +26,6 @@ from lxcbuild.pypi.index.cache import translate_os_error, write_atomically
 from lxcbuild.pypi.index.http import Answer, Http, TransientError, host_of
 from lxcbuild.pypi.index.model import IndexFile
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 DEFAULT_MAX_BYTES = 1024**3
 _CHUNK = 256 * 1024
@@ -35,8 +35,7 @@ _WEAK = ("sha1", "md5")
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-@dataclass(slots=True)
-class _Partial:
+class _Partial(Struct):
     """A file on its way in: how much of it is there, and the validator that lets it go on."""
 
     path: Path

@@ -14,9 +14,10 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct, field
 
 from lxcbuild.errors import BadNameError, InputError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor
@@ -26,7 +27,6 @@ from lxcbuild.pypi.files.identity import canonical, sdist_suffix, split_sdist_na
 from lxcbuild.pypi.files.projectfiles import open_parent, project_files
 from lxcbuild.pypi.index.cache import translate_os_error
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 #: What all files carry, so that equal files make equal archives: 1980, the first year that a zip archive knows.
 _TIME = 315_532_800
@@ -133,8 +133,7 @@ def _from_directory(path: Path, dirs: StateDirs, monitor: Monitor, max_bytes: in
 # -- packing ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Packer:
+class _Packer(Struct):
     """Writes a tar archive that depends on names, contents and executable bits only."""
 
     root: Path

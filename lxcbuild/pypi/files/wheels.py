@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -16,7 +17,6 @@ from packaging.version import Version
 from lxcbuild.errors import BrokenSdistError
 from lxcbuild.pypi.files.identity import canonical, version_or_none
 from lxcbuild.pypi.index.model import IndexFile
-from lxcbuild.values import dataclass
 
 #: More than any project's metadata has; a long description is most of it.
 MAX_METADATA_BYTES = 4 * 1024 * 1024
@@ -29,8 +29,7 @@ _LEGACY_MANYLINUX = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5):
 _LEGACY_MACHINES = ("x86_64", "i686")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelMetadata:
+class WheelMetadata(Struct, frozen=True, kw_only=True):
     """What matters of a wheel's METADATA for choosing it; requirement texts are as upstream wrote them."""
 
     name: str  # normalised

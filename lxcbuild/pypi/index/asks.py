@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from lxcbuild.pypi.index.model import IndexFile
-from lxcbuild.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """``sdist`` is None for what the distribution ships, and for a root."""
 
     name: str
@@ -24,8 +23,7 @@ class Candidate:
         return f"{self.name} {self.version}" if self.version is not None else self.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """A requirement and who has it. ``broken`` says why its owner can never be chosen: a requirement that nothing satisfies."""
 
     requirement: Requirement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -13,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec.structs
+from msgspec import Struct
+
 from lxcbuild.errors import DiskFullError
 from lxcbuild.pypi.index.model import IndexFile
-from lxcbuild.values import dataclass
 
 #: Seconds for which a page is believed when the index does not say.
 DEFAULT_MAX_AGE_S = 600.0
@@ -23,8 +24,7 @@ _LONGEST_S = 86_400.0
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Struct, frozen=True, kw_only=True):
     """A project's page as it was at ``fetched_at`` (seconds since the epoch); ``files`` is None when there was none."""
 
     files: tuple[IndexFile, ...] | None
@@ -67,7 +67,7 @@ class PageCache:
 
     def store(self, url: str, page: Page) -> None:
         """Keep a page; raises :class:`DiskFullError`."""
-        data: dict[str, Any] = {"format": _FORMAT, "url": url, **{k: getattr(page, k) for k in Page.__slots__}}
+        data: dict[str, Any] = {"format": _FORMAT, "url": url, **{k: getattr(page, k) for k in Page.__struct_fields__}}
         if page.files is not None:
             data["files"] = [_as_dict(file) for file in page.files]
         write_atomically(self._path(url), json.dumps(data, separators=(",", ":")).encode())
@@ -127,5 +127,7 @@ def translate_os_error(error: OSError, path: Path) -> Exception:
 
 def _as_dict(file: IndexFile) -> dict[str, Any]:
     return {
-        slot.name: value for slot in dataclasses.fields(file) if (value := getattr(file, slot.name)) not in (None, {})
+        slot.name: value
+        for slot in msgspec.structs.fields(file)
+        if (value := getattr(file, slot.name)) not in (None, {})
     }

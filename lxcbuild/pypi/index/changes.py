@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.version import Version
 
 from lxcbuild.errors import NetworkError, UnknownProjectError
@@ -23,15 +24,13 @@ from lxcbuild.pypi.index.http import Http, TransientError, host_of
 from lxcbuild.pypi.index.model import IndexFile, ProjectPage
 from lxcbuild.pypi.versions.selection import ReleaseFiles, releases_by_version
 from lxcbuild.state.paths import StateDirs
-from lxcbuild.values import dataclass
 
 _ACCEPT_LIST = "application/vnd.pypi.simple.v1+json"
 #: Bytes of a list of all projects: the largest public index needs 45 MB for 650,000 projects.
 MAX_LIST_BYTES = 512 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRelease:
+class NewRelease(Struct, frozen=True, kw_only=True):
     """A release that can be built and was not there before, or whose source archive is another one than before.
 
     ``digest`` is the archive's SHA-256 as the index says it, "" where it says none; ``uploaded_at`` is ISO 8601.

@@ -11,12 +11,12 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from msgspec import Struct, field
+
 from lxcbuild.errors import ConfigError
-from lxcbuild.values import dataclass
 
 _SYSTEM_FILE = Path("/etc/pip.conf")
 _SECTIONS = ("global", "install")
@@ -24,19 +24,23 @@ _TRUE = {"1", "true", "yes", "on", "y", "t"}
 _FALSE = {"0", "false", "no", "off", "n", "f", ""}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipConfig:
+class PipConfig(Struct, frozen=True, kw_only=True):
     """Where files come from. URLs hold no credentials; ``credentials`` maps ``scheme://host[:port]`` to user and password."""
 
     indexes: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
     trusted_hosts: tuple[str, ...] = ()
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | None = None
     cert: str | None = None
     client_cert: str | None = None
     timeout_s: float = 15.0
     retries: int = 3  # pip's own default is 5; a network that is away should show within two seconds
-    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Without the proxy and the credentials: both may hold passwords."""
+        shown = (name for name in self.__struct_fields__ if name not in ("proxy", "credentials"))
+        return f"PipConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def trusts(self, url: str) -> bool:
         """Whether pip would talk to this URL: https, a file, the machine itself, or a host that was declared trusted."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from msgspec import Struct
+
 from lxcbuild.errors import ConfigError, NetworkError
 from lxcbuild.pypi.index.config import PipConfig, origin, split_credentials
-from lxcbuild.values import dataclass
 
 if TYPE_CHECKING:
     import netrc
@@ -38,8 +39,7 @@ class TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A response whose body is yet to be read; ``url`` is where the redirects ended."""
 
     url: str

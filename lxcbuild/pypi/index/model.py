@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
-from lxcbuild.values import dataclass
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFile:
+class IndexFile(Struct, frozen=True, kw_only=True):
     """One file of one project. ``url`` holds no credentials; ``hashes`` are lower-case hexadecimal by algorithm."""
 
     filename: str
@@ -23,16 +21,14 @@ class IndexFile:
     metadata_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectPage:
+class ProjectPage(Struct, frozen=True, kw_only=True):
     """What all configured places list of a project; ``serials`` has that of each index which says one, by the index's URL."""
 
     files: tuple[IndexFile, ...]
     serials: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     """The release that satisfies a requirement; ``notes`` are sentences that the user should see."""
 
     name: str  # normalised

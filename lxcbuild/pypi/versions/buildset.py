@@ -7,11 +7,11 @@ read from its metadata alone where the index offers that, else out of the wheel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import resolvelib
+from msgspec import Struct, field
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -30,7 +30,6 @@ from lxcbuild.pypi.files.wheels import (
 )
 from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.pypi.index.model import IndexFile
-from lxcbuild.values import dataclass
 
 _MAX_ROUNDS = 2000
 #: How many versions of one project are worth trying before the requirement counts as unsatisfiable.
@@ -43,8 +42,7 @@ _OWN_COPIES = {"setuptools": "packaging"}
 WheelMaker = Callable[[IndexFile], Path]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetEnvironment:
+class TargetEnvironment(Struct, frozen=True, kw_only=True):
     """The Python that the build runs on: marker variables of PEP 508, and the tags of wheels that fit, best first."""
 
     markers: Mapping[str, str]
@@ -56,8 +54,7 @@ class TargetEnvironment:
         return Version(self.markers["python_full_version"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class Chosen(Struct, frozen=True, kw_only=True):
     """One release that takes part: a wheel, or a source archive from which ``wheel`` was made."""
 
     name: str
@@ -74,8 +71,7 @@ class Chosen:
         return f"{self.name} {self.version} ({self.file.filename}, sha256 {self.sha256})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
+class _Candidate(Struct, frozen=True, kw_only=True):
     name: NormalizedName
     version: Version
     file: IndexFile
@@ -135,8 +131,7 @@ def _parent(candidate: _Candidate | None) -> str:
 _Key = tuple[NormalizedName, frozenset[str]]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Provider(resolvelib.AbstractProvider[Requirement, _Candidate, _Key]):
+class _Provider(Struct, resolvelib.AbstractProvider[Requirement, _Candidate, _Key], kw_only=True):
     """A project with extras is a candidate of its own, which requires the very same version of the project without them."""
 
     index: IndexClient

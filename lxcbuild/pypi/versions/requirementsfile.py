@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from msgspec import Struct
+
 from lxcbuild.errors import InputError
 from lxcbuild.pypi.index.client import parse_requirement
-from lxcbuild.values import dataclass
 
 MAX_BYTES = 1024 * 1024
 MAX_LINES = 5000
@@ -19,8 +20,7 @@ _HASH = re.compile(r"\s+--hash(?:=|\s+)(\S+)")
 _DIGEST_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequirementLine:
+class RequirementLine(Struct, frozen=True, kw_only=True):
     """One requirement; ``hashes`` maps algorithms to the digests of which the source archive must have one. Empty: any."""
 
     requirement: str

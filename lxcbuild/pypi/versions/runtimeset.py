@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 import resolvelib
+from msgspec import Struct, field
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -29,7 +29,6 @@ from lxcbuild.pypi.index.model import IndexFile
 from lxcbuild.pypi.versions.required import read_requirements
 from lxcbuild.pypi.versions.selection import ReleaseFiles, best_sdist, is_pinned, releases_by_version
 from lxcbuild.pypi.versions.version_caps import Ceilings
-from lxcbuild.values import dataclass
 
 _MAX_ROUNDS = 5000
 #: How many versions of one project are worth trying before the requirement counts as unsatisfiable.
@@ -37,16 +36,14 @@ _MAX_CANDIDATES = 40
 _MAX_REQUIREMENTS = 2000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipped:
+class Shipped(Struct, frozen=True, kw_only=True):
     """What the distribution ships of a project. ``version`` is None when nobody can tell: then it satisfies everything."""
 
     version: Version | None
     text: str  # for people: version and package
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
+class Root(Struct, frozen=True, kw_only=True):
     """A project that is to be built whatever else happens; ``requires`` is its ``Requires-Dist``."""
 
     name: str  # normalised
@@ -54,8 +51,7 @@ class Root:
     requires: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pinned:
+class Pinned(Struct, frozen=True, kw_only=True):
     """A release that has to be built. ``wanted`` are the requirements that it answers, each with who has it."""
 
     name: str
@@ -65,8 +61,7 @@ class Pinned:
     shipped: Shipped | None  # what the distribution has instead, and does not do
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeSet:
+class RuntimeSet(Struct, frozen=True, kw_only=True):
     """The result: what to build, who of the roots and pinned releases needs whom of them, and what extras of others mean."""
 
     pinned: Mapping[str, Pinned]
@@ -74,8 +69,7 @@ class RuntimeSet:
     extras: Mapping[tuple[str, str], tuple[str, ...]]  # by project and extra: the requirements that the extra adds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRules:
+class RuntimeRules(Struct, frozen=True, kw_only=True):
     """The target, as this room needs to know it.
 
     ``markers`` are PEP 508's variables there. ``shipped`` asks the distribution. ``read_sdist`` gives the ``Requires-Dist`` of a
@@ -108,8 +102,7 @@ class RuntimeRules:
             return False
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What was found out of an index, for choices that follow: releases by project, requirements by project and version."""
 
     listed: dict[str, list[ReleaseFiles]] = field(default_factory=dict)
@@ -141,8 +134,7 @@ def resolve_runtime_set(
 _Key = tuple[str, frozenset[str]]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Provider(resolvelib.AbstractProvider[_Ask, _Candidate, _Key]):
+class _Provider(Struct, resolvelib.AbstractProvider[_Ask, _Candidate, _Key], kw_only=True):
     """A project with extras is a candidate of its own, which requires the very same version of the project without them."""
 
     index: Index

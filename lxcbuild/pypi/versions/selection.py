@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import field
 
+from msgspec import Struct, field
 from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -12,13 +12,11 @@ from packaging.version import Version
 from lxcbuild.errors import NoSdistError, UnknownProjectError, UnknownVersionError, YankedReleaseError
 from lxcbuild.pypi.files.identity import SDIST_SUFFIXES, canonical, sdist_suffix, sdist_version, wheel_version
 from lxcbuild.pypi.index.model import IndexFile, Release
-from lxcbuild.values import dataclass
 
 _STRONG = ("sha256", "sha512", "sha384", "sha3_256", "sha3_512", "blake2b")
 
 
-@dataclass(slots=True)
-class ReleaseFiles:
+class ReleaseFiles(Struct):
     """The files of one version."""
 
     version: Version

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.model import FailureClass
 from lxcbuild.pypi.versions.selection import ReleaseFiles
-from lxcbuild.values import dataclass
 
 MAX_TRIES = 5
 
@@ -32,8 +32,7 @@ _OF_THE_RELEASE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
+class Ceiling(Struct, frozen=True, kw_only=True):
     """Releases from ``version`` to ``newest`` are left out, and the ``passed_over`` newest below; after ``MAX_TRIES``, all below.
 
     ``why`` says what ``newest`` failed for. What is newer still, nobody has tried: it came out since, or who tried it bears none.

@@ -11,8 +11,9 @@ import binascii
 import json
 from collections.abc import Callable, Iterator, Mapping
 
+from msgspec import Struct
+
 from lxcbuild.errors import SandboxError
-from lxcbuild.values import dataclass
 
 #: Output comes in chunks of 64 KiB, which base64 makes 4/3 as long.
 MAX_LINE_BYTES = 128 * 1024
@@ -24,8 +25,7 @@ class ProtocolError(SandboxError):
     """The runner, or whoever speaks in its place, sent something that it never sends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True):
     """What the runner says about itself when it is up: its Python, capabilities, seccomp mode and no-new-privileges bit."""
 
     python: tuple[int, int, int]
@@ -35,15 +35,13 @@ class Ready:
     no_new_privs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """Bytes that the step printed."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
+class Exited(Struct, frozen=True, kw_only=True):
     """The step is over and nothing of it is left."""
 
     id: int
@@ -51,15 +49,13 @@ class Exited:
     signal: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """A ``put`` or ``ping`` of that number is done."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Struct, frozen=True, kw_only=True):
     """A request could not be carried out."""
 
     id: int
@@ -67,13 +63,11 @@ class Refused:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
+class Took(Struct, frozen=True):
     """The step has read all that was typed so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fatal:
+class Fatal(Struct, frozen=True):
     """The runner gives up."""
 
     text: str

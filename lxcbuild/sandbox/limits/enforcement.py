@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lxcbuild.errors import KernelError, LimitRefusedError, SandboxError
 from lxcbuild.linux import block
@@ -19,7 +21,6 @@ from lxcbuild.sandbox.limits.compute import compute_limits, host_swap_bytes, par
 from lxcbuild.sandbox.limits.io import io_limits
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write
 from lxcbuild.sandbox.limits.walls import wall_limits
-from lxcbuild.values import dataclass
 
 __all__ = [
     "Limit", "LimitPlan", "Mechanism", "Write", "cpus_allotted", "enforce", "plan_limits", "read_back", "read_back_disk",
@@ -29,8 +30,7 @@ __all__ = [
 _BASE_CONTROLLERS = frozenset({"cpuacct", "cpu", "memory", "pids", "freezer"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitPlan:
+class LimitPlan(Struct, frozen=True, kw_only=True):
     """Every limit of one policy on one host."""
 
     policy: Policy

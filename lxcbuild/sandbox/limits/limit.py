@@ -6,9 +6,10 @@ import enum
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
+
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import CgroupHost, Version
-from lxcbuild.values import dataclass
 
 
 class Mechanism(enum.StrEnum):
@@ -24,8 +25,7 @@ class Mechanism(enum.StrEnum):
     NOTHING = "nothing"  # it holds by itself
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """One value for one control file."""
 
     controller: str
@@ -33,8 +33,7 @@ class Write:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(Struct, frozen=True, kw_only=True):
     """One limit of a policy on this host. ``problem`` says why it cannot be enforced; None when it is."""
 
     name: str  # dotted, as in the policy file
@@ -59,8 +58,7 @@ class Limit:
         return str(self.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the decisions depend on."""
 
     host: CgroupHost

@@ -9,9 +9,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from lxcbuild.values import dataclass
 
 _ARGUMENTS, _ARGUMENT_CHARS, _ANCESTORS = 8, 160, 6
 #: How long one search may take: a build with very many processes and descriptors stays anonymous then.

@@ -7,9 +7,10 @@ import posixpath
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import NetworkAttempt, NetworkMode

@@ -6,8 +6,7 @@ Formats: RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP), 768 (UDP), 792 and 4443 (ICMP)
 from __future__ import annotations
 
 import struct
-
-from lxcbuild.values import dataclass
+from dataclasses import dataclass
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16

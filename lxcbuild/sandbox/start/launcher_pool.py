@@ -11,11 +11,12 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
+
 from lxcbuild import process
 from lxcbuild.errors import SandboxError
 from lxcbuild.linux import ids
 from lxcbuild.sandbox.start import launcher
-from lxcbuild.values import dataclass
 
 #: python3-lxc belongs to the distribution's Python, which need not be the one that runs us.
 PYTHON = "/usr/bin/python3"
@@ -23,8 +24,7 @@ _START_S = 30.0
 _DEATH_S = 10.0
 
 
-@dataclass(slots=True)
-class LauncherHandle:
+class LauncherHandle(Struct):
     """One launcher that waits for its job, with the id range that it has a user namespace for."""
 
     pid: int

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec.structs
 import pytest
 
 from lxcbuild.builder.closure import Closure
@@ -143,11 +144,10 @@ def test_packages_that_are_not_what_was_sealed_are_not_used(builds: Builds, dama
     ],
 )
 def test_options_that_decide_what_comes_out_are_compared(builds: Builds, other: dict[str, Any]) -> None:
-    import dataclasses
 
     builds.add("20260101-000000-a")
     assert builds.find(like=influences(WISH)) is not None
-    assert builds.find(like=influences(dataclasses.replace(WISH, **other))) is None
+    assert builds.find(like=influences(msgspec.structs.replace(WISH, **other))) is None
 
 
 def test_a_build_is_only_as_good_as_what_it_needs(builds: Builds) -> None:
@@ -166,10 +166,9 @@ def test_a_build_is_only_as_good_as_what_it_needs(builds: Builds) -> None:
 def test_rebuilds_local_files_and_checks_are_never_answered_from_the_ledger(
     builds: Builds, wish: dict[str, Any]
 ) -> None:
-    import dataclasses
 
     builds.add("20260101-000000-a")
-    asked = dataclasses.replace(WISH, **wish)
+    asked = msgspec.structs.replace(WISH, **wish)
     assert already_built(asked, dirs=builds.dirs, ledger=builds.ledger, monitor=NullMonitor(), overrides=None) is None
 
 

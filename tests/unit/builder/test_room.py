@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder import room
 from lxcbuild.builder.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from lxcbuild import process
@@ -55,7 +55,7 @@ RECORD = ImageRecord(
 
 def test_the_key_ignores_the_order_and_where_a_file_comes_from() -> None:
     one = ResolvedSet(packages=(package("a"), package("b")))
-    moved = dataclasses.replace(package("a"), uri="http://elsewhere/x")
+    moved = msgspec.structs.replace(package("a"), uri="http://elsewhere/x")
     other = ResolvedSet(packages=(package("b"), moved))
     assert layer_key("p", one, architecture="amd64") == layer_key("p", other, architecture="amd64")
 
@@ -141,7 +141,7 @@ def test_every_recipe_makes_a_sane_command(recipe: Recipe) -> None:
 def test_another_recipe_has_another_hash() -> None:
     recipe = load_recipe(BOOKWORM)
     assert make.recipe_hash(recipe) == make.recipe_hash(load_recipe(BOOKWORM))
-    assert make.recipe_hash(recipe) != make.recipe_hash(dataclasses.replace(recipe, packages=("python3", "gcc")))
+    assert make.recipe_hash(recipe) != make.recipe_hash(msgspec.structs.replace(recipe, packages=("python3", "gcc")))
 
 
 def test_unknown_targets_and_missing_images_say_what_to_do(fresh_state: StateDirs) -> None:
@@ -157,7 +157,7 @@ def test_images_grow_old(fresh_state: StateDirs) -> None:
     (fresh_state.images / f"debian-bookworm-{'d' * 16}.tar.zst").touch()
     for days, expired in ((6, False), (8, True)):
         at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
-        record = dataclasses.replace(RECORD, created_at=at)
+        record = msgspec.structs.replace(RECORD, created_at=at)
         (fresh_state.images / "debian-bookworm.json").write_text(record.to_json())
         (listed,) = (each for each in ImageStore(fresh_state).list() if each.target == BOOKWORM)
         assert listed.expired is expired

@@ -16,11 +16,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import LedgerError, UnknownBuildError
 from lxcbuild.ledger import sql

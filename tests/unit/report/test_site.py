@@ -8,11 +8,11 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.errors import InputError
 from lxcbuild.ledger.records import NewBuild

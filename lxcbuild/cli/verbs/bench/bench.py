@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lxcbuild.bench.machine import describe
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
@@ -87,7 +87,7 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
     found = measure((*place, "build", requirement, "--force", "--rebuild", *chosen), runs=runs)
     series = {"build": Spread.of(found.build), "build --help": Spread.of(found.imports)}
     if as_json:
-        document = {name: dataclasses.asdict(spread) for name, spread in series.items()}
+        document = {name: msgspec.to_builtins(spread) for name, spread in series.items()}
         ui.emit_json({"machine": describe(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
         return
     columns = ("CPU ms", "min", "q1", "median", "q3", "max")
@@ -156,7 +156,7 @@ def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: st
     from lxcbuild.bench.samples import Spread
 
     def spread(series: Sequence[float]) -> dict[str, Any]:
-        return {**dataclasses.asdict(Spread.of(series)), "series": [round(value, 3) for value in series]}
+        return {**msgspec.to_builtins(Spread.of(series)), "series": [round(value, 3) for value in series]}
 
     return {
         "machine": machine,
@@ -165,18 +165,18 @@ def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: st
         "unit": "ms",
         "lxcbuild": {name: spread(series) for name, series in found.ours.items()},
         "without_network_first": spread(found.without_network) if found.without_network else None,
-        "guard": dataclasses.asdict(guard) if (guard := found.guard()) else None,
+        "guard": msgspec.to_builtins(guard) if (guard := found.guard()) else None,
         "memory_bytes": max(found.memory_bytes),
         "peers": {
             name: {
                 "first": spread(series),
                 "whole": spread(found.whole[name]),
-                "ratio_first": dataclasses.asdict(ratio) if (ratio := found.ratio(name)) else None,
+                "ratio_first": msgspec.to_builtins(ratio) if (ratio := found.ratio(name)) else None,
             }
             for name, series in found.first.items()
         },
         "absent": list(found.absent),
-        "budgets": [{**dataclasses.asdict(budget), "holds": budget.holds} for budget in found.budgets()],
+        "budgets": [{**msgspec.to_builtins(budget), "holds": budget.holds} for budget in found.budgets()],
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from lxcbuild.bench.builds import SAMPLES, Series
 from lxcbuild.bench.samples import Spread, ratios
@@ -31,7 +32,7 @@ def document(found: Builds, *, machine: dict[str, Any], target: str) -> dict[str
                 **{key: _spread(values) for key, values in _rows(series)},
                 "phases": {phase: _spread(values) for phase, values in series.phases.items()},
                 "same_packages_as_plain": series.identical,
-                "budgets": [{**dataclasses.asdict(b), "holds": b.holds} for b in series.budgets(_KIND[name])],
+                "budgets": [{**msgspec.to_builtins(b), "holds": b.holds} for b in series.budgets(_KIND[name])],
             }
             for name, series in found.series.items()
         },
@@ -99,4 +100,4 @@ def _rows(series: Series) -> Iterator[tuple[str, Sequence[float]]]:
 
 
 def _spread(series: Sequence[float]) -> dict[str, Any]:
-    return {**dataclasses.asdict(Spread.of(series)), "series": [round(value, 3) for value in series]}
+    return {**msgspec.to_builtins(Spread.of(series)), "series": [round(value, 3) for value in series]}

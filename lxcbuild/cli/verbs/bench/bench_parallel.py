@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui
@@ -74,7 +74,7 @@ def parallel(
         plot.write_text(_trees_drawn(trees) if sizes else _crowd_drawn(found))
     if as_json:
         of_trees = {str(size): series for size, series in trees.items()} if sizes else {}
-        ui.emit_json({**machine, "first_ms_by_files": of_trees} if sizes else {**machine, **dataclasses.asdict(found)})
+        ui.emit_json({**machine, "first_ms_by_files": of_trees} if sizes else {**machine, **msgspec.to_builtins(found)})
     elif sizes:
         _show_trees(ui, trees)
     else:

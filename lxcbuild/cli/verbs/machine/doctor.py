@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
+import msgspec
 
 from lxcbuild.cli.options import json_option, pass_ui, require_root
 from lxcbuild.cli.render import Ui
@@ -38,7 +37,7 @@ def _host(ui: Ui, *, as_json: bool) -> None:
                 ui.line(f"  {'':<11} fix: {check.fix}")
     failed = [check for check in checks if check.verdict == "fail"]
     if as_json:
-        ui.emit_json({"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]})
+        ui.emit_json({"ok": not failed, "checks": [msgspec.to_builtins(check) for check in checks]})
     if failed:
         needs = ", ".join(check.name for check in failed)
         raise HostError(f"this host is not ready: {needs}", resolution=failed[0].fix)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lxcbuild.cli.options import json_option, pass_ui
 from lxcbuild.cli.render import Ui, bytes_text, seconds_text
@@ -71,7 +71,7 @@ def simulate(
         ui.say(f"{len(tasks)} jobs on {count} machines ...")
         found.append((count, simulation.simulate(tasks, builds, lab)))
     if as_json:
-        runs = [{"machines": count, **dataclasses.asdict(run)} for count, run in found]
+        runs = [{"machines": count, **msgspec.to_builtins(run)} for count, run in found]
         peak = simulation.peak_memory_bytes()
         ui.emit_json({"projects": projects, "planning_s": planning_s, "peak_memory_bytes": peak, "runs": runs})
         return

@@ -7,11 +7,11 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder.failed import capsule
 from lxcbuild.builder.failed.failedstate import FailedState, KeptBind, KeptCommand

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.builder.failed.failedstate import FailedState, KeptCommand

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec.structs
 import pytest
 
 from lxcbuild.debian.checks.verification import (
@@ -44,7 +44,7 @@ def seen(**changes: Any) -> Verification:
         installed={"demo.project": "1.0rc1", "six": "1.16.0"},
         environment=ENVIRONMENT,
     )
-    return dataclasses.replace(made, **changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 def requiring(*requires: str) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from lxcbuild.debian.gate.gate import GateReport, GateRequest, RuleSet, check
@@ -76,7 +76,7 @@ def test_46_an_owner_counts_by_the_source_that_the_suite_makes_it_from_not_by_it
     suite = debs.Suite(programs={"demo": ("python3-demo",)}, made_from={"python3-demo": "unrelated"})
     report = judged(tmp_path, owners=suite_owners(suite), sources=suite.sources)
     assert {"name", "owned"} <= rules(report)
-    same = dataclasses.replace(suite, made_from={"python3-demo": "python-demo"})
+    same = msgspec.structs.replace(suite, made_from={"python3-demo": "python-demo"})
     assert "owned" not in rules(judged(tmp_path, owners=suite_owners(same), sources=same.sources))
 
 
@@ -101,7 +101,7 @@ def test_46_obsolete_fields_change_nothing_that_the_gate_saw(tmp_path: Path, nam
 
 # -- packages of Python projects
 
-PROJECT = dataclasses.replace(
+PROJECT = msgspec.structs.replace(
     REQUEST,
     rules=RuleSet.PYTHON,
     package="python3-demo",
@@ -121,7 +121,7 @@ PROJECT = dataclasses.replace(
 
 def judged_project(tmp_path: Path, *entries: Entry, **request: object) -> GateReport:
     files = debs.build(tmp_path, debs.deb(tree=[*debs.TREE, *entries]))
-    return check(dataclasses.replace(PROJECT, **request), files)  # type: ignore[arg-type]
+    return check(msgspec.structs.replace(PROJECT, **request), files)  # type: ignore[arg-type]
 
 
 COMPLETIONS = "./usr/share/bash-completion/completions"
@@ -235,13 +235,14 @@ def test_46_a_project_that_is_called_like_headers_of_others_brings_none_of_their
 def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
     project = place.rpartition("/")[2]
     tree = [
-        dataclasses.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info")) for e in debs.TREE
+        msgspec.structs.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info"))
+        for e in debs.TREE
     ]
     files = debs.build(tmp_path, debs.deb(tree=[*tree, Entry(f"./{place}/dispatcher.d/x", b"x")]))
 
     def judge(**below: tuple[str, ...]) -> set[str]:
         owners = project_owners(debs.Suite(below={place: below["owners"]}))
-        return rules(check(dataclasses.replace(PROJECT, project=project, owners=owners), files))
+        return rules(check(msgspec.structs.replace(PROJECT, project=project, owners=owners), files))
 
     assert judge(owners=("network-manager", "dkms")) == {"owned"}
     assert judge(owners=("python3-demo", "dkms")) == judge(owners=()) == set()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import lzma
 import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from lxcbuild.debian.gate.artifacts import ArtifactError, Budget, Deb, parse_stanza, read_deb
@@ -232,7 +232,7 @@ def test_48_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, mon
     for package, names in ((debs.deb(), 2), (hostile, 1)):
         read.clear()
         files = debs.build(tmp_path, package, more=[second])
-        report = check(dataclasses.replace(REQUEST, rules=RuleSet.ANY), files)
+        report = check(msgspec.structs.replace(REQUEST, rules=RuleSet.ANY), files)
         assert (len(read), report.accepted) == (names, names == 2)
     read.clear()
     unlisted = tmp_path / "aaa_1_all.deb"

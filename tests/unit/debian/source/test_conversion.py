@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec.structs
 import pytest
 from debian.deb822 import Deb822
 
@@ -37,7 +37,7 @@ from tests.support import sdists
 def inspection(**changes: Any) -> Inspection:
     seen = parse_inspection(json.dumps({"schema": 1, "metadata": {"name": "demo", "version": "1.0rc1"}}).encode())
     assert isinstance(seen, Inspection)
-    return dataclasses.replace(seen, **changes)
+    return msgspec.structs.replace(seen, **changes)
 
 
 def plan(**changes: Any) -> ConversionPlan:
@@ -53,7 +53,7 @@ def plan(**changes: Any) -> ConversionPlan:
         build_depends=("debhelper-compat (= 13)", "dh-python"),
         depends=("python3-six (>= 1.5)",),
     )
-    return dataclasses.replace(made, **changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 def stanzas(files: dict[str, str]) -> list[Deb822]:
