@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.sandbox.base import Bind, User
-from lxcbuild.sandbox.lxc import LxcBackend, LxcInstance
+from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.lxc_instance import LxcInstance
 from tests.integration.lxc_sandboxes import shell, spec
 
