@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from lxcbuild.ledger.sql import Row, Transaction, marks
+from lxcbuild.ledger.sql import Transaction
 from lxcbuild.model import Status
-
-_CHUNK = 500  # names in one IN (...): below every database's limit
 
 
 class Cost(Struct, frozen=True, kw_only=True):
@@ -26,7 +24,9 @@ def read(transaction: Transaction, names: Iterable[str]) -> dict[tuple[str, str]
     """By (project, target), of those that were ever built."""
     query = (
         "SELECT build.name AS name, target, count(DISTINCT id) AS builds, sum(wall_s) AS wall_s, sum(cpu_s) AS cpu_s,"
-        " max(peak_memory_bytes) AS peak FROM build JOIN phase ON build_id = id WHERE {} GROUP BY build.name, target"
+        " max(peak_memory_bytes) AS peak FROM build JOIN phase ON build_id = id"
+        # By name, not by status: nearly every build ended well (see store.py).
+        " WHERE build.name IN (*) AND '' || status = ? GROUP BY build.name, target"
     )
     return {
         (row["name"], row["target"]): Cost(
@@ -35,25 +35,15 @@ def read(transaction: Transaction, names: Iterable[str]) -> dict[tuple[str, str]
             peak_memory_bytes=int(row["peak"]),
             builds=row["builds"],
         )
-        for row in _built(transaction, query, names)
+        for row in transaction.select_among(query, sorted(set(names)), Status.BUILT.value)
     }
 
 
 def relations(transaction: Transaction, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
     """By (project, target), what the build layer of the newest build that ended well was asked for; see ``model.LayerUse``."""
-    query = "SELECT build.name AS name, target, layers FROM build WHERE {} ORDER BY started_at, id"
+    query = "SELECT name, target, layers FROM build WHERE name IN (*) AND '' || status = ? ORDER BY started_at, id"  # as above
     return {
         (row["name"], row["target"]): tuple(layers["relations"])
-        for row in _built(transaction, query, names)
+        for row in transaction.select_among(query, sorted(set(names)), Status.BUILT.value)
         if (layers := json.loads(row["layers"] or "null"))
     }
-
-
-def _built(transaction: Transaction, query: str, names: Iterable[str]) -> Iterator[Row]:
-    """Rows of builds of these projects that ended well."""
-    wanted = sorted(set(names))
-    for start in range(0, len(wanted), _CHUNK):
-        some = wanted[start : start + _CHUNK]
-        # By name, not by status: nearly every build ended well (see store.py).
-        condition = f"build.name IN ({marks(some)}) AND '' || status = ?"
-        yield from transaction.select(query.format(condition), [*some, Status.BUILT.value])

@@ -11,26 +11,10 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lxcbuild.ledger.sql import PostgresServer
 from lxcbuild.state import locks
-
-
-class Owners(Protocol):
-    """The ownership of one open ledger."""
-
-    def take(self) -> str:
-        """The name of this ledger's own lock, taken once."""
-
-    def alive(self, owner: str) -> bool:
-        """Whether somebody, perhaps this ledger, holds that lock."""
-
-    def forget(self, owner: str) -> None:
-        """Remove what is left of a dead owner."""
-
-    def close(self) -> None:
-        """Give the own lock back. Idempotent."""
 
 
 class FileOwners:
@@ -42,7 +26,7 @@ class FileOwners:
         self._fd = -1
 
     def take(self) -> str:
-        """See :meth:`Owners.take`; raises OSError."""
+        """The name of this ledger's own lock, taken once; raises OSError."""
         if self._name is None:
             name = f"owner-{secrets.token_hex(8)}"
             self._locks.mkdir(parents=True, exist_ok=True)
@@ -56,16 +40,16 @@ class FileOwners:
         return self._name
 
     def alive(self, owner: str) -> bool:
-        """See :meth:`Owners.alive`."""
+        """Whether somebody, perhaps this ledger, holds that lock."""
         path = self._locks / owner
         return owner == self._name or (not locks.is_free(path) and path.exists())
 
     def forget(self, owner: str) -> None:
-        """See :meth:`Owners.forget`."""
+        """Remove what is left of a dead owner."""
         (self._locks / owner).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """See :meth:`Owners.close`."""
+        """Give the own lock back. Idempotent."""
         if self._name is not None:
             self.forget(self._name)
             os.close(self._fd)
@@ -81,7 +65,7 @@ class ServerOwners:
         self._connection: Any = None
 
     def take(self) -> str:
-        """See :meth:`Owners.take`."""
+        """The name of this ledger's own lock, taken once."""
         if self._name is None:
             name = f"pg-{secrets.token_hex(8)}"
             self._connection = self._server.connect()
@@ -90,7 +74,7 @@ class ServerOwners:
         return self._name
 
     def alive(self, owner: str) -> bool:
-        """See :meth:`Owners.alive`. Who gets the lock knows that nobody has it."""
+        """Whether somebody, perhaps this ledger, holds that lock: who gets it knows that nobody has it."""
         if owner == self._name:
             return True
         if not owner.startswith("pg-"):
@@ -106,10 +90,13 @@ class ServerOwners:
         """The server has nothing left of it."""
 
     def close(self) -> None:
-        """See :meth:`Owners.close`. The end of the connection frees the lock."""
+        """Give the own lock back, which the end of its connection does. Idempotent."""
         if self._connection is not None:
             self._connection.close()
             self._name = self._connection = None
+
+
+Owners = FileOwners | ServerOwners
 
 
 def _key(name: str) -> int:

@@ -24,6 +24,7 @@ from lxcbuild.errors import DiskFullError, LedgerError
 BUSY_S = 30
 MIGRATIONS = Path(__file__).parent / "migrations"
 Row = Mapping[str, Any]
+_CHUNK = 500  # values in one IN (...): below every database's limit
 _MIGRATION_LOCK = 0x6C786362  # of PostgreSQL's advisory locks: "lxcb"
 _URL_HINT = "write --ledger postgresql://user@host/database"
 
@@ -40,6 +41,12 @@ class Transaction:
         rows: Sequence[Row] = self._connection.execute(self._marked(query), values).fetchall()
         return rows
 
+    def select_among(self, query: str, wanted: Sequence[str], *more: object) -> Iterator[Row]:
+        """All rows for the values wanted, some at a time: they stand first in the query, as ``IN (*)``."""
+        for start in range(0, len(wanted), _CHUNK):
+            some = wanted[start : start + _CHUNK]
+            yield from self.select(query.replace("(*)", f"({_marks(len(some))})"), [*some, *more])
+
     def execute(self, query: str, values: Sequence[object] = ()) -> int:
         """How many rows were changed."""
         changed: int = self._connection.execute(self._marked(query), values).rowcount
@@ -48,7 +55,7 @@ class Transaction:
     def insert(self, table: str, new: Sequence[Row]) -> None:
         """Add rows, which all have the columns of the first."""
         if new:
-            query = f"INSERT INTO {table} ({', '.join(new[0])}) VALUES ({marks(new[0])})"  # noqa: S608 - our own names
+            query = f"INSERT INTO {table} ({', '.join(new[0])}) VALUES ({_marks(len(new[0]))})"  # noqa: S608 - our own names
             self._connection.cursor().executemany(self._marked(query), [tuple(row.values()) for row in new])
 
     def update_builds(self, changed: Row, where: str, values: Sequence[object]) -> int:
@@ -60,9 +67,8 @@ class Transaction:
         return query if self.kind == "sqlite" else query.replace("%", "%%").replace("?", "%s")
 
 
-def marks(values: Sequence[object] | Mapping[str, object]) -> str:
-    """A mark for each value, as they stand in a list of SQL."""
-    return ", ".join("?" * len(values))
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
 
 
 class Database(ABC):
@@ -76,6 +82,7 @@ class Database(ABC):
     def __init__(self, place: Path | str, driver_error: type[Exception]) -> None:
         self.place = place  # as messages name it
         self._driver_error = driver_error
+        self._connection: Any = None  # of the driver
         self._lock = threading.Lock()
 
     def reading(self) -> contextlib.AbstractContextManager[Transaction]:
@@ -89,14 +96,25 @@ class Database(ABC):
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
         with self.refusals(), self._lock:
-            connection = self._begun(begin)
             try:
-                yield Transaction(connection, self.kind)
-                connection.commit()
+                self._begin(begin)
+                yield Transaction(self._connection, self.kind)
+                self._connection.commit()
             except BaseException:
-                with contextlib.suppress(self._driver_error):  # of a connection that is gone: the first error counts
-                    connection.rollback()
+                if self._connection is not None:
+                    with contextlib.suppress(
+                        self._driver_error
+                    ):  # of a connection that is gone: the first error counts
+                        self._connection.rollback()
                 raise
+
+    def _begin(self, statement: str) -> None:
+        self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Give the connection back. Idempotent."""
+        if self._connection is not None:
+            self._connection.close()
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
@@ -148,20 +166,12 @@ class Database(ABC):
         return str(found[0]["version_num"]) if found else None
 
     @abstractmethod
-    def _begun(self, begin: str) -> Any:
-        """The connection, in a transaction that begins so."""
-
-    @abstractmethod
     def _migrating(self, lock: Path) -> contextlib.AbstractContextManager[Transaction]:
         """A transaction that writes, for one process at a time."""
 
     @abstractmethod
     def _named(self, error: Exception) -> LedgerError | DiskFullError:
         """Our error for one of the driver's, with what to do about it."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give the connection back. Idempotent."""
 
 
 class SqliteFile(Database):
@@ -186,21 +196,12 @@ class SqliteFile(Database):
                 self._connection.row_factory = sqlite3.Row
                 if self.may_write:
                     self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._connection.execute("PRAGMA foreign_keys = ON")
                 # KiB, taken as needed: the 2 MiB of the default make a large ledger's joins read the same pages again and again.
-                self._connection.execute("PRAGMA cache_size = -32768")
+                for setting in ("synchronous = NORMAL", "foreign_keys = ON", "cache_size = -32768"):
+                    self._connection.execute(f"PRAGMA {setting}")
             except BaseException:
                 self._connection.close()
                 raise
-
-    def close(self) -> None:
-        """See :meth:`Database.close`."""
-        self._connection.close()
-
-    def _begun(self, begin: str) -> sqlite3.Connection:
-        self._connection.execute(begin)
-        return self._connection
 
     @contextlib.contextmanager
     def _migrating(self, lock: Path) -> Iterator[Transaction]:
@@ -255,9 +256,10 @@ class PostgresServer(Database):
         super().__init__(shown_url(url), psycopg.Error)
         try:
             self._where: dict[str, Any] = conninfo_to_dict(f"postgresql://{rest}")
-        except psycopg.Error:  # it may quote the password
+            for port in str(self._where.get("port", "")).split(","):
+                int(port or 0)
+        except (psycopg.Error, ValueError):  # which may quote the password
             raise LedgerError("the ledger's URL cannot be read", resolution=_URL_HINT) from None
-        self._connection: Any = None
 
     def connect(self) -> Any:
         """Another connection, which begins no transaction by itself."""
@@ -271,24 +273,16 @@ class PostgresServer(Database):
         made.adapters.register_loader("json", TextLoader)  # as SQLite gives it
         return made
 
-    def close(self) -> None:
-        """See :meth:`Database.close`."""
-        if self._connection is not None:
-            self._connection.close()
-
-    def _begun(self, begin: str) -> Any:
+    def _begin(self, statement: str) -> None:
         if self._connection is not None:
             try:
-                self._connection.execute(begin)
+                return super()._begin(statement)
             except self._driver_error:
                 if not self._connection.closed:
                     raise
-            else:
-                return self._connection
         # The first time, or after the server, or what lies between, has ended an idle connection.
         self._connection = self.connect()
-        self._connection.execute(begin)
-        return self._connection
+        return super()._begin(statement)
 
     @contextlib.contextmanager
     def _migrating(self, lock: Path) -> Iterator[Transaction]:
@@ -316,7 +310,7 @@ def shown_url(url: str) -> str:
         return "(unreadable URL)"
     user, at, where = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    return f"{scheme}://{name}{':***' if colon else ''}{at}{re.sub('password=[^&]*', 'password=***', where)}"
+    return re.sub("password=[^&]*", "password=***", f"{scheme}://{name}{':***' if colon else ''}{at}{where}")
 
 
 def _disk_full(path: Path | str) -> DiskFullError:

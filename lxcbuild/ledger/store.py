@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import Any, Self
 
 from lxcbuild.errors import LedgerError, UnknownBuildError
@@ -16,11 +15,10 @@ from lxcbuild.ledger import costs, rows
 from lxcbuild.ledger.costs import Cost
 from lxcbuild.ledger.owners import FileOwners, Owners, ServerOwners
 from lxcbuild.ledger.records import CANCELLED, RUNNING, BuildRecord, NewBuild, is_id_part, now
-from lxcbuild.ledger.sql import Database, PostgresServer, Row, SqliteFile, Transaction, marks
+from lxcbuild.ledger.sql import Database, PostgresServer, Row, SqliteFile, Transaction
 from lxcbuild.model import FailureClass, Outcome, PhaseRecord, Status
 from lxcbuild.state.paths import StateDirs
 
-_CHUNK = 500  # ids in one IN (...): below every database's limit
 #: What belongs to a build, with the column that orders it.
 _CHILDREN = (("phase", "position"), ("artifact", "path"), ("note", "position"))
 #: Which index comes first: the smallest answers. A project has few builds; a suite has many.
@@ -65,9 +63,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def begin(self, build: NewBuild) -> None:
@@ -99,13 +95,8 @@ class Ledger:
     def record(self, build: NewBuild, outcome: Outcome, facts: Mapping[str, Any]) -> bool:
         """Record a build that began and ended elsewhere, in one step; False when it is recorded already."""
         assert build.build_id == outcome.build_id, (build.build_id, outcome.build_id)
-        row = {
-            **rows.from_new(build),
-            **rows.from_facts(facts),
-            **rows.from_outcome(outcome),
-            "ended_at": now(),
-            "owner": None,
-        }
+        row = {**rows.from_new(build), **rows.from_facts(facts), **rows.from_outcome(outcome)}
+        row |= {"owner": None, "ended_at": now()}
         if outcome.phases:
             last = outcome.phases[-1]
             began = datetime.fromisoformat(last.started_at)
@@ -232,11 +223,8 @@ def _replace_children(transaction: Transaction, outcome: Outcome) -> None:
 
 def _detailed(transaction: Transaction, found: Sequence[Row]) -> list[BuildRecord]:
     children: dict[str, dict[str, list[Row]]] = {row["id"]: {table: [] for table, _ in _CHILDREN} for row in found}
-    ids = list(children)
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        for table, order in _CHILDREN:
-            query = f"SELECT * FROM {table} WHERE build_id IN ({marks(some)}) ORDER BY build_id, {order}"  # noqa: S608 - our own names
-            for row in transaction.select(query, some):
-                children[row["build_id"]][table].append(row)
+    for table, order in _CHILDREN:
+        query = f"SELECT * FROM {table} WHERE build_id IN (*) ORDER BY build_id, {order}"  # noqa: S608 - our own names
+        for row in transaction.select_among(query, list(children)):
+            children[row["build_id"]][table].append(row)
     return [rows.to_record(row, **children[row["id"]]) for row in found]
