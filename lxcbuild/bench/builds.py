@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from lxcbuild import process
 from lxcbuild.bench import bare
-from lxcbuild.bench.clean_rooms import ROOMS, Ready, Wanted
+from lxcbuild.bench.clean_rooms import ROOMS, CleanRoomSpec, Ready
 from lxcbuild.bench.cold import forget_layers, layerless
 from lxcbuild.bench.samples import ratios
 from lxcbuild.bench.start import Budget
@@ -139,7 +139,7 @@ def measure(
             warm[sample.name] = lxcbuild.build(sample, origin)
         dscs = {s.name: origin[s.name] if s.requirement is None else _dsc(warm[s.name].sources) for s in samples}
         needed = sorted({"build-essential", "fakeroot", *(name for dsc in dscs.values() for name in _names(dsc))})
-        wanted = Wanted(recipe=load_recipe(target), packages=needed, cold=cold)
+        wanted = CleanRoomSpec(recipe=load_recipe(target), packages=needed, cold=cold)
         rooms = []
         for name in (name for name in peers if name not in found.absent):
             progress(f"{name}: its base")
@@ -158,7 +158,7 @@ def measure(
     return found
 
 
-def _room(name: str, wanted: Wanted, stack: contextlib.ExitStack) -> Ready:
+def _room(name: str, wanted: CleanRoomSpec, stack: contextlib.ExitStack) -> Ready:
     memory = Path("/dev/shm")  # noqa: S108 - as our own images are
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-")))
     place.chmod(0o755)

@@ -20,7 +20,7 @@ Command = Callable[[Path, Path], Sequence[str]]
 _MEMORY = Path("/dev/shm")  # noqa: S108 - where everything of theirs is kept, as our own images are
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class CleanRoomSpec(Struct, frozen=True, kw_only=True):
     """What a clean room's base has to be good for. ``cold``: package files of ``packages`` lie in apt's cache inside, and are
     installed in each build; otherwise they are installed ahead, so that nothing is left to install."""
 
@@ -34,7 +34,7 @@ class CleanRoom(Struct, frozen=True, kw_only=True):
 
     name: str
     programs: tuple[str, ...]
-    prepare: Callable[[Wanted, Path], Command]
+    prepare: Callable[[CleanRoomSpec, Path], Command]
     environment: Callable[[Path], Mapping[str, str]]
 
     @property
@@ -46,7 +46,7 @@ class CleanRoom(Struct, frozen=True, kw_only=True):
 class Ready:
     """A clean room whose base is made."""
 
-    def __init__(self, room: CleanRoom, wanted: Wanted, place: Path) -> None:
+    def __init__(self, room: CleanRoom, wanted: CleanRoomSpec, place: Path) -> None:
         began = time.perf_counter()
         self.name = room.name
         self._command = room.prepare(wanted, place)
@@ -66,7 +66,7 @@ class Ready:
         return took
 
 
-def _base(wanted: Wanted, where: Path, *extra: str) -> None:
+def _base(wanted: CleanRoomSpec, where: Path, *extra: str) -> None:
     """The same base for all: Debian's variant for builders with apt's lists, as a tarball or a directory by the name's end."""
     recipe = wanted.recipe
     mirror = sources.source_lines(recipe, sources.host_mirrors(), keyring=sources.keyring_path(recipe))
@@ -84,7 +84,7 @@ def _base(wanted: Wanted, where: Path, *extra: str) -> None:
     process.run((*argv, recipe.suite, os.fspath(where), *mirror), timeout_s=_LIMIT_S)
 
 
-def _sbuild(wanted: Wanted, place: Path) -> Command:
+def _sbuild(wanted: CleanRoomSpec, place: Path) -> Command:
     tarball = place / "base.tar"
     _base(wanted, tarball)
     tarball.chmod(0o644)
@@ -121,7 +121,7 @@ PBUILDERSATISFYDEPENDSCMD=/usr/lib/pbuilder/pbuilder-satisfydepends-apt
 """
 
 
-def _pbuilder(wanted: Wanted, place: Path) -> Command:
+def _pbuilder(wanted: CleanRoomSpec, place: Path) -> Command:
     # gzip is what pbuilder reads a base of that name as; the least of it, because every build unpacks it.
     tarball, plain = place / "base.tgz", place / "base.tar"
     _base(wanted, plain)
@@ -130,12 +130,12 @@ def _pbuilder(wanted: Wanted, place: Path) -> Command:
     return _pbuilder_like(wanted, place, "pbuilder", "--basetgz", tarball)
 
 
-def _cowbuilder(wanted: Wanted, place: Path) -> Command:
+def _cowbuilder(wanted: CleanRoomSpec, place: Path) -> Command:
     _base(wanted, place / "base.cow", "cowdancer")
     return _pbuilder_like(wanted, place, "cowbuilder", "--basepath", place / "base.cow")
 
 
-def _pbuilder_like(wanted: Wanted, place: Path, program: str, kind: str, base: Path) -> Command:
+def _pbuilder_like(wanted: CleanRoomSpec, place: Path, program: str, kind: str, base: Path) -> Command:
     (place / "build").mkdir()
     config = place / "pbuilderrc"
     config.write_text(_PBUILDERRC.format(suite=wanted.recipe.suite, place=place))

@@ -19,7 +19,7 @@ from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs
 
 
-class Crowd(Struct, frozen=True, kw_only=True):
+class ParallelRuns(Struct, frozen=True, kw_only=True):
     """One value for each sandbox, in the order of their starts.
 
     ``first_ms``: from the request to the first byte that a command inside printed. ``memory_bytes``: what its cgroup was charged
@@ -34,7 +34,7 @@ class Crowd(Struct, frozen=True, kw_only=True):
 
 def measure(
     dirs: StateDirs, *, image: Path, policy: Policy, count: int, progress: Callable[[int], None] = lambda _number: None
-) -> Crowd:
+) -> ParallelRuns:
     """Start ``count`` sandboxes that stay, one after the other; raises SandboxError when one does not start."""
     first: list[float] = []
     with LxcBackend(dirs) as backend, contextlib.ExitStack() as stack:
@@ -50,7 +50,7 @@ def measure(
         began = time.perf_counter()
         memory = [instance.stop().peak_memory_bytes or 0 for instance in instances]
         stop_ms = (time.perf_counter() - began) * 1000
-    return Crowd(
+    return ParallelRuns(
         first_ms=tuple(first), memory_bytes=tuple(memory), host_bytes=max(held, 0) // max(count, 1), stop_ms=stop_ms
     )
 

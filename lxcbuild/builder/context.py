@@ -21,7 +21,7 @@ from lxcbuild.sandbox.base import Backend
 from lxcbuild.state.paths import StateDirs
 
 
-class Facilities(Struct, frozen=True, kw_only=True):
+class BuildContext(Struct, frozen=True, kw_only=True):
     """What all builds of one process share. ``policy_for`` gives the policy of a package (per-package overrides applied)."""
 
     dirs: StateDirs
@@ -37,6 +37,4 @@ class Facilities(Struct, frozen=True, kw_only=True):
     policy_for: Callable[[str | None], Policy]
     overrides: Overrides = field(default_factory=Overrides)  # hand-made, per project
     pins: Mapping[str, str] = field(default_factory=dict)  # versions that a plan has chosen, by project
-    ceilings: Ceilings = field(
-        default_factory=dict
-    )  # releases that a run has tried and that cannot be built, by project
+    caps: Ceilings = field(default_factory=dict)  # releases that a run has tried and that cannot be built, by project

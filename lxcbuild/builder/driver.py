@@ -61,10 +61,10 @@ def build(work: Work) -> Outcome:
     Never raises for what goes wrong with the build: that is in the outcome. An interruption (Ctrl-C) ends the build as
     ``cancelled`` in the monitor's eyes and is raised again.
     """
-    return Course(work).finish()
+    return Build(work).finish()
 
 
-class Course:
+class Build:
     """One build that can be paused between phases, so that others are built before it goes on.
 
     A paused build holds files and no sandbox. Whoever makes a course ends it: with ``finish``, ``fail`` or ``cancel``.
@@ -139,7 +139,7 @@ class Course:
     def _end(self, finish: Finish) -> None:
         self.outcome = self.work.outcome = _outcome(self.work, finish)
         if finish.status is not Status.FAILED:
-            failedstate.discard(self.work.facilities.dirs, self.work.build_id)
+            failedstate.discard(self.work.context.dirs, self.work.build_id)
         self.work.close()
         self.work.monitor.emit(BuildEnded(outcome=self.outcome))
 

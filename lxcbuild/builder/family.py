@@ -14,8 +14,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
-from lxcbuild.builder.context import Facilities
-from lxcbuild.builder.driver import Course
+from lxcbuild.builder.context import BuildContext
+from lxcbuild.builder.driver import Build
 from lxcbuild.builder.failures import PhaseFailedError
 from lxcbuild.builder.needs import dependencies
 from lxcbuild.builder.needs.naming import future_names
@@ -23,7 +23,7 @@ from lxcbuild.builder.phases.collect import hand_over
 from lxcbuild.builder.ready import Ready, find_ready, recorded_request
 from lxcbuild.builder.remembered import remembered
 from lxcbuild.builder.request import BuildRequest
-from lxcbuild.builder.sets import BuildSet, failure_by, notes, plain, resolved, wish_for, without_namesakes
+from lxcbuild.builder.sets import BuildSet, failure_by, notes, plain, request_for, resolved, without_namesakes
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import LxcbuildError
@@ -31,14 +31,14 @@ from lxcbuild.ledger.records import NewBuild, Records
 from lxcbuild.model import Artifact, BuiltPackages, Failure, Outcome, Phase, SourceKind, Status, Target
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.pypi.versions.runtimeset import RuntimeSet
-from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
+from lxcbuild.pypi.versions.version_caps import VersionCap, lowered
 
 
 class FamilyOutcome(Struct, frozen=True, kw_only=True):
-    """``asked`` has one outcome per wish, in their order; ``others`` those of what they needed, in the order of building.
+    """``asked`` has one outcome per request, in their order; ``others`` those of what they needed, in the order of building.
 
     ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found. ``lacking`` is what
-    has to be built before, where only the wishes themselves may be built.
+    has to be built before, where only the requests themselves may be built.
     """
 
     asked: tuple[Outcome, ...]
@@ -56,7 +56,7 @@ class Lacking(Struct, frozen=True, kw_only=True):
 
 
 def build_family(
-    wishes: Iterable[BuildRequest], *, facilities: Facilities, ledger: Records, policy: str, only_asked: bool = False
+    requests: Iterable[BuildRequest], *, context: BuildContext, ledger: Records, policy: str, only_asked: bool = False
 ) -> FamilyOutcome:
     """Build everything that was asked for, recorded in the ledger under the policy's name.
 
@@ -64,66 +64,66 @@ def build_family(
     somebody else builds that, and asks again. Never raises for what goes wrong with builds: that is in the outcomes. An
     interruption ends all of them and is raised again.
     """
-    family = _Family(facilities=facilities, ledger=ledger, policy=policy, only_asked=only_asked)
+    family = _Family(context=context, ledger=ledger, policy=policy, only_asked=only_asked)
     try:
-        family.build(list(dict.fromkeys(wishes)))
+        family.build(list(dict.fromkeys(requests)))
     except BaseException:
-        for course in (*family.asked, *family.others):
-            course.cancel()
+        for build in (*family.asked, *family.others):
+            build.cancel()
         raise
     return family.outcome()
 
 
 class _Family(Struct, kw_only=True):
-    facilities: Facilities
+    context: BuildContext
     ledger: Records
     policy: str
     only_asked: bool = False
     lacking: dict[str, Lacking] = field(default_factory=dict)
-    asked: list[Course] = field(default_factory=list)
-    others: list[Course] = field(default_factory=list)
+    asked: list[Build] = field(default_factory=list)
+    others: list[Build] = field(default_factory=list)
     ready: list[Outcome] = field(default_factory=list)
     order: list[str] = field(default_factory=list)  # ids of what nobody asked for by name
     sets: list[BuildSet] = field(default_factory=list)
-    ceilings: dict[Target, dict[str, Ceiling]] = field(default_factory=dict)
+    caps: dict[Target, dict[str, VersionCap]] = field(default_factory=dict)
     culprits: dict[tuple[Target, str], Failure] = field(default_factory=dict)  # the first failure, to who needs it
     finished: dict[tuple[Target, str, str], Outcome] = field(default_factory=dict)
 
-    def build(self, wishes: Sequence[BuildRequest]) -> None:
-        inspected: dict[Target, list[Course]] = {}
-        for wish in wishes:
-            course = self._begin(wish)
-            self.asked.append(course)
-            if wish.kind is SourceKind.DSC:
-                course.finish()
-            elif self._inspect(course):
-                inspected.setdefault(wish.target, []).append(course)
-        for courses in inspected.values():
-            for members in without_namesakes(courses):
+    def build(self, requests: Sequence[BuildRequest]) -> None:
+        inspected: dict[Target, list[Build]] = {}
+        for request in requests:
+            build = self._begin(request)
+            self.asked.append(build)
+            if request.kind is SourceKind.DSC:
+                build.finish()
+            elif self._inspect(build):
+                inspected.setdefault(request.target, []).append(build)
+        for builds in inspected.values():
+            for members in without_namesakes(builds):
                 for one in self._sets(members):
                     self._settle(one)
 
-    def _begin(self, wish: BuildRequest) -> Course:
-        work = Work(request=wish, facilities=self.facilities)
+    def _begin(self, request: BuildRequest) -> Build:
+        work = Work(request=request, context=self.context)
         self.ledger.begin(
             NewBuild(
                 build_id=work.build_id,
-                name=wish.project_name,
-                target=wish.target,
+                name=request.project_name,
+                target=request.target,
                 policy=self.policy,
-                backend=self.facilities.backend.name,
+                backend=self.context.backend.name,
                 log_path=work.log_path,
-                request=recorded_request(wish),
+                request=recorded_request(request),
             )
         )
-        return Course(work)
+        return Build(work)
 
-    def _inspect(self, course: Course) -> bool:
+    def _inspect(self, build: Build) -> bool:
         """Up to the point where it is known what the project needs; whether the build goes on."""
-        if not course.until(Phase.PROVISION):
+        if not build.until(Phase.PROVISION):
             return False
-        work = course.work
-        return not dependencies.is_incomplete(work) or course.aside(Phase.INSPECT, lambda: dependencies.complete(work))
+        work = build.work
+        return not dependencies.is_incomplete(work) or build.aside(Phase.INSPECT, lambda: dependencies.complete(work))
 
     def _learn(self, work: Work, builds: Mapping[str, str]) -> None:
         """Record what a later build is compared with."""
@@ -133,48 +133,44 @@ class _Family(Struct, kw_only=True):
 
     # -- sets -------------------------------------------------------------------------------------------------------
 
-    def _sets(self, courses: Sequence[Course]) -> list[BuildSet]:
+    def _sets(self, builds: Sequence[Build]) -> list[BuildSet]:
         """One set for all, or one for each where they exclude each other; none for those that have failed by it."""
-        names = {course.work.name for course in courses}
-        absent = {course.work.name: dependencies.missing(course.work, others=sorted(names)) for course in courses}
+        names = {build.work.name for build in builds}
+        absent = {build.work.name: dependencies.missing(build.work, others=sorted(names)) for build in builds}
         if not any(absent.values()):
-            return [plain(course) for course in courses]
-        for course in courses:
-            lacks = absent[course.work.name]
-            if lacks and not course.work.request.with_deps:
-                course.fail(dependencies.refuse(course.work, lacks).failure)
-        going = [course for course in courses if course.outcome is None]
-        if not any(absent[course.work.name] for course in going):
-            return [plain(course) for course in going]
+            return [plain(build) for build in builds]
+        for build in builds:
+            lacks = absent[build.work.name]
+            if lacks and not build.work.request.with_deps:
+                build.fail(dependencies.refuse(build.work, lacks).failure)
+        going = [build for build in builds if build.outcome is None]
+        if not any(absent[build.work.name] for build in going):
+            return [plain(build) for build in going]
         if len(going) > 1:
             try:
-                return [
-                    resolved(going, dependencies.resolve([course.work for course in going], self._ceilings(going[0])))
-                ]
+                return [resolved(going, dependencies.resolve([build.work for build in going], self._caps(going[0])))]
             except (PhaseFailedError, LxcbuildError) as error:
                 brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
-                for course in going:
-                    course.work.abandon_instance()
-                    course.work.note(f"what was asked for does not fit together, and each is built for itself: {brief}")
-        return [one for course in going if (one := self._alone(course, needs=bool(absent[course.work.name])))]
+                for build in going:
+                    build.work.abandon_instance()
+                    build.work.note(f"what was asked for does not fit together, and each is built for itself: {brief}")
+        return [one for build in going if (one := self._alone(build, needs=bool(absent[build.work.name])))]
 
-    def _alone(self, course: Course, *, needs: bool) -> BuildSet | None:
+    def _alone(self, build: Build, *, needs: bool) -> BuildSet | None:
         if not needs:
-            return plain(course)
+            return plain(build)
         found: list[RuntimeSet] = []
-        well = course.aside(
-            Phase.INSPECT, lambda: found.append(dependencies.resolve([course.work], self._ceilings(course)))
-        )
-        return resolved([course], found[0]) if well else None
+        well = build.aside(Phase.INSPECT, lambda: found.append(dependencies.resolve([build.work], self._caps(build))))
+        return resolved([build], found[0]) if well else None
 
-    def _ceilings(self, course: Course) -> dict[str, Ceiling]:
+    def _caps(self, build: Build) -> dict[str, VersionCap]:
         """By project; what is tried is the target's business."""
-        work, target = course.work, course.work.request.target
-        if target not in self.ceilings:
+        work, target = build.work, build.work.request.target
+        if target not in self.caps:
             image = work.image.digest if work.image else None
             known = {} if work.request.rebuild else remembered(self.ledger, target, policy=self.policy, image=image)
-            self.ceilings[target] = {**known, **self.facilities.ceilings}
-        return self.ceilings[target]
+            self.caps[target] = {**known, **self.context.caps}
+        return self.caps[target]
 
     def _settle(self, one: BuildSet | None) -> None:
         """Build a set, with older releases of what it needs where the newest cannot be built."""
@@ -189,34 +185,34 @@ class _Family(Struct, kw_only=True):
 
     def _with_older(self, one: BuildSet, error: _TryOlderError) -> BuildSet | None:
         """The same roots with another choice; where there is none, those that need what has failed end with it."""
-        going = [course for course in one.roots.values() if course.outcome is None]
+        going = [build for build in one.roots.values() if build.outcome is None]
         try:
-            return resolved(going, dependencies.resolve([c.work for c in going], self._ceilings(going[0])))
+            return resolved(going, dependencies.resolve([c.work for c in going], self._caps(going[0])))
         except (PhaseFailedError, LxcbuildError) as nothing:
-            for course in going:
-                course.work.abandon_instance()
-                if error.name in reachable(one.chosen.needs, [course.work.name]):
+            for build in going:
+                build.work.abandon_instance()
+                if error.name in reachable(one.chosen.needs, [build.work.name]):
                     why = nothing.failure.brief if isinstance(nothing, PhaseFailedError) else nothing.brief
-                    course.work.note(f"no older release does: {why}")
-                    course.fail(self.culprits[course.work.request.target, error.name])
-        rest = [course for course in going if course.outcome is None]
+                    build.work.note(f"no older release does: {why}")
+                    build.fail(self.culprits[build.work.request.target, error.name])
+        rest = [build for build in going if build.outcome is None]
         return resolved(rest, one.chosen) if rest else None
 
     def _build_set(self, one: BuildSet) -> None:
         if self.only_asked and (lacking := self._lacking(one)):
             self.lacking |= {item.name: item for item in lacking}
-            for course in one.roots.values():
-                course.cancel()
+            for build in one.roots.values():
+                build.cancel()
             return
         if len(one.chosen.needs) > 1:
             one.closure = Closure(chosen=self._names(one), extras=one.chosen.extras)
         elif one.chosen.extras:
             one.closure = Closure(extras=one.chosen.extras)
-        for name, course in one.roots.items():
-            course.work.closure = one.closure
-            one.builds[name] = course.work.build_id
-            for text in notes(one, name, self._ceilings(course)):
-                course.work.note(text)
+        for name, build in one.roots.items():
+            build.work.closure = one.closure
+            one.builds[name] = build.work.build_id
+            for text in notes(one, name, self._caps(build)):
+                build.work.note(text)
         for members in components(one.chosen.needs):
             alive = one.alive()
             self._build_component(one, [name for name in members if name in alive])
@@ -228,10 +224,10 @@ class _Family(Struct, kw_only=True):
 
     def _names(self, one: BuildSet) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
-        known = future_names(self.facilities, work.request.target, one.chosen.needs)
+        known = future_names(self.context, work.request.target, one.chosen.needs)
         found = {}
         for name in one.chosen.needs:
-            by_hand = self.facilities.overrides.find(name, one.version(name), work.request.target)
+            by_hand = self.context.overrides.find(name, one.version(name), work.request.target)
             package = by_hand.package or known.binary_package(name)
             found[name] = Distribution(name, one.version(name), package)
         return found
@@ -239,68 +235,68 @@ class _Family(Struct, kw_only=True):
     # -- members ----------------------------------------------------------------------------------------------------
 
     def _build_component(self, one: BuildSet, members: Sequence[str]) -> None:
-        courses: dict[str, Course] = {}
+        builds: dict[str, Build] = {}
         for name in members:
             if name in one.roots:
-                courses[name] = one.roots[name]
+                builds[name] = one.roots[name]
             elif (made := self.finished.get(_key(one, name))) is not None:
                 one.builds[name] = made.build_id
                 one.closure.add(self._stored(made))
             elif (ready := self._find_ready(one, name)) is not None:
                 self._use_ready(one, name, ready)
             else:
-                courses[name] = course = self._begin(wish_for(one, name))
-                self.others.append(course)
-                self.order.append(course.work.build_id)
-                one.builds[name] = course.work.build_id
-                course.work.closure = one.closure
-                if not self._inspect(course):
-                    self._give_up(one, name, course, courses)
+                builds[name] = build = self._begin(request_for(one, name))
+                self.others.append(build)
+                self.order.append(build.work.build_id)
+                one.builds[name] = build.work.build_id
+                build.work.closure = one.closure
+                if not self._inspect(build):
+                    self._give_up(one, name, build, builds)
                     return
-        self._build_together(one, courses)
+        self._build_together(one, builds)
 
-    def _build_together(self, one: BuildSet, courses: Mapping[str, Course]) -> None:
+    def _build_together(self, one: BuildSet, builds: Mapping[str, Build]) -> None:
         """Nobody's packages are published before all that need each other have been installed and tried."""
-        for name, course in courses.items():
-            self._learn(course.work, {other: one.builds[other] for other in one.below(name)})
+        for name, build in builds.items():
+            self._learn(build.work, {other: one.builds[other] for other in one.below(name)})
         for phase in (Phase.VERIFY, Phase.COLLECT):
-            for name, course in courses.items():
-                well = course.until(phase)
-                if well and phase is Phase.VERIFY and len(courses) > 1:
+            for name, build in builds.items():
+                well = build.until(phase)
+                if well and phase is Phase.VERIFY and len(builds) > 1:
                     # Nothing has judged these packages yet: what cannot even be read ends its own build.
-                    well = course.aside(Phase.VERIFY, functools.partial(one.closure.add, _sealed(course.work)))
+                    well = build.aside(Phase.VERIFY, functools.partial(one.closure.add, _sealed(build.work)))
                 if not well:
-                    self._give_up(one, name, course, courses)
+                    self._give_up(one, name, build, builds)
                     return
-        for name, course in courses.items():
-            outcome = course.finish()
+        for name, build in builds.items():
+            outcome = build.finish()
             if outcome.status is not Status.BUILT:
-                self._give_up(one, name, course, courses)
+                self._give_up(one, name, build, builds)
                 return
             self.finished[_key(one, name)] = outcome
             one.closure.add(self._stored(outcome))
 
     def _stored(self, outcome: Outcome) -> list[Artifact]:
-        store = self.facilities.dirs.artifacts / outcome.build_id
+        store = self.context.dirs.artifacts / outcome.build_id
         return [replace(item, path=store / item.path.name) for item in outcome.artifacts]
 
-    def _give_up(self, one: BuildSet, name: str, culprit: Course, courses: Mapping[str, Course]) -> None:
+    def _give_up(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> None:
         """End what cannot be built without a member whose build has failed, or raise for an older release of that to be tried."""
         assert culprit.outcome is not None
-        if self._lower_ceiling(one, name, culprit, courses):
-            for course in courses.values():
-                course.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+        if self._lower_cap(one, name, culprit, builds):
+            for build in builds.values():
+                build.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
             raise _TryOlderError(name)
-        for other, course in {**courses, **one.roots}.items():
-            if course.outcome is None and name in reachable(one.chosen.needs, [other]):
-                course.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+        for other, build in {**builds, **one.roots}.items():
+            if build.outcome is None and name in reachable(one.chosen.needs, [other]):
+                build.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
 
-    def _lower_ceiling(self, one: BuildSet, name: str, culprit: Course, courses: Mapping[str, Course]) -> bool:
+    def _lower_cap(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> bool:
         """Whether an older release of the member is to be tried: nobody asked for this one, and nothing asked for is half built."""
-        if self.only_asked or not one.roots.keys().isdisjoint(courses):
+        if self.only_asked or not one.roots.keys().isdisjoint(builds):
             return False
         assert culprit.outcome is not None
-        failure, known = culprit.outcome.failure, self._ceilings(culprit)
+        failure, known = culprit.outcome.failure, self._caps(culprit)
         assert failure is not None
         means = failure_by(culprit.outcome, one.chosen.pinned.get(name))
         self.culprits.setdefault((culprit.work.request.target, name), means)
@@ -311,31 +307,31 @@ class _Family(Struct, kw_only=True):
         return lower is not None
 
     def _find_ready(self, one: BuildSet, name: str) -> Ready | None:
-        pinned, wish = one.chosen.pinned[name], wish_for(one, name)
-        if wish.rebuild:
+        pinned, request = one.chosen.pinned[name], request_for(one, name)
+        if request.rebuild:
             return None
         return find_ready(
             self.ledger,
-            self.facilities.dirs,
+            self.context.dirs,
             name=name,
             version=pinned.version,
-            target=wish.target,
+            target=request.target,
             # Where the index tells no hash, the archive itself does: the cache files everything by content.
-            sha256=pinned.sdist.hashes.get("sha256") or self.facilities.index.fetch(pinned.sdist).parent.name,
+            sha256=pinned.sdist.hashes.get("sha256") or self.context.index.fetch(pinned.sdist).parent.name,
             # Who may use the suite's own packages only gets no others.
-            like={"strict_debian": True} if wish.strict_debian else None,
-            override=self.facilities.overrides.find(name, pinned.version, wish.target).digest,
+            like={"strict_debian": True} if request.strict_debian else None,
+            override=self.context.overrides.find(name, pinned.version, request.target).digest,
             package=chosen.package if (chosen := one.closure.chosen.get(name)) is not None else None,
         )
 
     def _use_ready(self, one: BuildSet, name: str, ready: Ready) -> None:
-        outcome, output = ready.outcome(), wish_for(one, name).output
+        outcome, output = ready.outcome(), request_for(one, name).output
         one.closure.add(ready.artifacts)
         one.builds[name] = outcome.build_id
         if outcome.build_id in self.order:
             return
         if output is not None:
-            home = hand_over(self.facilities.dirs.artifacts / outcome.build_id, output)
+            home = hand_over(self.context.dirs.artifacts / outcome.build_id, output)
             moved = tuple(replace(item, path=home / item.path.name) for item in outcome.artifacts)
             outcome = replace(outcome, artifacts=moved)
         self.order.append(outcome.build_id)
@@ -345,8 +341,8 @@ class _Family(Struct, kw_only=True):
 
     def outcome(self) -> FamilyOutcome:
         """All outcomes; those of what was asked for name what has to be installed with them."""
-        courses = [*self.asked, *self.others]
-        outcomes = [course.outcome for course in courses if course.outcome is not None] + self.ready
+        builds = [*self.asked, *self.others]
+        outcomes = [build.outcome for build in builds if build.outcome is not None] + self.ready
         by_id = {outcome.build_id: outcome for outcome in outcomes}
         needed = {
             one.builds[name]: tuple(by_id[one.builds[other]] for other in one.below(name) if other in one.builds)
@@ -356,9 +352,9 @@ class _Family(Struct, kw_only=True):
         }
         told = {build_id: _with_dependencies(item, needed.get(build_id, ())) for build_id, item in by_id.items()}
         return FamilyOutcome(
-            asked=tuple(told[course.work.build_id] for course in self.asked),
+            asked=tuple(told[build.work.build_id] for build in self.asked),
             others=tuple(told[build_id] for build_id in self.order),
-            errors={course.work.build_id: course.work.error for course in courses if course.work.error is not None},
+            errors={build.work.build_id: build.work.error for build in builds if build.work.error is not None},
             lacking=tuple(self.lacking.values()),
         )
 

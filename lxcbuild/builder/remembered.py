@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from lxcbuild import __version__
 from lxcbuild.ledger.records import BuildRecord, Records
 from lxcbuild.model import Status, Target
-from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
+from lxcbuild.pypi.versions.version_caps import VersionCap, lowered
 
 #: So long a failure is believed: what was lacking may have come to the index meanwhile.
 DAYS = 7
 _LOOK_BACK = 1000
 
 
-def remembered(ledger: Records, target: Target, *, policy: str, image: str | None) -> dict[str, Ceiling]:
+def remembered(ledger: Records, target: Target, *, policy: str, image: str | None) -> dict[str, VersionCap]:
     """By project: what the newest failures of that target say of releases that nobody had asked for by name.
 
     Only those count that would go the same way now: of this version of lxcbuild, under this policy, on this image (None: any),
@@ -40,7 +40,7 @@ def remembered(ledger: Records, target: Target, *, policy: str, image: str | Non
         for record in ledger.recent(target=str(target), status=Status.BUILT.value, name=name)
         if counts(record)
     }
-    known: dict[str, Ceiling] = {}
+    known: dict[str, VersionCap] = {}
     latest = {
         (record.name, record.version): record for record in reversed(failed)
     }  # in the order of their first failures

@@ -17,7 +17,7 @@ DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
 
 
 class BuildRequest(Struct, frozen=True, kw_only=True):
-    """One wish: this requirement (or local path) for this target."""
+    """One request: this requirement (or local path) for this target."""
 
     requirement: str
     target: Target

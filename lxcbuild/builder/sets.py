@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
-from lxcbuild.builder.driver import Course
+from lxcbuild.builder.driver import Build
 from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, SourceKind
@@ -20,7 +20,7 @@ from lxcbuild.pypi.versions.version_caps import Ceilings
 class BuildSet(Struct, kw_only=True):
     """Projects that are built as one set. ``builds`` has the id of every build of it, by project, as soon as there is one."""
 
-    roots: Mapping[str, Course]
+    roots: Mapping[str, Build]
     chosen: RuntimeSet
     closure: Closure = field(default_factory=Closure)
     builds: dict[str, str] = field(default_factory=dict)
@@ -31,39 +31,39 @@ class BuildSet(Struct, kw_only=True):
 
     def alive(self) -> frozenset[str]:
         """Members that a build which has not failed needs."""
-        return reachable(self.chosen.needs, [name for name, course in self.roots.items() if course.outcome is None])
+        return reachable(self.chosen.needs, [name for name, build in self.roots.items() if build.outcome is None])
 
     def version(self, name: str) -> str:
         """The version of a member."""
         return self.roots[name].work.version if name in self.roots else self.chosen.pinned[name].version
 
 
-def without_namesakes(courses: Sequence[Course]) -> list[list[Course]]:
+def without_namesakes(builds: Sequence[Build]) -> list[list[Build]]:
     """Two versions of one project are no set: the second one goes into another."""
-    sets: list[list[Course]] = []
-    for course in courses:
-        place = next((s for s in sets if course.work.name not in {other.work.name for other in s}), None)
+    sets: list[list[Build]] = []
+    for build in builds:
+        place = next((s for s in sets if build.work.name not in {other.work.name for other in s}), None)
         if place is None:
-            sets.append([course])
+            sets.append([build])
         else:
-            place.append(course)
+            place.append(build)
     return sets
 
 
-def plain(course: Course) -> BuildSet:
+def plain(build: Build) -> BuildSet:
     """A project that needs nothing which the suite has not."""
     return BuildSet(
-        roots={course.work.name: course},
-        chosen=RuntimeSet(pinned={}, needs={course.work.name: frozenset()}, extras={}),
+        roots={build.work.name: build},
+        chosen=RuntimeSet(pinned={}, needs={build.work.name: frozenset()}, extras={}),
     )
 
 
-def resolved(courses: Sequence[Course], chosen: RuntimeSet) -> BuildSet:
+def resolved(builds: Sequence[Build], chosen: RuntimeSet) -> BuildSet:
     """Projects with what was chosen for them."""
-    return BuildSet(roots={course.work.name: course for course in courses}, chosen=chosen)
+    return BuildSet(roots={build.work.name: build for build in builds}, chosen=chosen)
 
 
-def wish_for(one: BuildSet, name: str) -> BuildRequest:
+def request_for(one: BuildSet, name: str) -> BuildRequest:
     """The request for a member that nobody asked for: as those who need it were asked for, in all that is not about themselves."""
     needs = one.chosen.needs
     owners = [c.work for n, c in one.roots.items() if name in reachable(needs, [n])]
@@ -79,15 +79,15 @@ def wish_for(one: BuildSet, name: str) -> BuildRequest:
     )
 
 
-def notes(one: BuildSet, name: str, ceilings: Ceilings) -> Iterable[str]:
+def notes(one: BuildSet, name: str, caps: Ceilings) -> Iterable[str]:
     """What people should know of what is built for a root."""
     for other in one.below(name):
         pinned = one.chosen.pinned.get(other)
         if pinned is not None:
             has = f"; {one.roots[name].work.request.target} has {pinned.shipped.text}" if pinned.shipped else ""
             yield f"{pinned.name} {pinned.version} is built as well: {', '.join(pinned.wanted[:3])}{has}"
-            if other in ceilings:
-                yield f"{pinned.name} {pinned.version} is tried because {ceilings[other]}"
+            if other in caps:
+                yield f"{pinned.name} {pinned.version} is tried because {caps[other]}"
 
 
 def failure_by(culprit: Outcome, pinned: Pinned | None) -> Failure:

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
-from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.machine import ConverterChoice, Inspected
 from lxcbuild.builder.request import BuildRequest, new_build_id
 from lxcbuild.config.overrides import Override
@@ -35,7 +35,7 @@ class Work(Struct, kw_only=True):
     """The state of one build. Phases read what earlier phases wrote; None means that the phase has not run."""
 
     request: BuildRequest
-    facilities: Facilities
+    context: BuildContext
     build_id: str = field(default_factory=new_build_id)
     closure: Closure = field(default_factory=Closure)  # what is built together with this
     # what the phases found
@@ -99,7 +99,7 @@ class Work(Struct, kw_only=True):
     @property
     def monitor(self) -> Monitor:
         """Who watches."""
-        return self.facilities.monitor
+        return self.context.monitor
 
     @property
     def name(self) -> str:
@@ -120,19 +120,19 @@ class Work(Struct, kw_only=True):
     @property
     def policy(self) -> Policy:
         """The limits for this package."""
-        policy = self.roomier or self.facilities.policy_for(self.name)
+        policy = self.roomier or self.context.policy_for(self.name)
         return policy if self.request.fork_server else replace(policy, fork_server=False)
 
     @property
     def override(self) -> Override:
         """What an administrator says of this project by hand."""
-        return self.facilities.overrides.find(self.name, self.version, self.request.target)
+        return self.context.overrides.find(self.name, self.version, self.request.target)
 
     @property
     def workspace(self) -> Path:
         """A directory of the host for this build alone; gone when the build ends, or its process."""
         if self._claim is None:
-            dirs = self.facilities.dirs
+            dirs = self.context.dirs
             self._claim = Claim(dirs.run, dirs.lib / "work" / self.build_id)
         return self._claim.directory
 
@@ -141,7 +141,7 @@ class Work(Struct, kw_only=True):
     @property
     def log_path(self) -> Path:
         """The build's log file."""
-        return self.facilities.dirs.logs / f"{self.build_id}.log"
+        return self.context.dirs.logs / f"{self.build_id}.log"
 
     @property
     def log(self) -> LogWriter:
@@ -192,11 +192,11 @@ class Work(Struct, kw_only=True):
             binds=tuple(binds),
             hostname=hostname,
         )
-        self.instance = self.facilities.backend.create(spec)
+        self.instance = self.context.backend.create(spec)
         self.instance.start()
         self.limits_in_force = dict(self.instance.limits_in_force)
         if self.phase is not Phase.VERIFY:
-            self.facilities.backend.prestart()  # for the next phase, while this one works
+            self.context.backend.prestart()  # for the next phase, while this one works
         return self.instance
 
     def using(self, layer: Layer) -> Layer:

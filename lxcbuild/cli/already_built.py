@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 
 def already_built(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
+    request: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Outcome | None:
     """The earlier outcome if the index still means the same source archive, and all packages lie in the store; else None.
 
-    The index is asked for the newest release where the wish leaves that open (its answer may be some minutes old). Directories
+    The index is asked for the newest release where the request leaves that open (its answer may be some minutes old). Directories
     and files always build.
     """
-    if wish.path is not None or wish.rebuild or wish.wants_checks or wish.kind is not SourceKind.SDIST:
+    if request.path is not None or request.rebuild or request.wants_checks or request.kind is not SourceKind.SDIST:
         return None
-    earlier = ledger.recent(limit=1, target=str(wish.target), status=Status.BUILT.value, name=wish.project_name)
+    earlier = ledger.recent(limit=1, target=str(request.target), status=Status.BUILT.value, name=request.project_name)
     if not earlier:
         return None
     try:
-        ready = _same_release(wish, dirs=dirs, ledger=ledger, monitor=monitor, overrides=overrides)
+        ready = _same_release(request, dirs=dirs, ledger=ledger, monitor=monitor, overrides=overrides)
     except LxcbuildError:
         return None  # the build itself says what is wrong
     needed = None if ready is None else dependencies_of(ready, ledger, dirs)
-    return None if ready is None or needed is None else _handed_over(wish, ready, needed, dirs)
+    return None if ready is None or needed is None else _handed_over(request, ready, needed, dirs)
 
 
 def _same_release(
-    wish: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
+    request: BuildRequest, *, dirs: StateDirs, ledger: Ledger, monitor: Monitor, overrides: Path | None
 ) -> Ready | None:
     from lxcbuild.pypi.index.client import IndexClient, parse_requirement
 
-    requirement = parse_requirement(wish.requirement)
-    python = _python_version(wish.target, dirs)
+    requirement = parse_requirement(request.requirement)
+    python = _python_version(request.target, dirs)
     if python is None:
         return None
     if requirement.marker is not None:
         from lxcbuild.debian.relations import TargetPython
 
-        if not TargetPython(python, wish.target.architecture).applies(requirement):
+        if not TargetPython(python, request.target.architecture).applies(requirement):
             return None
-    if not wish.force and _may_be_official(wish, requirement, dirs):
+    if not request.force and _may_be_official(request, requirement, dirs):
         return None
     with IndexClient(dirs, monitor=monitor) as index:
         release = index.resolve(requirement, python_version=python)
@@ -70,10 +70,10 @@ def _same_release(
         dirs,
         name=release.name,
         version=release.version,
-        target=wish.target,
+        target=request.target,
         sha256=sha256,
-        like=influences(wish),
-        override=_override(release.name, release.version, wish.target, overrides),
+        like=influences(request),
+        override=_override(release.name, release.version, request.target, overrides),
     )
 
 
@@ -98,11 +98,11 @@ def _override(name: str, version: str, target: Target, directory: Path | None) -
     return load_overrides(directory).find(name, version, target).digest
 
 
-def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDirs) -> bool:
+def _may_be_official(request: BuildRequest, requirement: Requirement, dirs: StateDirs) -> bool:
     """Whether the distribution ships the project in any version, or nobody knows yet: then phase resolve decides."""
     from lxcbuild.debian.archive.contents import ContentsIndex, database_path
 
-    path = database_path(dirs, wish.target)
+    path = database_path(dirs, request.target)
     if not path.is_file():
         return True
     contents = ContentsIndex(path)
@@ -112,13 +112,13 @@ def _may_be_official(wish: BuildRequest, requirement: Requirement, dirs: StateDi
         contents.close()
 
 
-def _handed_over(wish: BuildRequest, ready: Ready, needed: tuple[Ready, ...], dirs: StateDirs) -> Outcome:
+def _handed_over(request: BuildRequest, ready: Ready, needed: tuple[Ready, ...], dirs: StateDirs) -> Outcome:
     outcomes = [item.outcome() for item in (ready, *needed)]
-    if wish.output is not None:
+    if request.output is not None:
         from lxcbuild.builder.phases.collect import hand_over
 
         for place, outcome in enumerate(outcomes):
-            home = hand_over(dirs.artifacts / outcome.build_id, wish.output)
+            home = hand_over(dirs.artifacts / outcome.build_id, request.output)
             moved = tuple(replace(item, path=home / item.path.name) for item in outcome.artifacts)
             outcomes[place] = replace(outcome, artifacts=moved)
     first, *others = outcomes

@@ -1,4 +1,4 @@
-"""``lxcbuild build -j N``: several wishes side by side, as jobs of the local engine; what several of them need is built once."""
+"""``lxcbuild build -j N``: several requests side by side, as jobs of the local engine; what several of them need is built once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from lxcbuild.builder.phases.collect import hand_over
 from lxcbuild.builder.ready import Ready, dependencies_of
 from lxcbuild.builder.request import BuildRequest
-from lxcbuild.cli.bulk_workshop import bulk_workshop
+from lxcbuild.cli.bulk_context import bulk_build_context
 from lxcbuild.config.overrides import load_overrides
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
@@ -39,7 +39,7 @@ _Result = tuple[Mapping[BuildRequest, Outcome], Sequence[Outcome], Mapping[str, 
 
 
 def build_parallel(
-    wishes: Sequence[BuildRequest],
+    requests: Sequence[BuildRequest],
     ui: _HasDirs,
     monitor: Monitor,
     *,
@@ -47,11 +47,11 @@ def build_parallel(
     overrides: Path | None,
     jobs: int,
 ) -> _Result:
-    """Outcomes by wish, those of what they needed, and no errors: those are in the outcomes. Interruptions are raised."""
-    for target in {wish.target for wish in wishes}:
+    """Outcomes by request, those of what they needed, and no errors: those are in the outcomes. Interruptions are raised."""
+    for target in {request.target for request in requests}:
         load_recipe(target)
-    keys = _keys(wishes, ui.dirs, monitor)
-    plan = Plan(options=options_of(wishes[0]), jobs=_planned(keys, policy))
+    keys = _keys(requests, ui.dirs, monitor)
+    plan = Plan(options=options_of(requests[0]), jobs=_planned(keys, policy))
     ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,
@@ -59,7 +59,7 @@ def build_parallel(
         Ledger.open(ui.dirs) as ledger,
     ):
         engine = LocalEngine(
-            ui.dirs, bulk_workshop, listener=_Listener(monitor).hear, jobs=jobs, courteous=False, alive=None
+            ui.dirs, bulk_build_context, listener=_Listener(monitor).hear, jobs=jobs, courteous=False, alive=None
         )
         head = Head(
             plan=plan,
@@ -71,8 +71,8 @@ def build_parallel(
             journal=journal,
             overrides=load_overrides(overrides),
             watcher=_Watcher(monitor),
-            requests={key: (wish,) for key, (wish, _) in keys.items()},
-            ceilings={} if wishes[0].rebuild else known_failures(ledger, plan, policy=policy),
+            requests={key: (request,) for key, (request, _) in keys.items()},
+            caps={} if requests[0].rebuild else known_failures(ledger, plan, policy=policy),
         )
         try:
             tally = head.run()
@@ -87,8 +87,8 @@ def _planned(keys: Mapping[str, tuple[BuildRequest, Member]], policy: str) -> di
     limit = load_policy(policy).memory.max_bytes
     estimate = estimate_for((), members=1, limit_bytes=limit, cpus=1.0)
     return {
-        key: PlannedJob(target=str(wish.target), members=(member,), policy=policy, estimate=estimate)
-        for key, (wish, member) in keys.items()
+        key: PlannedJob(target=str(request.target), members=(member,), policy=policy, estimate=estimate)
+        for key, (request, member) in keys.items()
     }
 
 
@@ -125,32 +125,34 @@ class _Watcher(Progress):
         self._monitor.emit(Note(text=text))
 
 
-def _keys(wishes: Sequence[BuildRequest], dirs: StateDirs, monitor: Monitor) -> dict[str, tuple[BuildRequest, Member]]:
-    """Each wish with the release that it means, so that others who need the same one wait for it."""
+def _keys(
+    requests: Sequence[BuildRequest], dirs: StateDirs, monitor: Monitor
+) -> dict[str, tuple[BuildRequest, Member]]:
+    """Each request with the release that it means, so that others who need the same one wait for it."""
     found: dict[str, tuple[BuildRequest, Member]] = {}
     images = ImageStore(dirs, monitor)
     try:
         with IndexClient(dirs, monitor=monitor) as index:
-            for position, wish in enumerate(wishes):
-                name, version = f"{wish.project_name} {position}", ""
-                if wish.path is None:
-                    requirement = parse_requirement(wish.requirement)
-                    python = images.get(wish.target).python_version
-                    if not TargetPython(python, wish.target.architecture).applies(requirement):
-                        monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
+            for position, request in enumerate(requests):
+                name, version = f"{request.project_name} {position}", ""
+                if request.path is None:
+                    requirement = parse_requirement(request.requirement)
+                    python = images.get(request.target).python_version
+                    if not TargetPython(python, request.target.architecture).applies(requirement):
+                        monitor.emit(Note(text=f"{requirement} is not meant for {request.target}: left out"))
                         continue
                     try:
                         release = index.resolve(requirement, python_version=python)
                         name, version = release.name, release.version
                     except LxcbuildError:
                         version = ""  # the build itself says what is wrong
-                member = Member(name=name[:200], version=version, requirement=wish.requirement[:4000])
-                job = PlannedJob(target=str(wish.target), members=(member,))
+                member = Member(name=name[:200], version=version, requirement=request.requirement[:4000])
+                job = PlannedJob(target=str(request.target), members=(member,))
                 key = job.key
                 if key in found:  # the same release, asked for in two ways
                     member = member.model_copy(update={"name": f"{name} {position}"[:200]})
-                    key = PlannedJob(target=str(wish.target), members=(member,)).key
-                found[key] = (wish, member)
+                    key = PlannedJob(target=str(request.target), members=(member,)).key
+                found[key] = (request, member)
     finally:
         images.close()
     return found
@@ -162,33 +164,33 @@ def _result(keys: Mapping[str, tuple[BuildRequest, Member]], tally: Tally, ledge
     for key, builds in tally.builds.items():
         if key not in keys:
             others += [ready.outcome() if key in tally.reused else ready.record.outcome() for ready in builds]
-    for key, (wish, member) in keys.items():
+    for key, (request, member) in keys.items():
         outcomes = tally.outcomes.get(key)
         if not outcomes:
             failure = tally.failures.get(key) or Failure(
                 failure_class=FailureClass.CANCELLED, phase=Phase.RESOLVE, brief="it was given up"
             )
-            name, version = wish.project_name, member.version
-            asked[wish] = Outcome(
+            name, version = request.project_name, member.version
+            asked[request] = Outcome(
                 build_id=f"none-{member.name}",
                 name=name,
                 version=version,
-                target=wish.target,
+                target=request.target,
                 status=Status.FAILED,
                 failure=failure,
             )
             continue
-        asked[wish] = _with_needs(outcomes[0], tally.builds.get(key, ()), wish, ledger, dirs)
+        asked[request] = _with_needs(outcomes[0], tally.builds.get(key, ()), request, ledger, dirs)
     return asked, others, {}
 
 
 def _with_needs(
-    outcome: Outcome, builds: Sequence[Ready], wish: BuildRequest, ledger: Ledger, dirs: StateDirs
+    outcome: Outcome, builds: Sequence[Ready], request: BuildRequest, ledger: Ledger, dirs: StateDirs
 ) -> Outcome:
     """The outcome with what has to be installed with it, handed over to where the user wants the packages."""
     needed = [item.outcome() for ready in builds for item in dependencies_of(ready, ledger, dirs) or ()]
-    if wish.output is not None:
+    if request.output is not None:
         for item in needed:
-            hand_over(dirs.artifacts / item.build_id, wish.output)
+            hand_over(dirs.artifacts / item.build_id, request.output)
     made = (BuiltPackages(build_id=o.build_id, name=o.name, version=o.version, artifacts=o.artifacts) for o in needed)
     return replace(outcome, dependencies=tuple(made))

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from lxcbuild.builder.remembered import remembered
 from lxcbuild.builder.request import BuildRequest
-from lxcbuild.cli.requests import wishes
+from lxcbuild.cli.requests import read_requests
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.errors import InputError
 from lxcbuild.events import Monitor
 from lxcbuild.farm.planning.layerplan import Ground, layers_of
-from lxcbuild.farm.planning.planning import Suite, Wanted, make_plan
+from lxcbuild.farm.planning.planning import PlanRequest, Suite, make_plan
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
@@ -43,11 +43,11 @@ def plan_for(
 
     Raises InputError for what is no project of the index, and NetworkError.
     """
-    asked = list(dict.fromkeys(wishes(words, files, like=replace(like, target=targets[0]))))
-    for wish in asked:
-        if wish.path is not None:
+    asked = list(dict.fromkeys(read_requests(words, files, like=replace(like, target=targets[0]))))
+    for request in asked:
+        if request.path is not None:
             raise InputError(
-                f"{wish.requirement} is a path, and plans are of projects of the index",
+                f"{request.requirement} is a path, and plans are of projects of the index",
                 resolution="build it with: lxcbuild build",
             )
     images = ImageStore(dirs, monitor)
@@ -60,11 +60,11 @@ def plan_for(
             opened.append(contents)
             known = {} if anew else remembered(ledger, target, policy=policy, image=image.digest)
             suites.append(
-                Suite(target, image.python_version, image.digest, find=contents.find_distribution, ceilings=known)
+                Suite(target, image.python_version, image.digest, find=contents.find_distribution, caps=known)
             )
         with CrowdClient(dirs) as index:
             made = make_plan(
-                Wanted(requests=asked, policy=policy),
+                PlanRequest(requests=asked, policy=policy),
                 suites,
                 index=index,
                 costs=ledger.costs,

@@ -16,18 +16,18 @@ from lxcbuild.pypi.index.client import parse_requirement
 _ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2")
 
 
-def wishes(words: Sequence[str], files: Sequence[Path], *, like: BuildRequest) -> list[BuildRequest]:
+def read_requests(words: Sequence[str], files: Sequence[Path], *, like: BuildRequest) -> list[BuildRequest]:
     """One request per word and per line of the files, in that order; everything else of them is as in ``like``.
 
     Raises :class:`InputError` before anything is built.
     """
-    found = [_wish(word, like) for word in words]
+    found = [_request(word, like) for word in words]
     for path in files:
         found.extend(_from_file(path, like))
     return found
 
 
-def _wish(word: str, like: BuildRequest) -> BuildRequest:
+def _request(word: str, like: BuildRequest) -> BuildRequest:
     path = _as_path(word)
     if path is None:
         parse_requirement(word)

@@ -20,7 +20,7 @@ from lxcbuild.plan.capacity import Need, cpu_need, memory_need
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob
 from lxcbuild.plan.retries import Attempt
 from lxcbuild.plan.schedule import Task
-from lxcbuild.pypi.versions.version_caps import Ceiling
+from lxcbuild.pypi.versions.version_caps import VersionCap
 from lxcbuild.state.paths import StateDirs
 
 #: Of a request, what concerns one project and not the whole run.
@@ -58,14 +58,14 @@ def request_for(member: Member, job: PlannedJob, options: Mapping[str, str | boo
     )
 
 
-def known_failures(ledger: Records, plan: Plan, *, policy: str) -> dict[str, dict[str, Ceiling]]:
+def known_failures(ledger: Records, plan: Plan, *, policy: str) -> dict[str, dict[str, VersionCap]]:
     """What earlier runs could not build, by target and project, for the targets of a plan."""
     targets = {job.target for job in plan.jobs.values()}
     images = {target: plan.targets[target].image or None if target in plan.targets else None for target in targets}
     return {t: remembered(ledger, Target.parse(t), policy=policy, image=image) for t, image in images.items()}
 
 
-class Shelf(Struct, frozen=True, kw_only=True):
+class BuildCache(Struct, frozen=True, kw_only=True):
     """Where earlier builds are found."""
 
     dirs: StateDirs

@@ -24,7 +24,7 @@ from lxcbuild.farm.artifacts import ArtifactStore
 from lxcbuild.farm.engines.engine import StoredFile
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.layer import layer_key
-from lxcbuild.images.layer_records import Shelf, write
+from lxcbuild.images.layer_records import LayerRecords, write
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
 
@@ -121,8 +121,8 @@ class LayerShare(Struct, kw_only=True):
     monitor: Monitor = field(default_factory=NullMonitor)
 
     @property
-    def _shelf(self) -> Shelf:
-        return Shelf(self.dirs.images / "layers")
+    def _layer_records(self) -> LayerRecords:
+        return LayerRecords(self.dirs.images / "layers")
 
     def _keys(self) -> tuple[str, ...]:
         return (*self.trusted, public_text(own_key(self.dirs)))
@@ -145,17 +145,17 @@ class LayerShare(Struct, kw_only=True):
             return 0
         layers = []
         for key in way:
-            record = self._shelf.document(key)
+            record = self._layer_records.document(key)
             if record is None:
                 raise ImageError(f"the layer {key[:16]} is gone")
-            stored = self.store.put(self._shelf.archive_path(key))
+            stored = self.store.put(self._layer_records.archive_path(key))
             layers.append({"record": record, "sha256": stored.sha256, "bytes": stored.size_bytes})
         body = {"version": _VERSION, "configuration": configuration, "layers": layers}
         self.store.write(place, _sign(own_key(self.dirs), json.dumps(body, sort_keys=True).encode()))
         return len(layers)
 
     def fetch(self, configuration: str, ground: str) -> tuple[str, ...] | None:
-        """The layers of a configuration from the store, on the shelf; None when it has none, or they are refused (and told)."""
+        """The layers of a configuration from the store, recorded here; None when it has none, or they are refused (and told)."""
         try:
             return self.take(configuration, ground)
         except LxcbuildError as error:
@@ -181,17 +181,17 @@ class LayerShare(Struct, kw_only=True):
             shutil.rmtree(workdir, ignore_errors=True)
         way = tuple(each["record"]["key"] for each in layers)
         if way != (configuration,):
-            self._shelf.keep_way(configuration, way)
+            self._layer_records.keep_way(configuration, way)
         self._tell(f"fetched the layer {configuration[:16]} from the shared store", warning=False)
         return way
 
     def _shelve(self, record: Mapping[str, Any], file: StoredFile, workdir: Path) -> None:
         key = record["key"]
-        if self._shelf.known(key):
+        if self._layer_records.known(key):
             return
         archive = self.store.get(file, workdir)
-        archive.rename(self._shelf.archive_path(key))
-        write(self._shelf.record_path(key), json.dumps(record, indent=1) + "\n")
+        archive.rename(self._layer_records.archive_path(key))
+        write(self._layer_records.record_path(key), json.dumps(record, indent=1) + "\n")
 
     # -- images -----------------------------------------------------------------------------------------------
 

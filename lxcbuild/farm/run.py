@@ -23,7 +23,7 @@ from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, walk_results
 from lxcbuild.farm.engines.engine import Engine, Job, JobResult, Raised
-from lxcbuild.farm.jobs import Shelf, provided, request_for, task_for
+from lxcbuild.farm.jobs import BuildCache, provided, request_for, task_for
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.records import reason, record_report, record_without_build
@@ -34,7 +34,7 @@ from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
-from lxcbuild.pypi.versions.version_caps import Ceiling, lowered
+from lxcbuild.pypi.versions.version_caps import VersionCap, lowered
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
 
@@ -60,7 +60,7 @@ class Head(Struct, kw_only=True):
     requests: Mapping[str, tuple[BuildRequest, ...]] = field(
         default_factory=dict
     )  # in place of those that the plan makes
-    ceilings: dict[str, dict[str, Ceiling]] = field(default_factory=dict)  # by target and project; the run adds to them
+    caps: dict[str, dict[str, VersionCap]] = field(default_factory=dict)  # by target and project; the run adds to them
     _schedule: Schedule = field(default_factory=Schedule)
     _done: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
     _failures: dict[str, Failure] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class Head(Struct, kw_only=True):
 
     def _recall(self, key: str, entry: Mapping[str, object] | None) -> None:
         """Settle what need not be done (again)."""
-        shelf = Shelf(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
+        build_cache = BuildCache(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
         if entry is not None and entry["event"] == "failed":
             failure = Failure(
                 failure_class=FailureClass(str(entry["class"])),
@@ -172,9 +172,9 @@ class Head(Struct, kw_only=True):
         if entry is not None:
             builds = entry["builds"]
             assert isinstance(builds, list)
-            ready = shelf.load(map(str, builds))
+            ready = build_cache.load(map(str, builds))
         if ready is None and key not in self.requests and not (self.settings.rebuild and not self.journal.earlier):
-            ready = shelf.find(self.plan, key)
+            ready = build_cache.find(self.plan, key)
         if ready is not None:
             self._built(key, ready, reused=True, journal=entry is None)
 
@@ -217,7 +217,7 @@ class Head(Struct, kw_only=True):
             cpus=start.need.cpus,
             seconds=planned.estimate.seconds,
             image_digest=image if self.settings.check_images else "",
-            ceilings=dict(self.ceilings.get(planned.target, {})),
+            caps=dict(self.caps.get(planned.target, {})),
         )
         self._given[start.key] = frozenset(key for key in below if key in self._done)
         self.watcher.started(start, planned.estimate.seconds)
@@ -277,8 +277,8 @@ class Head(Struct, kw_only=True):
             record_report(report, ledger=self.ledger, dirs=self.dirs, store=self.store)
         if not result.reports or any(report.outcome.status is Status.FAILED for report in result.reports):
             return None
-        shelf = Shelf(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
-        return shelf.load(r.new.build_id for r in result.reports if r.outcome.status is Status.BUILT)
+        build_cache = BuildCache(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
+        return build_cache.load(r.new.build_id for r in result.reports if r.outcome.status is Status.BUILT)
 
     def _built(self, key: str, ready: tuple[Ready, ...], *, reused: bool, journal: bool) -> None:
         if self.publish is not None:
@@ -295,7 +295,7 @@ class Head(Struct, kw_only=True):
     def _fail(
         self, key: str, failure: Failure, *, final: bool = False, journal: bool = True, builds: Sequence[str] = ()
     ) -> None:
-        spare = self._lower_ceiling(key, failure)
+        spare = self._lower_cap(key, failure)
         attempt, pruned = self._schedule.failed(key, failure.failure_class, final=final, spare=spare)
         if attempt is not None:
             how = "alone on its machine" if attempt.alone else "with more room"
@@ -306,12 +306,12 @@ class Head(Struct, kw_only=True):
         if not self.settings.keep_going and journal:
             self._draining.set()
 
-    def _lower_ceiling(self, key: str, failure: Failure) -> bool:
+    def _lower_cap(self, key: str, failure: Failure) -> bool:
         """Whether those who need the job are to look for an older release of it."""
         job = self.plan.jobs[key]
         if len(job.members) > 1 or not job.members[0].has_older:
             return False
-        name, known = job.members[0].name, self.ceilings.setdefault(job.target, {})
+        name, known = job.members[0].name, self.caps.setdefault(job.target, {})
         why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
         lower = lowered(known.get(name), job.members[0].version, failure_class=failure.failure_class, why=why)
         if lower is not None:

@@ -49,7 +49,7 @@ def doomed(
 
 def evict(store: LayerStore, *, cold_bytes: int, hot_bytes: int, dry_run: bool = False) -> list[Evicted]:
     """Bring the archives below ``cold_bytes``, and the unpacked trees below ``hot_bytes``; what builds use stays."""
-    layers = store.shelf.layers()
+    layers = store.layer_records.layers()
     gone = [
         Evicted(key=layer.key, bytes=layer.archive_bytes, archive=True)
         for layer in doomed(layers, budget_bytes=cold_bytes, size=lambda layer: layer.archive_bytes)

@@ -56,7 +56,7 @@ class Share(Protocol):
     """Layers of neighbours. Only what trusted installations made is ever offered: :class:`LayerStore` has nothing else."""
 
     def fetch(self, configuration: str, ground: str) -> tuple[str, ...] | None:
-        """Put a configuration's layers on the shelf, checked; their keys, or None when nobody offers them or they are refused."""
+        """Put a configuration's layers into the store, checked; their keys, or None when nobody offers them or they are refused."""
 
     def offer(self, configuration: str, way: Sequence[str]) -> None:
         """Let neighbours have a new one."""

@@ -52,7 +52,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     packages: Mapping[str, int]
 
 
-class Shelf:
+class LayerRecords:
     """Reads and writes the records of ``<images>/layers``."""
 
     def __init__(self, directory: Path) -> None:

@@ -28,7 +28,7 @@ from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import install
 from lxcbuild.images.layer import Chooser, Layer, LayerRecord, Share, layer_key
-from lxcbuild.images.layer_records import Shelf, package_id, write
+from lxcbuild.images.layer_records import LayerRecords, package_id, write
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.state import locks
@@ -62,9 +62,9 @@ class LayerStore:
         self._monitor = monitor or NullMonitor()
         self._choose = choose
         self._share = share
-        self.shelf = Shelf(dirs.images / "layers")
+        self.layer_records = LayerRecords(dirs.images / "layers")
         self.hot = HotStore(dirs, self._monitor)
-        self.made = 0  # layers that this object has added to the shelf
+        self.made = 0  # layers that this object has added
 
     def provide(self, image: Image, archive: AptArchive, *groups: Sequence[str]) -> Layer:
         """A stack of layers, one per group of relations in that order (toolchain first), each resolved on top of the one before.
@@ -150,10 +150,10 @@ class LayerStore:
 
     def _extended(self, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> Layer:
         key = layer_key(parent.key, resolved, architecture=image.target.architecture)
-        way, hit = self.shelf.way(key), True
+        way, hit = self.layer_records.way(key), True
         if way is None:
             with self._making(key):
-                way = self.shelf.way(key)
+                way = self.layer_records.way(key)
                 if way is None and self._share is not None:
                     way = self._share.fetch(key, parent.key)
                 if way is None:
@@ -162,9 +162,9 @@ class LayerStore:
                         self._share.offer(key, way)
         if hit:
             for step in way:
-                self.shelf.used(step)
+                self.layer_records.used(step)
         lowers = tuple(self._load(step) for step in reversed(way))
-        record = self.shelf.document(way[-1])
+        record = self.layer_records.document(way[-1])
         if record is None:
             raise _EvictedError(way[-1])
         packages = tuple(InstalledPackage(**package) for package in record["packages"])
@@ -175,7 +175,7 @@ class LayerStore:
 
     def seconds_to_make(self, key: str) -> float:
         """What making a known layer took; 0 for one that is gone."""
-        return _seconds_of(self.shelf.document(key) or {})
+        return _seconds_of(self.layer_records.document(key) or {})
 
     def _making(self, key: str) -> AbstractContextManager[None]:
         waiting = Note(text="waiting for another process that installs the same packages")
@@ -187,7 +187,7 @@ class LayerStore:
         self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet
     ) -> tuple[str, ...]:
         """Install what is missing, on the parent or on a stack that has a part of it; the keys of all layers, the lowest first."""
-        stacks = self.shelf.stacks(parent.key) if self._choose is not None else {}
+        stacks = self.layer_records.stacks(parent.key) if self._choose is not None else {}
         wanted = {package_id(asdict(package)): package.size_bytes for package in resolved.packages}
         start = self._choose(wanted, stacks) if self._choose is not None else None
         if start is None:
@@ -195,15 +195,15 @@ class LayerStore:
             return (key,)
         below = stacks[start]
         for step in below.way:
-            self.shelf.used(step)
+            self.layer_records.used(step)
         lowers = tuple(self._load(step) for step in reversed(below.way))
         ground = replace(parent, key=start, lowers=(*lowers, *parent.lowers))
         rest = tuple(each for each in resolved.packages if package_id(asdict(each)) not in below.packages)
         step = layer_key(start, ResolvedSet(packages=rest), architecture=image.target.architecture)
         with self._making(step):
-            if not self.shelf.known(step):
+            if not self.layer_records.known(step):
                 self._install(step, image, ground, archive, ResolvedSet(packages=rest))
-        self.shelf.keep_way(key, (*below.way, step))
+        self.layer_records.keep_way(key, (*below.way, step))
         return (*below.way, step)
 
     def _install(self, key: str, image: Image, parent: Layer, archive: AptArchive, resolved: ResolvedSet) -> None:
@@ -263,7 +263,7 @@ class LayerStore:
         """Fill the tree of a layer that has no record yet; what lies there without one cannot be trusted to be whole."""
         self.hot.drop(key)
         path, _ = self.hot.place(key, size_bytes=size_bytes, what="a layer", fill=fill)
-        if not self.shelf.known(key):
+        if not self.layer_records.known(key):
             raise ImageError(
                 f"the layer {key[:16]} is in use and its record is lost",
                 resolution="end the builds that use it, then: lxcbuild gc --hot",
@@ -282,8 +282,8 @@ class LayerStore:
             "archive_bytes": (workdir / "layer.tar.zst").stat().st_size,
             **record,
         }
-        (workdir / "layer.tar.zst").rename(self.shelf.archive_path(key))
-        write(self.shelf.record_path(key), json.dumps(complete, indent=1) + "\n")
+        (workdir / "layer.tar.zst").rename(self.layer_records.archive_path(key))
+        write(self.layer_records.record_path(key), json.dumps(complete, indent=1) + "\n")
         self.made += 1
 
     def provide_tree(
@@ -299,12 +299,12 @@ class LayerStore:
 
         ``fill`` gets the empty tree and a directory for what it needs meanwhile; ``parent`` is the key below it.
         """
-        if self.shelf.known(key):
-            self.shelf.used(key)
+        if self.layer_records.known(key):
+            self.layer_records.used(key)
             return self._load(key), True
         with self._making(key):
-            if self.shelf.known(key):
-                self.shelf.used(key)
+            if self.layer_records.known(key):
+                self.layer_records.used(key)
                 return self._load(key), True
             started = time.monotonic()
             workdir = self._dirs.images / "layers" / f"new-{key[:16]}"
@@ -327,14 +327,14 @@ class LayerStore:
         found = self.hot.find(key)
         if found is not None:
             return found[0]
-        record = self.shelf.document(key)
+        record = self.layer_records.document(key)
         if record is None:
             raise _EvictedError(key)
 
         def fill(tree: Path) -> None:  # under the lock that remove() takes
-            if not self.shelf.known(key):
+            if not self.layer_records.known(key):
                 raise _EvictedError(key)
-            pack.unpack(self.shelf.archive_path(key), tree)
+            pack.unpack(self.layer_records.archive_path(key), tree)
 
         path, _ = self.hot.place(key, size_bytes=record["unpacked_bytes"], what="a layer", fill=fill)
         return path
@@ -358,7 +358,7 @@ class LayerStore:
         with self.hot.loading(key):
             if not self.hot.drop(key):
                 return False
-            self.shelf.forget(key)  # only now: a tree always has its record
+            self.layer_records.forget(key)  # only now: a tree always has its record
         return True
 
     def stale(self) -> list[Path]:
@@ -372,9 +372,9 @@ class LayerStore:
 
     def orphans(self, image_digests: Collection[str]) -> list[str]:
         """Keys of layers that stand on none of these images: nobody can ask for them any more."""
-        parents = self.shelf.grounds()
+        parents = self.layer_records.grounds()
         keys = []
-        for record in self.shelf.documents():
+        for record in self.layer_records.documents():
             parents[record["key"]] = record["parent"]
             keys.append(record["key"])
         found = []

@@ -41,7 +41,7 @@ _IPV6_RECVPKTINFO = 49  # linux/in6.h; the socket module has it on some builds o
 
 
 @dataclass(slots=True)
-class Ground:
+class Namespaces:
     """One namespace: ``netns_fd`` names it, the rest reaches into it and works from anywhere. Descriptors are close-on-exec."""
 
     netns_fd: int
@@ -102,7 +102,7 @@ def entered(netns_fd: int) -> Iterator[None]:
         os.close(home)
 
 
-def make(*, way_out: bool) -> Ground:
+def make(*, way_out: bool) -> Namespaces:
     """A new namespace with resolver sockets on port 53, and with ``way_out`` also lo and a TUN device. Raises OSError.
 
     Interfaces are a matter of the kernel's one big network lock (rtnl), which the end of another namespace holds for 10 to 30 ms:
@@ -120,11 +120,11 @@ def make(*, way_out: bool) -> Ground:
             Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
         diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         diag.settimeout(1.0)
-        ground = Ground(netns, None, *_resolver_sockets(), diag, _icmp_tables())
+        namespaces = Namespaces(netns, None, *_resolver_sockets(), diag, _icmp_tables())
     if way_out:
         with contextlib.suppress(OSError):  # the one who needs it tries again, and hears why not
-            ground.enliven(way_out=True)
-    return ground
+            namespaces.enliven(way_out=True)
+    return namespaces
 
 
 def _control() -> socket.socket:

@@ -78,13 +78,13 @@ def nearest(
 class PlannedLayer(Struct, frozen=True, kw_only=True):
     """A set of packages to be made as a layer, on top of the ``parent`` set (empty: the ground).
 
-    ``wishes`` names the planned builds that it is for by itself; none for a common subset that is only a step.
+    ``requests`` names the planned builds that it is for by itself; none for a common subset that is only a step.
     """
 
     packages: PackageSet
     parent: PackageSet
     depth: int
-    wishes: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
 class LayerPlan(Struct, frozen=True, kw_only=True):
@@ -96,11 +96,11 @@ class LayerPlan(Struct, frozen=True, kw_only=True):
     @property
     def steps(self) -> tuple[PlannedLayer, ...]:
         """Those that no build asks for by itself."""
-        return tuple(layer for layer in self.layers if not layer.wishes)
+        return tuple(layer for layer in self.layers if not layer.requests)
 
 
 def plan_layers(
-    wishes: Mapping[str, PackageSet],
+    requests: Mapping[str, PackageSet],
     sizes: Mapping[str, int],
     *,
     costs: Costs = COSTS,
@@ -108,19 +108,20 @@ def plan_layers(
 ) -> LayerPlan:
     """The layers to make for planned builds and in which order: common subsets first where they save time.
 
-    ``wishes`` maps each build to its resolved packages above the ground. Every non-empty set gets its layer; the result depends on
-    the arguments alone. Under the cost model it never takes longer than making the sets as they come, each from its nearest subset.
+    ``requests`` maps each build to its resolved packages above the ground. Every non-empty set gets its layer; the result depends
+    on the arguments alone. Under the cost model it never takes longer than making the sets as they come,
+    each from its nearest subset.
     """
-    sets = {frozenset(packages) for packages in wishes.values() if packages}
+    sets = {frozenset(packages) for packages in requests.values() if packages}
     plain = _tree(sets, sizes, costs, max_depth)
     chosen, best = set(sets), plain
     while (step := _best_step(chosen, best, sizes, costs, max_depth)) is not None:
         chosen.add(step[0])
         best = step[1]
-    as_they_come = _in_order(list(dict.fromkeys(frozenset(p) for p in wishes.values() if p)), sizes, costs, max_depth)
+    as_they_come = _in_order(list(dict.fromkeys(frozenset(p) for p in requests.values() if p)), sizes, costs, max_depth)
     if _seconds(as_they_come, sizes, costs) < _seconds(best, sizes, costs):
         best = as_they_come
-    return _plan(best, wishes, sizes, costs)
+    return _plan(best, requests, sizes, costs)
 
 
 # A tree maps each set to its parent set; the ground is the empty set.
@@ -189,9 +190,9 @@ def _gains(tree: _Tree, sizes: Mapping[str, int], costs: Costs) -> dict[PackageS
     return gains
 
 
-def _plan(tree: _Tree, wishes: Mapping[str, PackageSet], sizes: Mapping[str, int], costs: Costs) -> LayerPlan:
+def _plan(tree: _Tree, requests: Mapping[str, PackageSet], sizes: Mapping[str, int], costs: Costs) -> LayerPlan:
     names: dict[PackageSet, list[str]] = {}
-    for name, packages in wishes.items():
+    for name, packages in requests.items():
         names.setdefault(frozenset(packages), []).append(name)
     depths: dict[PackageSet, int] = {frozenset(): 0}
     layers = []
@@ -203,7 +204,7 @@ def _plan(tree: _Tree, wishes: Mapping[str, PackageSet], sizes: Mapping[str, int
                 packages=packages,
                 parent=parent,
                 depth=depths[packages],
-                wishes=tuple(sorted(names.get(packages, ()))),
+                requests=tuple(sorted(names.get(packages, ()))),
             )
         )
     return LayerPlan(layers=tuple(layers), seconds=_seconds(tree, sizes, costs))

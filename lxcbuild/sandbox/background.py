@@ -10,7 +10,7 @@ from lxcbuild.log import Logger
 log = Logger()
 
 
-class Behind:
+class BackgroundWork:
     """Runs each piece of work in a thread of its own; the interpreter waits for these threads at its end."""
 
     def __init__(self) -> None:

@@ -10,23 +10,23 @@ from typing import Self
 from lxcbuild.errors import InputError, LxcbuildError, NotRootError, SandboxError
 from lxcbuild.linux import block, mounts
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
-from lxcbuild.sandbox.background import Behind
+from lxcbuild.sandbox.background import BackgroundWork
 from lxcbuild.sandbox.base import InstanceSpec, Verdict
 from lxcbuild.sandbox.limits import enforcement
 from lxcbuild.sandbox.lxc_instance import LxcInstance
-from lxcbuild.sandbox.start.launcher_pool import Nursery
+from lxcbuild.sandbox.start.launcher_pool import LauncherPool
 from lxcbuild.state.paths import StateDirs
 
 
 class LxcBackend:
-    """Makes sandboxes that are LXC containers, for any number of threads; close it at the end, and with it ``nursery``."""
+    """Makes sandboxes that are LXC containers, for any number of threads; close it at the end, and with it ``launcher pool``."""
 
     name = "lxc"
 
-    def __init__(self, dirs: StateDirs, *, nursery: Nursery | None = None) -> None:
+    def __init__(self, dirs: StateDirs, *, launchers: LauncherPool | None = None) -> None:
         self._dirs = dirs
-        self._nursery = nursery or Nursery(dirs.run)
-        self._behind = Behind()
+        self._launchers = launchers or LauncherPool(dirs.run)
+        self._background = BackgroundWork()
         self._host: CgroupHost | None = None
 
     def probe(self) -> Verdict:
@@ -35,7 +35,7 @@ class LxcBackend:
             if os.geteuid() != 0:
                 raise NotRootError("LXC sandboxes need root", resolution="run it with sudo")
             CgroupHost.detect()
-            self._nursery.prepare()
+            self._launchers.prepare()
         except LxcbuildError as error:
             return Verdict(usable=False, reason=error.brief, resolution=error.resolution)
         return Verdict(usable=True)
@@ -45,10 +45,10 @@ class LxcBackend:
 
         def prepare() -> None:
             with contextlib.suppress(LxcbuildError):  # the start that comes next meets the same trouble, and says so
-                self._nursery.prepare()
+                self._launchers.prepare()
 
-        self._nursery.warm()
-        self._behind.run("prestart", prepare)
+        self._launchers.warm()
+        self._background.run("prestart", prepare)
 
     def create(self, spec: InstanceSpec) -> LxcInstance:
         """An instance that is not yet started. Raises LimitRefusedError for a limit that this host cannot enforce."""
@@ -60,16 +60,18 @@ class LxcBackend:
         plan = enforcement.plan_limits(spec.policy, host, state_dir=self._dirs.lib)
         plan.require()
         _check_paths(spec)
-        return LxcInstance(spec, dirs=self._dirs, plan=plan, host=host, nursery=self._nursery, behind=self._behind)
+        return LxcInstance(
+            spec, dirs=self._dirs, plan=plan, host=host, launchers=self._launchers, background=self._background
+        )
 
     def settle(self) -> None:
         """Wait for what is being prepared or cleaned up behind."""
-        self._behind.join()
+        self._background.join()
 
     def close(self) -> None:
-        """Wait for what is being cleaned up behind, and end the nursery."""
+        """Wait for what is being cleaned up behind, and end the launcher pool."""
         self.settle()
-        self._nursery.close()
+        self._launchers.close()
 
     def __enter__(self) -> Self:
         return self

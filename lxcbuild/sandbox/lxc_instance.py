@@ -21,7 +21,7 @@ from lxcbuild.linux.cgroups.fs import Version
 from lxcbuild.model import OutputLimits, Usage
 from lxcbuild.sandbox import extract as extraction
 from lxcbuild.sandbox import seccomp
-from lxcbuild.sandbox.background import Behind
+from lxcbuild.sandbox.background import BackgroundWork
 from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.limits import enforcement
@@ -29,7 +29,7 @@ from lxcbuild.sandbox.network import network
 from lxcbuild.sandbox.registry import Registration
 from lxcbuild.sandbox.session import Session
 from lxcbuild.sandbox.start import launcher, lxcconf
-from lxcbuild.sandbox.start.launcher_pool import LauncherHandle, Nursery, wait_pidfd
+from lxcbuild.sandbox.start.launcher_pool import LauncherHandle, LauncherPool, wait_pidfd
 from lxcbuild.sandbox.watch import Reading
 from lxcbuild.state.paths import StateDirs
 
@@ -49,13 +49,13 @@ class LxcInstance:
         dirs: StateDirs,
         plan: enforcement.LimitPlan,
         host: CgroupHost,
-        nursery: Nursery,
-        behind: Behind,
+        launchers: LauncherPool,
+        background: BackgroundWork,
     ) -> None:
         self.spec = spec
         self._dirs = dirs
-        self._nursery = nursery
-        self._behind = behind
+        self._launchers = launchers
+        self._background = background
         self._resources = contextlib.ExitStack()
         self._plan = plan
         self._host = host
@@ -87,7 +87,7 @@ class LxcInstance:
             # Everything is given back in the reverse order: processes, then descriptors, cgroups, ids, and last the record.
             registration = Registration.create(self._dirs, self.spec.instance_id)
             stack.callback(registration.release)
-            handle = self._launcher = self._nursery.take()
+            handle = self._launcher = self._launchers.take()
             self._id_start = handle.id_range.start
             stack.callback(handle.close)
             stack.callback(self._forget)
@@ -97,7 +97,7 @@ class LxcInstance:
             cgroup = self._cgroup = stack.enter_context(group)
             stack.callback(_reap, handle)
             self._plan = enforcement.enforce(self._plan, cgroup)
-            self._nursery.way_out = self.spec.policy.network in network.GUARDED  # as this one, so the next ones
+            self._launchers.way_out = self.spec.policy.network in network.GUARDED  # as this one, so the next ones
             line = self._guard_line = network.GuardLine()
             stack.callback(line.close)
             runner_end = self._send_job(handle, cgroup, line)
@@ -176,7 +176,7 @@ class LxcInstance:
         self._kill()
         self._forget()
         resources = self._resources.pop_all()
-        self._behind.run(self.spec.instance_id, resources.close)
+        self._background.run(self.spec.instance_id, resources.close)
 
     def __enter__(self) -> Self:
         return self

@@ -102,15 +102,15 @@ class RunningBuild:
         raise AssertionError(f"the build ended before {phase}: {self.errors}")
 
     def find(self, who: str) -> int | None:
-        """The pid of the orchestrator, the nursery, a launcher with a sandbox, or the runner in it; None while there is none."""
+        """The pid of the orchestrator, the launcher pool, a launcher with a sandbox, or the runner in it; None if none is there."""
         if who == "orchestrator":
             return self.process.pid
-        for nursery in children(self.process.pid):
-            if LAUNCHER not in command_line(nursery):
+        for launchers in children(self.process.pid):
+            if LAUNCHER not in command_line(launchers):
                 continue
-            if who == "nursery":
-                return nursery
-            for launcher in children(nursery):
+            if who == "launcher pool":
+                return launchers
+            for launcher in children(launchers):
                 for runner in children(launcher):
                     return launcher if who == "launcher" else runner
         return None

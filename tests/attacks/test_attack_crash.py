@@ -85,7 +85,7 @@ def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path,
 
 
 @pytest.mark.usefixtures("duration_s")
-@pytest.mark.parametrize("who", ["nursery", "launcher", "runner"])
+@pytest.mark.parametrize("who", ["launcher pool", "launcher", "runner"])
 @pytest.mark.parametrize(
     "phase",
     [
@@ -117,11 +117,11 @@ def test_43_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder:
             assert build.process.poll() is None
             time.sleep(0.002)
         found = alive(state, build.process.pid)
-        assert any(f"process {build.find('nursery')}" in each for each in found)
+        assert any(f"process {build.find('launcher pool')}" in each for each in found)
         assert any(" in lxcbuild-" in each for each in found), "processes in the build's cgroups"
         assert leftovers(state) == [], "what lives is nobody's leftover"
         build.kill("orchestrator")
-        build.kill("nursery")  # who would have cleaned up
+        build.kill("launcher pool")  # who would have cleaned up
         build.wait()
         assert leftovers(state), "records and cgroups need somebody"
         assert_nothing_left(state, build.process.pid)
@@ -133,7 +133,7 @@ def test_43_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder:
 def test_43_random_moments(state: StateDirs, folder: Path, duration_s: float, count: int) -> None:
     moments = random.Random(43)
     for number in range(count):
-        who = moments.choice(["orchestrator", "orchestrator", "nursery", "launcher", "runner"])
+        who = moments.choice(["orchestrator", "orchestrator", "launcher pool", "launcher", "runner"])
         with RunningBuild(state, folder) as build:
             time.sleep(moments.uniform(0, duration_s))
             if (pid := build.find(who)) is not None and build.process.poll() is None:

@@ -29,20 +29,20 @@ def descriptors(pid: int | str) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What an orchestrator and its nursery hold."""
+    """What an orchestrator and its launcher pool hold."""
 
     own: int
-    nursery: int
+    launchers: int
     threads: int
     mounts: int
     cgroups: tuple[str, ...]
 
     @classmethod
-    def of(cls, backend, dirs, nursery: int) -> Footprint:
-        backend._behind.join()
+    def of(cls, backend, dirs, launchers: int) -> Footprint:
+        backend._background.join()
         return cls(
             own=descriptors("self"),
-            nursery=descriptors(nursery),
+            launchers=descriptors(launchers),
             threads=threading.active_count(),
             mounts=len(Path("/proc/self/mountinfo").read_text().splitlines()),
             cgroups=tuple(CgroupHost.detect().list(dirs.cgroup)),
@@ -54,23 +54,23 @@ def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
     def one(number: int) -> None:
         with backend.create(InstanceSpec(instance_id=f"n{number}", lowers=(rootfs,), policy=POLICY)) as instance:
             instance.start()
-            nonlocal nursery
-            nursery = parent_of(instance._launcher.pid)
+            nonlocal launchers
+            launchers = parent_of(instance._launcher.pid)
             result = instance.run(Step(argv=("sh", "-c", "head -c 1M /dev/zero > /out/f")), lambda _: None)
             assert result.ok, result
             instance.stop()
 
-    nursery = 0
+    launchers = 0
     for number in range(10):  # caches fill, and the allocator finds its size
         one(number)
-    before, born = Footprint.of(backend, dirs, nursery), nursery
-    own, helper = rss_bytes("self"), rss_bytes(nursery)
+    before, born = Footprint.of(backend, dirs, launchers), launchers
+    own, helper = rss_bytes("self"), rss_bytes(launchers)
     for number in range(10, 10 + count):
         one(number)
-    assert nursery == born, "one nursery serves all"
-    assert Footprint.of(backend, dirs, nursery) == before
+    assert launchers == born, "one launcher pool serves all"
+    assert Footprint.of(backend, dirs, launchers) == before
     assert rss_bytes("self") - own < 4 * MIB
-    assert rss_bytes(nursery) - helper < 2 * MIB
+    assert rss_bytes(launchers) - helper < 2 * MIB
 
 
 def test_44_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
@@ -79,15 +79,15 @@ def test_44_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(forgotten.close)
         forgotten.start()
-        nursery = parent_of(forgotten._launcher.pid)
-        kept = Footprint.of(backend, dirs, nursery)
+        launchers = parent_of(forgotten._launcher.pid)
+        kept = Footprint.of(backend, dirs, launchers)
     before = rss_bytes("self")
     memory = b"x" * (64 * MIB)  # more than the allocator keeps
     assert rss_bytes("self") - before > 4 * MIB
     del memory
-    freed = Footprint.of(backend, dirs, nursery)
+    freed = Footprint.of(backend, dirs, launchers)
     assert kept.own > freed.own
-    assert kept.nursery > freed.nursery
+    assert kept.launchers > freed.launchers
     assert len(kept.cgroups) > len(freed.cgroups)
 
 

@@ -63,35 +63,35 @@ def workload() -> dict[str, Any]:
     return found
 
 
-def wishes(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+def read_requests(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """Packages above the toolchain, by project, in the order of the corpus."""
     return {name: frozenset(project["packages"]) for name, project in document["projects"].items()}
 
 
 def record(dirs: StateDirs) -> dict[str, Any]:
     """Inspect the projects in their sandboxes, as a build does, and resolve what they build with."""
-    from lxcbuild.builder.driver import Course
+    from lxcbuild.builder.driver import Build
     from lxcbuild.builder.failures import PhaseFailedError
     from lxcbuild.builder.request import BuildRequest
     from lxcbuild.builder.work import Work
-    from lxcbuild.cli.workshop import workshop
+    from lxcbuild.cli.build_context import build_context
 
     corpus = yaml.safe_load(CORPUS.read_text())
     names = [each["name"] for group in ("fast", "full") for each in corpus[group] if each.get("expect") is None]
     sizes: dict[str, int] = {}
     projects: dict[str, Any] = {}
-    with workshop(dirs, NullMonitor(), policy="default") as facilities:
-        facilities.images.ensure(TARGET)
+    with build_context(dirs, NullMonitor(), policy="default") as context:
+        context.images.ensure(TARGET)
         for name in names:
             if len(projects) == COUNT:
                 break
             work = Work(
                 request=BuildRequest(requirement=name, target=TARGET, force=True, rebuild=True, with_deps=False),
-                facilities=facilities,
+                context=context,
             )
-            course = Course(work)
-            if not course.until(Phase.PROVISION):
-                _say(f"{name}: {course.outcome}"[:300])
+            build = Build(work)
+            if not build.until(Phase.PROVISION):
+                _say(f"{name}: {build.outcome}"[:300])
                 continue
             try:
                 relations, resolved = _build_set(work)
@@ -99,7 +99,7 @@ def record(dirs: StateDirs) -> dict[str, Any]:
                 _say(f"{name}: cannot be built for {TARGET}: {error}")
                 continue
             finally:
-                course.cancel()
+                build.cancel()
             sizes |= {package_id(asdict(package)): package.size_bytes for package in resolved.packages}
             assert work.source is not None
             projects[name] = {
@@ -108,9 +108,9 @@ def record(dirs: StateDirs) -> dict[str, Any]:
                 "packages": sorted(package_id(asdict(package)) for package in resolved.packages),
             }
             _say(f"{name} {work.source.version}: {len(resolved.packages)} packages")
-        image = facilities.images.get(TARGET)
-        toolchain = facilities.layers.resolve(
-            image, facilities.layers.base(image), facilities.archive_for(TARGET), load_recipe(TARGET).toolchain
+        image = context.images.get(TARGET)
+        toolchain = context.layers.resolve(
+            image, context.layers.base(image), context.archive_for(TARGET), load_recipe(TARGET).toolchain
         )
     return {
         "target": str(TARGET),
@@ -124,13 +124,13 @@ def _build_set(work: Any) -> tuple[tuple[str, ...], ResolvedSet]:
     """What the phase provision asks the suite for, and which packages these are above the toolchain."""
     from lxcbuild.builder.phases.provision import _needed
 
-    facilities = work.facilities
-    archive = facilities.archive_for(TARGET)
-    below = facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+    context = work.context
+    archive = context.archive_for(TARGET)
+    below = context.layers.provide(work.image, archive, work.recipe.toolchain)
     work.layer = below
     needed = _needed(work, keep_outdated=False)
     relations = tuple(sorted({*needed.relations, *needed.implicit}))
-    return relations, facilities.layers.resolve(work.image, below, archive, relations)
+    return relations, context.layers.resolve(work.image, below, archive, relations)
 
 
 # -- strategies, measured -------------------------------------------------------------------------------------
@@ -195,12 +195,12 @@ class _Ground:
 
     def provide(self, resolved: ResolvedSet, installs: list[dict[str, Any]]) -> float:
         """Seconds until the layers are there; what was installed goes to ``installs``."""
-        before = set(self.store.shelf.layers())
+        before = set(self.store.layer_records.layers())
         begun = time.monotonic()
         self.store.extend(self.image, self.tools, self.archive, resolved)
         took = time.monotonic() - begun
-        for key in set(self.store.shelf.layers()) - before:
-            made = self.store.shelf.document(key)
+        for key in set(self.store.layer_records.layers()) - before:
+            made = self.store.layer_records.document(key)
             assert made is not None
             own = {package_id(package) for package in made["installed"]}
             new = [package for package in resolved.packages if package_id(asdict(package)) in own]
@@ -231,7 +231,7 @@ def _ground(base: StateDirs, way: str) -> Iterator[_Ground]:
 
 def _forget_all_above(store: LayerStore, ground: str) -> None:
     """What earlier builds left would be found by any strategy."""
-    for key, layer in store.shelf.layers().items():
+    for key, layer in store.layer_records.layers().items():
         if key != ground and layer.kind == "packages" and not store.remove(key):
             raise RuntimeError(f"the layer {key[:16]} is in use")
 
@@ -365,7 +365,7 @@ def _summary(seconds: Mapping[str, float]) -> dict[str, Any]:
 
 def modelled(document: Mapping[str, Any], costs: Costs = COSTS) -> dict[str, float]:
     """Seconds per strategy by the cost model; the toolchain's layer is there for all but ``none``."""
-    asked = wishes(document)
+    asked = read_requests(document)
     sizes = {**document["sizes"], **document["toolchain"]}
     tools = frozenset(document["toolchain"])
     distinct = {packages for packages in asked.values() if packages}

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.driver import build
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.builder.work import Work
-from lxcbuild.cli.workshop import workshop
+from lxcbuild.cli.build_context import build_context
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.events import NullMonitor
 from lxcbuild.images.layers import LayerStore
@@ -64,23 +64,23 @@ def packed(path: Path) -> Path:
 
 
 @pytest.fixture
-def facilities(state: StateDirs) -> Iterator[Facilities]:
+def context(state: StateDirs) -> Iterator[BuildContext]:
     """What builds share, without sharing; layers that a test makes are removed after it."""
-    with workshop(state, NullMonitor(), policy="default") as found:
-        seen = set(found.layers.shelf.layers())
+    with build_context(state, NullMonitor(), policy="default") as found:
+        seen = set(found.layers.layer_records.layers())
         yield found
         found.layers.close()
-        for key in set(found.layers.shelf.layers()) - seen:
+        for key in set(found.layers.layer_records.layers()) - seen:
             assert found.layers.remove(key)
 
 
-def built(facilities: Facilities, store: LayerStore, sdist: Path) -> tuple[dict[str, str], Work]:
+def built(context: BuildContext, store: LayerStore, sdist: Path) -> tuple[dict[str, str], Work]:
     """SHA-256 of each package of a build whose layers come from ``store``."""
-    wheels = WheelLayers(store, facilities.backend, facilities.monitor)
+    wheels = WheelLayers(store, context.backend, context.monitor)
     request = BuildRequest(
         requirement="layerways", target=TARGET, path=sdist, force=True, rebuild=True, with_deps=False
     )
-    work = Work(request=request, facilities=replace(facilities, layers=store, wheels=wheels))
+    work = Work(request=request, context=replace(context, layers=store, wheels=wheels))
     outcome = build(work)
     assert outcome.status is Status.BUILT, outcome.failure
     debs = [artifact.path for artifact in outcome.artifacts if artifact.path.suffix in (".deb", ".dsc")]
@@ -89,14 +89,14 @@ def built(facilities: Facilities, store: LayerStore, sdist: Path) -> tuple[dict[
 
 
 def test_a_layer_made_in_two_steps_gives_the_packages_of_one_made_in_one(
-    facilities: Facilities, state: StateDirs, tmp_path: Path
+    context: BuildContext, state: StateDirs, tmp_path: Path
 ) -> None:
     sdist = packed(tmp_path / "layerways-1.0.tar.gz")
-    image = facilities.images.ensure(TARGET)
-    archive = facilities.archive_for(TARGET)
+    image = context.images.ensure(TARGET)
+    archive = context.archive_for(TARGET)
 
-    direct_store = LayerStore(state, facilities.backend)
-    direct, work = built(facilities, direct_store, sdist)
+    direct_store = LayerStore(state, context.backend)
+    direct, work = built(context, direct_store, sdist)
     assert work.layer is not None
     direct_layer = work.layer
     tools = direct_store.provide(image, archive, load_recipe(TARGET).toolchain)
@@ -104,9 +104,9 @@ def test_a_layer_made_in_two_steps_gives_the_packages_of_one_made_in_one(
     direct_store.close()
     assert direct_store.remove(direct_layer.key)
 
-    stepped_store = LayerStore(state, facilities.backend, choose=nearest_stack)
+    stepped_store = LayerStore(state, context.backend, choose=nearest_stack)
     below = stepped_store.provide(image, archive, load_recipe(TARGET).toolchain, ["python3-docopt", "python3-lockfile"])
-    stepped, work = built(facilities, stepped_store, sdist)
+    stepped, work = built(context, stepped_store, sdist)
     assert work.layer is not None
     assert work.layer.key == direct_layer.key
     assert work.layer.lowers[1:] == below.lowers  # on top of the subset that was there

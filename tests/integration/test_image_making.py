@@ -297,9 +297,9 @@ def test_the_toolchain_is_a_layer_of_its_own(
 def others_away(state: StateDirs, backend: LxcBackend) -> Iterator[None]:
     """Layers that a test makes are removed after it: another one must not start from them."""
     store = LayerStore(state, backend)
-    seen = set(store.shelf.layers())
+    seen = set(store.layer_records.layers())
     yield
-    for key in set(store.shelf.layers()) - seen:
+    for key in set(store.layer_records.layers()) - seen:
         store.remove(key)
 
 
@@ -329,10 +329,10 @@ def test_a_set_starts_from_the_nearest_known_subset_and_is_the_same_by_either_wa
     assert inside(backend, stepped.lowers) == trees
 
     others = set(store.orphans({bookworm.digest}))  # of other images, and of failed runs
-    assert not others & {below.key, *store.shelf.grounds().values()}
+    assert not others & {below.key, *store.layer_records.grounds().values()}
     known = store.provide(bookworm, archive, list(reversed(wanted)))
     assert (known.hit, known.lowers) == (True, stepped.lowers)
-    assert store.shelf.layers()[below.key].hits == 2  # once to stand on, once in a known stack
+    assert store.layer_records.layers()[below.key].hits == 2  # once to stand on, once in a known stack
 
     # What stands on a layer that was removed is made again, from what is left.
     store.close()

@@ -66,10 +66,10 @@ def store(state: StateDirs) -> Iterator[LayerStore]:
     """A layer store; what it makes is removed after the test."""
     with LxcBackend(state) as backend:
         made = LayerStore(state, backend, choose=nearest_stack)
-        seen = set(made.shelf.layers())
+        seen = set(made.layer_records.layers())
         yield made
         made.close()
-        for key in set(made.shelf.layers()) - seen:
+        for key in set(made.layer_records.layers()) - seen:
             assert made.remove(key)
 
 

@@ -45,19 +45,19 @@ def made(state: StateDirs, tmp_path: Path) -> Iterator[tuple[LayerShare, str, tu
     with LxcBackend(state) as backend:
         image = images.ensure(BOOKWORM)
         store = LayerStore(state, backend, choose=nearest_stack, share=share)
-        before = set(store.shelf.layers())
+        before = set(store.layer_records.layers())
         archive = images.archive(image)
         store.provide(image, archive, ["python3-docopt"])
         top = store.provide(image, archive, ["python3-docopt", "python3-lockfile"])
         assert top.hit is False
-        way = store.shelf.way(top.key)
+        way = store.layer_records.way(top.key)
         assert way is not None
         assert len(way) == 2
         share.give_image(BOOKWORM, images.record(BOOKWORM))
         yield share, top.key, way
         store.close()
         images.close()
-        for key in set(store.shelf.layers()) - before:
+        for key in set(store.layer_records.layers()) - before:
             store.remove(key)
 
 
@@ -100,7 +100,7 @@ def test_another_machine_takes_what_one_made_and_refuses_what_was_changed(
         assert any("fetched the layer" in note for note in ears.notes)
         assert not any(note.startswith("installing") for note in ears.notes)
         for step in way:
-            theirs, ours = (LayerStore(dirs, backend).shelf.document(step) for dirs in (state, fresh_state))
+            theirs, ours = (LayerStore(dirs, backend).layer_records.document(step) for dirs in (state, fresh_state))
             assert theirs == ours
         store.close()
         images.close()

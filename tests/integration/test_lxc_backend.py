@@ -130,14 +130,14 @@ def test_cancel_from_another_thread_ends_a_step_at_once(running: LxcInstance) ->
     assert quick(time.monotonic() - begun, 2)
 
 
-@pytest.mark.parametrize("who", ["launcher", "runner", "nursery"])
+@pytest.mark.parametrize("who", ["launcher", "runner", "launcher pool"])
 def test_whoever_is_killed_everything_inside_is_dead(running: LxcInstance, backend: LxcBackend, who: str) -> None:
     assert running._launcher is not None
     pid = running._launcher.pid
     victim = {
         "launcher": pid,
         "runner": int(Path(f"/proc/{pid}/task/{pid}/children").read_text()),
-        "nursery": int(
+        "launcher pool": int(
             next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("PPid")).split()[1]
         ),
     }[who]
@@ -151,8 +151,8 @@ def test_whoever_is_killed_everything_inside_is_dead(running: LxcInstance, backe
 
 
 def test_a_backend_recovers_from_a_killed_nursery(backend: LxcBackend, rootfs: Path) -> None:
-    backend._nursery.prepare()
-    spare = backend._nursery._spare
+    backend._launchers.prepare()
+    spare = backend._launchers._spare
     assert spare is not None
     status = Path(f"/proc/{spare.pid}/status").read_text()
     os.kill(int(next(line for line in status.splitlines() if line.startswith("PPid")).split()[1]), signal.SIGKILL)
@@ -266,7 +266,7 @@ def test_descriptors_stay_flat_over_many_sandboxes(backend: LxcBackend, rootfs: 
         with backend.create(spec(rootfs, f"n{number}")) as instance:
             instance.start()
             assert shell(instance, "true")[0].ok
-        backend._behind.join()
+        backend._background.join()
 
     one(0)
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -421,8 +421,8 @@ def test_the_guard_adds_little_to_the_start(backend: LxcBackend, rootfs: Path) -
     taken: dict[NetworkMode, list[float]] = {NetworkMode.LOOPBACK: [], NetworkMode.SINKHOLE: []}
     for number in range(10):
         for mode, samples in taken.items():
-            backend._nursery.way_out = mode is NetworkMode.SINKHOLE
-            backend._nursery.prepare()
+            backend._launchers.way_out = mode is NetworkMode.SINKHOLE
+            backend._launchers.prepare()
             begun = time.monotonic()
             with backend.create(spec(rootfs, f"{mode}{number}", policy=replace(POLICY, network=mode))) as instance:
                 instance.start()

@@ -15,8 +15,8 @@ _TOLD = 20
 def run(work: Work) -> None:
     """Set ``work.checks["lintian"]``; raises ``gate-rejected`` for errors about packaging that was generated here."""
     assert work.image is not None
-    archive = work.facilities.archive_for(work.request.target)
-    layer = work.facilities.layers.provide(work.image, archive, lintian.PACKAGES)
+    archive = work.context.archive_for(work.request.target)
+    layer = work.context.layers.provide(work.image, archive, lintian.PACKAGES)
     place = work.workspace / "lintian-in"
     place.mkdir(mode=0o755)
     for item in work.sealed:  # a .dsc is judged with the files that it names

@@ -161,7 +161,7 @@ def _packages(work: Work) -> Iterator[dict[str, object]]:
 def _layers(work: Work) -> tuple[LayerRecord, ...]:
     """The layers that the build stood on, the lowest first."""
     assert work.layer is not None
-    return work.facilities.layers.records(work.layer)
+    return work.context.layers.records(work.layer)
 
 
 def _wheels(work: Work) -> Iterator[dict[str, object]]:

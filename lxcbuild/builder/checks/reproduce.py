@@ -97,8 +97,8 @@ def _second_build(work: Work) -> tuple[Mapping[str, ExtractedFile] | None, bool,
 def _clock_library(work: Work) -> tuple[Path, ...]:
     """The package with the library for another time of day; nothing that it depends on, which the base has."""
     assert work.image is not None
-    archive = work.facilities.archive_for(work.request.target)
-    layers = work.facilities.layers
+    archive = work.context.archive_for(work.request.target)
+    layers = work.context.layers
     resolved = layers.resolve(work.image, layers.base(work.image), archive, (variation.CLOCK_PACKAGE,))
     wanted = replace(resolved, packages=tuple(p for p in resolved.packages if p.name == variation.CLOCK_PACKAGE))
     return archive.fetch(wanted)
@@ -178,14 +178,14 @@ def _explain(work: Work, files: Mapping[str, ExtractedFile], differing: Sequence
     alone = [f"{name} came out of only one of the two builds" for name in differing if name not in both]
     if not both:
         return "\n".join(alone)
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     places = [work.workspace / "compared-1", work.workspace / "compared-2"]
     for place, found in zip(places, (first, files), strict=True):
         place.mkdir(mode=0o755)
         for name in both:
             (place / name).hardlink_to(found[name].path)
     try:
-        layer: Layer = work.facilities.layers.provide(work.image, archive, _DIFFOSCOPE)
+        layer: Layer = work.context.layers.provide(work.image, archive, _DIFFOSCOPE)
         binds = tuple(Bind(host=p, inside=i) for p, i in zip(places, variation.explain_binds(), strict=True))
         instance = work.open_sandbox(layer.lowers, binds=binds)
         run_job(work, instance, variation.explain_job(both))

@@ -139,7 +139,7 @@ def _find(work: Work) -> upstreamtests.TestsFound:
 
 def _packages_of(work: Work, modules: Sequence[str]) -> dict[str, str | None]:
     """The suite's packages of modules that tests could not import, and their projects; never what is being tested."""
-    contents = work.facilities.contents_for(work.request.target)
+    contents = work.context.contents_for(work.request.target)
     own = {deb.package for deb in (*_debs(work), *_companions(work))}
     found: dict[str, str | None] = {}
     for name in modules[:_MAX_LEARNED]:
@@ -158,8 +158,8 @@ def _layer(work: Work, requires: Sequence[str], learned: Mapping[str, str | None
     own = {deb.package for deb in (*_debs(work), *_companions(work))}
     relations, roots = _mapped(work, requires, own)
     more = _satisfiable(work, [package for package in (*learned, *upstreamtests.COMMON) if package not in own])
-    archive = work.facilities.archive_for(work.request.target)
-    below = work.facilities.layers.provide(work.image, archive, _declared(work), (*relations, *more))
+    archive = work.context.archive_for(work.request.target)
+    below = work.context.layers.provide(work.image, archive, _declared(work), (*relations, *more))
     if newest:
         roots = list(dict.fromkeys((*roots, *relations.values(), *filter(None, learned.values()))))
     return _with_wheels(work, below, roots) if roots else below
@@ -189,7 +189,7 @@ def _mapped(work: Work, requires: Sequence[str], own: Collection[str]) -> tuple[
 
 def _can_be_had(work: Work, relation: str) -> bool:
     assert work.image is not None
-    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
+    layers, archive = work.context.layers, work.context.archive_for(work.request.target)
     try:
         layers.resolve(work.image, layers.base(work.image), archive, (relation,))
     except DependencyError:
@@ -220,7 +220,7 @@ def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
         }
         for item in {str(chosen): None for chosen_set in kept.values() for chosen in chosen_set}:
             work.note(f"test requirement from the index: {item}")
-        return replace(below, lowers=work.facilities.wheels.provide(work.image, below, kept).layer.lowers)  # type: ignore[arg-type]
+        return replace(below, lowers=work.context.wheels.provide(work.image, below, kept).layer.lowers)  # type: ignore[arg-type]
 
     try:
         return choose(roots)

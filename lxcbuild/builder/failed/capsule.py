@@ -283,10 +283,8 @@ def _check_state(state: FailedState, members: Mapping[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def opened(
-    dirs: StateDirs, capsule: Capsule, *, backend: Backend, hot: HotStore, ceiling: Policy
-) -> Iterator[Reopened]:
-    """A sandbox in the capsule's state, its limits narrowed to those of ``ceiling``.
+def opened(dirs: StateDirs, capsule: Capsule, *, backend: Backend, hot: HotStore, cap: Policy) -> Iterator[Reopened]:
+    """A sandbox in the capsule's state, its limits narrowed to those of ``cap``.
 
     Images and layers that are here in the same digest are used; the others come out of the capsule, for this block only.
     """
@@ -297,7 +295,7 @@ def opened(
         ]
         for bind in capsule.state.binds:
             (capsule.place / BINDS / bind.name).mkdir(parents=True, exist_ok=True)
-        limits = narrowed(capsule.state.limits, ceiling)
+        limits = narrowed(capsule.state.limits, cap)
         yield stack.enter_context(
             reopen.opened(capsule.place, capsule.state, backend=backend, hot=hot, lowers=lowers, limits=limits)
         )

@@ -109,7 +109,7 @@ def keep(work: Work, failure: Failure) -> None:
     """
     if work.instance is None or work.last_step is None:
         return
-    dirs = work.facilities.dirs
+    dirs = work.context.dirs
     try:
         retention = load_retention().failed_states
         if retention.count == 0:
@@ -130,7 +130,7 @@ def keep(work: Work, failure: Failure) -> None:
 
 
 def _fill(work: Work, failure: Failure, fresh: Path, retention: FailedStates) -> None:
-    instance, step, dirs = work.instance, work.last_step, work.facilities.dirs
+    instance, step, dirs = work.instance, work.last_step, work.context.dirs
     assert instance is not None
     assert step is not None
     lowers = tuple(_lower_ref(dirs, path) for path in instance.spec.lowers)

@@ -56,7 +56,7 @@ def choose(
         sets[_short(version)] = resolve_build_set(
             roots,
             constraints=_plain(constraints),
-            index=work.facilities.index,
+            index=work.context.index,
             target=environment,
             make_wheel=make,
         )
@@ -164,9 +164,9 @@ def _wheel_of_source(work: Work, file: IndexFile, version: str, *, depth: int) -
         raise DependencyError(f"{file.filename} would be built for a build for a build: that is too deep")
     if _short(version) != _short(work.image.python_version):
         raise DependencyError(f"{file.filename} can be built for the suite's default Python only")
-    archive = work.facilities.index.fetch(file)
+    archive = work.context.index.fetch(file)
     facts = ["wheel", archive.parent.name, work.image.digest, version, LAYOUT_VERSION]
-    kept = work.facilities.dirs.downloads / "built-wheels" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    kept = work.context.dirs.downloads / "built-wheels" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     made = sorted(kept.glob("*.whl"))
     if made:
         return made[0]
@@ -205,9 +205,9 @@ def _inspect(work: Work, archive: Path) -> Inspection:
 def _layer_for(work: Work, requirements: Sequence[str], depth: int) -> tuple[Layer, tuple[str, ...]]:
     assert work.image is not None
     assert work.recipe is not None
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     tools = ("build-essential", "python3-all-dev")
-    below = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, tools)
+    below = work.context.layers.provide(work.image, archive, work.recipe.toolchain, tools)
     default = work.image.python_version
 
     def make(file: IndexFile) -> Path:
@@ -216,10 +216,10 @@ def _layer_for(work: Work, requirements: Sequence[str], depth: int) -> tuple[Lay
     sets: Mapping[str, tuple[Chosen, ...]] = {
         _short(default): resolve_build_set(
             requirements,
-            index=work.facilities.index,
+            index=work.context.index,
             target=target_environment(work, below, default),
             make_wheel=make,
         )
     }
-    made = work.facilities.wheels.provide(work.image, below, sets)
+    made = work.context.wheels.provide(work.image, below, sets)
     return made.layer, made.program_paths

@@ -68,7 +68,7 @@ def settle(work: Work) -> bool:
 
 
 def _candidates(work: Work) -> Mapping[str, str]:
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     return archive.candidates([name for pair in crates.TOOLCHAINS for name in pair])
 
 
@@ -106,7 +106,7 @@ def _decide(work: Work, found: Crates) -> CrateSupply:
     wanted = crates.wanted_from_registry(found, architecture)
     if not wanted:
         return CrateSupply(supply=Supply.NONE)
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     match = crates.match_suite(wanted, archive.candidates(crates.package_names(wanted)))
     if match.missing:
         shown = ", ".join(map(str, match.missing[:_NAMED])) + (" ..." if len(match.missing) > _NAMED else "")
@@ -125,7 +125,7 @@ def _decide(work: Work, found: Crates) -> CrateSupply:
 
 def _impossible(work: Work, wanted: Sequence[str]) -> str | None:
     assert work.image is not None
-    layers, archive = work.facilities.layers, work.facilities.archive_for(work.request.target)
+    layers, archive = work.context.layers, work.context.archive_for(work.request.target)
     try:
         layers.resolve(work.image, layers.base(work.image), archive, wanted)
     except DependencyError as error:
@@ -213,7 +213,7 @@ def _fetch(work: Work) -> None:
     assert settings is not None, "without a registry nothing is fetched"
     files = _from_cache(work, found) or _from_registry(work, found, settings)
     work.registry_crates = tuple(files)
-    layers = CrateLayers(work.facilities.layers, work.facilities.backend, work.monitor)
+    layers = CrateLayers(work.context.layers, work.context.backend, work.monitor)
     work.layer = work.using(layers.provide(work.image, work.layer, files))
     digest = crates_key("", files)[:16]
     work.note(f"{len(files)} crates from the registry, set {digest}; the log has the list")
@@ -222,7 +222,7 @@ def _fetch(work: Work) -> None:
 
 
 def _cache(work: Work, sha256: str) -> Path:
-    return work.facilities.dirs.downloads / "crates" / sha256[:2] / f"{sha256}.crate"
+    return work.context.dirs.downloads / "crates" / sha256[:2] / f"{sha256}.crate"
 
 
 def _from_cache(work: Work, found: Crates) -> list[CrateFile]:

@@ -54,12 +54,12 @@ def complete(work: Work) -> None:
     release = work.release
     assert release is not None
     try:
-        listed = releases_by_version(release.name, work.facilities.index.files(release.name))
+        listed = releases_by_version(release.name, work.context.index.files(release.name))
     except UnknownProjectError:
         return
     same = next((item for item in listed if str(item.version) == release.version), None)
     try:
-        found = read_requirements(work.facilities.index, same, read_sdist=lambda _: None) if same is not None else None
+        found = read_requirements(work.context.index, same, read_sdist=lambda _: None) if same is not None else None
     except LxcbuildError as error:
         work.note(f"what it requires is not certain before it is built: {error.brief}")
         return
@@ -109,7 +109,7 @@ def refuse(work: Work, absent: Sequence[Missing]) -> PhaseFailedError:
     )
 
 
-def resolve(works: Sequence[Work], ceilings: Ceilings) -> RuntimeSet:
+def resolve(works: Sequence[Work], caps: Ceilings) -> RuntimeSet:
     """One set for all of them, with all that it needs. ``works`` are inspected, and for one target.
 
     Raises :class:`PhaseFailedError` of class ``dep-missing``, and what the index raises.
@@ -122,11 +122,11 @@ def resolve(works: Sequence[Work], ceilings: Ceilings) -> RuntimeSet:
         read_sdist=lambda file: _read_sdist(first, file),
         distribution=str(first.request.target),
         allow_newer=first.request.newer_than_official,
-        preferred=first.facilities.pins,
-        ceilings=ceilings,
+        preferred=first.context.pins,
+        caps=caps,
     )
     try:
-        return resolve_runtime_set([_root(work) for work in works], index=first.facilities.index, rules=rules)
+        return resolve_runtime_set([_root(work) for work in works], index=first.context.index, rules=rules)
     except DependencyError as error:
         raise _unresolved(first, error) from None
 
@@ -171,7 +171,7 @@ class Suite:
     def __init__(self, work: Work, by_hand: Mapping[str, str]) -> None:
         self._work = work
         self._by_hand = by_hand
-        self._contents = work.facilities.contents_for(work.request.target)
+        self._contents = work.context.contents_for(work.request.target)
         self._fallback: NameMap | None = None
 
     def shipped(self, name: str) -> Shipped | None:
@@ -190,9 +190,9 @@ class Suite:
             work = self._work
             assert work.recipe is not None
             assert work.image is not None
-            archive = work.facilities.archive_for(work.request.target)
+            archive = work.context.archive_for(work.request.target)
             if work.layer is None:
-                toolchain = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)
+                toolchain = work.context.layers.provide(work.image, archive, work.recipe.toolchain)
                 work.layer = work.using(toolchain)
             self._fallback = names(work)
         found = self._fallback.find(name)
@@ -201,7 +201,7 @@ class Suite:
         return self._package(found.package)
 
     def _package(self, package: str) -> Shipped | None:
-        version = self._work.facilities.archive_for(self._work.request.target).candidate(package)
+        version = self._work.context.archive_for(self._work.request.target).candidate(package)
         if version is None:
             return None
         return Shipped(version=_version(upstream_of(version)), text=f"{version} ({package})")
@@ -217,7 +217,7 @@ def _version(text: str | None) -> Version | None:
 def _read_sdist(work: Work, file: IndexFile) -> tuple[str, ...] | None:
     """Look into a source archive as into the project's own: in a sandbox."""
     assert work.image is not None
-    archive = work.facilities.index.fetch(file)
+    archive = work.context.index.fetch(file)
     bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
     instance = work.open_sandbox((work.image.path,), binds=(bind,))
     try:

@@ -77,7 +77,7 @@ def suite_is_too_new(work: Work) -> bool:
 
 def _packages(work: Work, item: Missing) -> tuple[str, ...]:
     table = requirement_table()
-    contents = work.facilities.contents_for(work.request.target)
+    contents = work.context.contents_for(work.request.target)
     known: dict[str, tuple[dict[str, str], Callable[[str], Sequence[str]]]] = {
         "header": (dict(table.headers), contents.headers),
         "library": (dict(table.libraries), contents.libraries),
@@ -148,8 +148,8 @@ def _suggested(work: Work) -> tuple[str, ...]:
     mapped = build_names(work).find(work.name)
     binary = mapped.package if mapped is not None and mapped.package else binary_package(work.name)
     target = work.request.target
-    own = work.facilities.archive_for(target)
-    for archive in (own, *work.facilities.images.other_archives(target)):
+    own = work.context.archive_for(target)
+    for archive in (own, *work.context.images.other_archives(target)):
         try:
             sources = archive.source_packages(binary)
         except LxcbuildError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from packaging.utils import canonicalize_name
 
-from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import Distribution, NameMap, binary_package, load_fallback
 from lxcbuild.debian.relations import TargetPython
@@ -18,7 +18,7 @@ from lxcbuild.model import Target
 def names(work: Work) -> NameMap:
     """The name map of the target: what is built together with this project, the archive, then the table of the dh-python in the
     build layer, if it has one."""
-    contents, chosen = work.facilities.contents_for(work.request.target), work.closure.chosen
+    contents, chosen = work.context.contents_for(work.request.target), work.closure.chosen
 
     def find(name: str) -> Distribution | None:
         return None if name in chosen else contents.find_distribution(name)
@@ -28,7 +28,7 @@ def names(work: Work) -> NameMap:
         fallback = load_fallback(lower)
         if fallback:
             break
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     return NameMap(
         overrides=_by_hand(work),
         archive=find,
@@ -38,11 +38,11 @@ def names(work: Work) -> NameMap:
     )
 
 
-def future_names(facilities: Facilities, target: Target, projects: Iterable[str]) -> NameMap:
+def future_names(context: BuildContext, target: Target, projects: Iterable[str]) -> NameMap:
     """What packages of these projects will be called, before anything of them is built."""
-    contents = facilities.contents_for(target)
+    contents = context.contents_for(target)
     unknown = [binary_package(name) for name in projects if contents.find_distribution(name) is None]
-    taken = facilities.archive_for(target).candidates(unknown)
+    taken = context.archive_for(target).candidates(unknown)
     return NameMap(archive=contents.find_distribution, taken=taken.__contains__)
 
 
@@ -55,9 +55,9 @@ def _by_hand(work: Work) -> Mapping[str, str]:
 def build_names(work: Work) -> NameMap:
     """The same for build requirements, where some projects are only carriers of a program that the suite has."""
     known = names(work)
-    archive = work.facilities.contents_for(work.request.target).find_distribution  # nothing built here is built with
+    archive = work.context.contents_for(work.request.target).find_distribution  # nothing built here is built with
     table = requirement_table().programs
-    candidates = work.facilities.archive_for(work.request.target).candidates
+    candidates = work.context.archive_for(work.request.target).candidates
 
     def find(name: str) -> Distribution | None:
         found = archive(name)

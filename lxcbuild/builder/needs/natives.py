@@ -43,7 +43,7 @@ def learn(work: Work, problem: StepFailure) -> tuple[str, ...]:
 
 
 def _named(work: Work, problem: StepFailure) -> Sequence[str]:
-    contents = work.facilities.contents_for(work.request.target)
+    contents = work.context.contents_for(work.request.target)
     found: dict[str, None] = {}
     for item in natives_in(f"{problem.brief}\n{problem.details or ''}"):
         look_up = contents.executables if item.kind == "program" else contents.shared_libraries
@@ -57,7 +57,7 @@ def _natives_of_debian(work: Work, _problem: StepFailure) -> Sequence[str]:
 
 def _modules_of_debian(work: Work, problem: StepFailure) -> Sequence[str]:
     """Upstream forgot a requirement, and Debian did not."""
-    contents = work.facilities.contents_for(work.request.target)
+    contents = work.context.contents_for(work.request.target)
     wanted = [item.name.partition(".")[0] for item in problem.missing if item.kind == "module"]
     owners = {package for module in wanted for package in contents.modules(module)}
     return [package for package in _of_debian(work) if package in owners] if owners else []
@@ -66,11 +66,11 @@ def _modules_of_debian(work: Work, problem: StepFailure) -> Sequence[str]:
 def _of_debian(work: Work) -> Sequence[str]:
     """What Debian's own package of the project depends on, there or in the archive of another image, as far as the suite has it."""
     target = work.request.target
-    found = work.facilities.contents_for(target).find_distribution(canonicalize_name(work.name))
+    found = work.context.contents_for(target).find_distribution(canonicalize_name(work.name))
     mapped = found or names(work).find(work.name)
     binary = mapped.package if mapped is not None and mapped.package else binary_package(work.name)
-    own = work.facilities.archive_for(target)
-    for archive in (own, *work.facilities.images.other_archives(target)):
+    own = work.context.archive_for(target)
+    for archive in (own, *work.context.images.other_archives(target)):
         try:
             depends = _depends(archive, binary)
         except LxcbuildError as error:

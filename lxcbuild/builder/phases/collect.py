@@ -15,7 +15,7 @@ from lxcbuild.model import Artifact
 
 def run(work: Work) -> None:
     """Set ``work.artifacts``. The store keeps one directory per build; it appears whole, by one rename."""
-    store = work.facilities.dirs.artifacts / work.build_id
+    store = work.context.dirs.artifacts / work.build_id
     half_done = work.workspace / "collect"
     half_done.mkdir()
     try:

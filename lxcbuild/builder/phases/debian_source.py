@@ -29,7 +29,7 @@ _BUILD_TOOLS = ("fakeroot",)
 
 def fetch(work: Work) -> None:
     """Set ``work.source``: the .dsc and the files that it names, hash-checked, or a packed directory, in the cache."""
-    path, dirs = work.request.path, work.facilities.dirs
+    path, dirs = work.request.path, work.context.dirs
     assert path is not None
     if path.is_dir():
         if any((path / name).exists() for name in ("pyproject.toml", "setup.py")):
@@ -58,7 +58,7 @@ def fetch(work: Work) -> None:
 
 
 def _fetch_dsc(work: Work, path: Path) -> Source:
-    dirs = work.facilities.dirs
+    dirs = work.context.dirs
     name = path.name if sourcepackage.is_file_name(path.name) else "source.dsc"
     place, digest, size = copy_into_cache(path, dirs, name=name, max_bytes=MAX_DSC_BYTES)
     dsc = _read_dsc(place)
@@ -135,10 +135,10 @@ def provision(work: Work) -> None:
     assert work.source_package is not None
     assert work.recipe is not None
     assert work.image is not None
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     needed = tuple(sorted({*work.source_package.build_depends, *_BUILD_TOOLS}))
     work.build_relations = work.source_package.build_depends
-    work.layer = work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, needed))
+    work.layer = work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain, needed))
     work.layer_relations = needed
 
 
@@ -157,8 +157,8 @@ def unpack(work: Work) -> None:
 def _toolchain(work: Work) -> Layer:
     assert work.recipe is not None
     assert work.image is not None
-    archive = work.facilities.archive_for(work.request.target)
-    return work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain))
+    archive = work.context.archive_for(work.request.target)
+    return work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain))
 
 
 def _inside_name(source: Source) -> str:

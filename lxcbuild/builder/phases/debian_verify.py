@@ -43,8 +43,8 @@ def _pass_gate(work: Work) -> Stanzas:
             version=package.version,
             suite=package.distribution,
             architecture=target.architecture,
-            owners=suite_owners(work.facilities.contents_for(target)),
-            sources=work.facilities.archive_for(target).sources_of,
+            owners=suite_owners(work.context.contents_for(target)),
+            sources=work.context.archive_for(target).sources_of,
         ),
     )
     return {name: stanza for name, stanza in report.stanzas.items() if name.endswith(".deb")}
@@ -56,8 +56,8 @@ def _try_set(work: Work, stanzas: Stanzas, debs: Sequence[ExtractedFile], *, num
     own = names_provided(stanzas.values())
     fields = [stanza.get(field, "") for stanza in stanzas.values() for field in ("Pre-Depends", "Depends")]
     declared = tuple(sorted({clause for field in fields for clause in relations_on_others(field, own)}))
-    archive = work.facilities.archive_for(work.request.target)
-    layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
+    archive = work.context.archive_for(work.request.target)
+    layer = work.using(work.context.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name=f"debs-{number}")
     instance = open_installed(work, layer.lowers, shown, reinstall=True)
     packages = python_packages(stanzas.values())

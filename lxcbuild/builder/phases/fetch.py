@@ -14,10 +14,10 @@ from lxcbuild.pypi.files.local import from_path
 def run(work: Work) -> None:
     """Set ``work.source``."""
     if work.request.path is not None:
-        work.source = from_path(work.request.path, dirs=work.facilities.dirs, monitor=work.monitor)
+        work.source = from_path(work.request.path, dirs=work.context.dirs, monitor=work.monitor)
         return
     assert work.release is not None
-    work.source = work.facilities.index.fetch_source(work.release)
+    work.source = work.context.index.fetch_source(work.release)
     if work.request.hashes:
         _check_pinned(work.source, work.request.hashes)
 

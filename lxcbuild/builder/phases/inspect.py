@@ -40,7 +40,7 @@ def run(work: Work) -> None:
 
 
 def _read_before(work: Work, job: Job) -> Inspection | None:
-    data = readings.recall(work.facilities.dirs, _key(work, job))
+    data = readings.recall(work.context.dirs, _key(work, job))
     found = None if data is None else inspecting.parse_inspection(data)
     return found if isinstance(found, Inspection) else None
 
@@ -62,7 +62,7 @@ def _read(work: Work, job: Job, patches: Sequence[Patch]) -> Inspection:
     work.finish_sandbox()
     if not patches:
         try:
-            readings.keep(work.facilities.dirs, _key(work, job), data)
+            readings.keep(work.context.dirs, _key(work, job), data)
         except OSError as error:
             work.note(f"what was read of the archive cannot be kept for the next time: {error}", warning=True)
     return found
@@ -80,8 +80,8 @@ def _lowers(work: Work, patches: Sequence[Patch]) -> tuple[Path, ...]:
     assert work.recipe is not None
     if not patches:
         return (work.image.path,)
-    archive = work.facilities.archive_for(work.request.target)
-    return work.using(work.facilities.layers.provide(work.image, archive, work.recipe.toolchain)).lowers
+    archive = work.context.archive_for(work.request.target)
+    return work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain)).lowers
 
 
 def _settle_identity(work: Work, found: Inspection) -> None:

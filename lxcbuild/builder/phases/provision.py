@@ -45,9 +45,9 @@ def run(work: Work) -> None:
 def _provide(work: Work) -> None:
     assert work.recipe is not None
     assert work.image is not None
-    facilities = work.facilities
-    archive = facilities.archive_for(work.request.target)
-    work.layer = work.using(facilities.layers.provide(work.image, archive, work.recipe.toolchain))
+    context = work.context
+    archive = context.archive_for(work.request.target)
+    work.layer = work.using(context.layers.provide(work.image, archive, work.recipe.toolchain))
     work.index_wheels, work.program_paths, work.outdated_backend, work.newer_than_stdeb = {}, (), False, False
     keep = work.request.strict_debian or work.converter is Converter.STDEB
     needed = _needed(work, keep_outdated=keep)
@@ -92,14 +92,14 @@ def _debian_layer(work: Work, needed: BuildRelations) -> Layer:
     """The suite's part. What only logs and experience suggest must not be what a build fails of."""
     assert work.recipe is not None
     assert work.image is not None
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     suggested = learning.suggested_packages(work)
     learned = sorted(work.learned_packages)
     for extra in ((*learned, *suggested), learned, ()):
         relations = changed((*needed.relations, *extra), work.override.build_depends)
         wanted = tuple(sorted({*relations, *needed.implicit}))
         try:
-            layer = work.facilities.layers.provide(work.image, archive, work.recipe.toolchain, wanted)
+            layer = work.context.layers.provide(work.image, archive, work.recipe.toolchain, wanted)
         except DependencyError as error:
             if not extra:
                 raise
@@ -130,7 +130,7 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
             raise _impossible(work, lacking, error) from None
         work.note(f"nothing newer than the suite's build requirements can be had: {error.brief}")
         return False
-    made = work.facilities.wheels.provide(work.image, below, sets)
+    made = work.context.wheels.provide(work.image, below, sets)
     work.newer_than_stdeb = plainly
     work.layer, work.program_paths, work.index_wheels = work.using(made.layer), made.program_paths, dict(sets)
     told = {chosen.file.filename: describe(chosen) for chosen_set in sets.values() for chosen in chosen_set}

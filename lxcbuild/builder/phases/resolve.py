@@ -11,18 +11,18 @@ from lxcbuild.pypi.index.client import parse_requirement
 
 def run(work: Work) -> None:
     """Settle image, recipe and release; sets ``work.official`` when there is nothing to build."""
-    request, facilities = work.request, work.facilities
-    work.recipe = facilities.recipe_for(request.target)
+    request, context = work.request, work.context
+    work.recipe = context.recipe_for(request.target)
     if request.path is not None:
-        work.image = facilities.images.get(request.target)
+        work.image = context.images.get(request.target)
         return
     requirement = parse_requirement(request.requirement)
-    work.image = facilities.images.get(request.target)
+    work.image = context.images.get(request.target)
     if not request.force:
         work.official = _official(work, requirement.name, requirement.specifier)
         if work.official is not None:
             return
-    work.release = facilities.index.resolve(requirement, python_version=work.image.python_version)
+    work.release = context.index.resolve(requirement, python_version=work.image.python_version)
     for text in work.release.notes:
         work.note(text)
 
@@ -30,7 +30,7 @@ def run(work: Work) -> None:
 def _official(work: Work, name: str, specifier: SpecifierSet) -> str | None:
     """The full version that the suite ships, or None; a version that the requirement excludes is not an answer to it."""
     target = work.request.target
-    shipped = work.facilities.contents_for(target).find_distribution(name)
+    shipped = work.context.contents_for(target).find_distribution(name)
     if shipped is None:
         return None
     try:
@@ -40,4 +40,4 @@ def _official(work: Work, name: str, specifier: SpecifierSet) -> str | None:
     if not fits:
         work.note(f"{target} ships {name} {shipped.version} as {shipped.package}, which does not satisfy {specifier}")
         return None
-    return work.facilities.archive_for(target).candidate(shipped.package) or shipped.version
+    return work.context.archive_for(target).candidate(shipped.package) or shipped.version

@@ -33,10 +33,10 @@ def run(work: Work) -> None:
     assert work.image is not None
     report = _pass_gate(work)
     debs = [item for item in work.sealed if item.name.endswith(".deb")]
-    archive = work.facilities.archive_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     companions = work.closure.companions(report.stanzas.values())
     declared = _declared([*report.stanzas.values(), *(deb.stanza for deb in companions)])
-    layer = work.using(work.facilities.layers.provide(work.image, archive, declared))
+    layer = work.using(work.context.layers.provide(work.image, archive, declared))
     shown = hand_in(work, debs, name="debs")
     for deb in companions:
         deb.copy_to(shown)
@@ -76,8 +76,8 @@ def _promoted(work: Work, problem: StepFailure) -> bool:
     (sphinxcontrib-applehelp: Sphinx, "standalone"). What no extra names stays a failure: it may be anything.
     """
     assert work.conversion is not None
-    contents = work.facilities.contents_for(work.request.target)
-    archive = work.facilities.archive_for(work.request.target)
+    contents = work.context.contents_for(work.request.target)
+    archive = work.context.archive_for(work.request.target)
     offered = {relation.split(" ")[0] for relation in work.conversion.suggests} - work.promoted
     for item in problem.missing:
         owners = set(contents.modules(item.name.partition(".")[0]))
@@ -125,7 +125,7 @@ def _pass_gate(work: Work) -> GateReport:
             compiled=plan.compiled,
             project=plan.distribution,
             project_version=plan.version,
-            owners=project_owners(work.facilities.contents_for(target)),
+            owners=project_owners(work.context.contents_for(target)),
             supersedes=plan.supersedes,
         ),
     )
@@ -175,10 +175,10 @@ def _siblings(work: Work, report: GateReport) -> set[str]:
     fatal = [finding for finding in report.findings if finding.fatal]
     owners = {owner for finding in fatal for owner in finding.owners} - work.superseded
     target = work.request.target
-    official = work.facilities.contents_for(target).find_distribution(canonicalize_name(work.name))
+    official = work.context.contents_for(target).find_distribution(canonicalize_name(work.name))
     if not owners or official is None or any(not finding.owners for finding in fatal):
         return set()
-    sources = work.facilities.archive_for(target).sources_of({*owners, official.package})
+    sources = work.context.archive_for(target).sources_of({*owners, official.package})
     own = sources.get(official.package, official.package)
     return owners if all(sources.get(name, name) == own for name in owners) else set()
 
@@ -186,6 +186,6 @@ def _siblings(work: Work, report: GateReport) -> set[str]:
 def _keep_aside(work: Work) -> Path:
     """Rejected files stay for whoever wants to know, in a place that nothing publishes from."""
     assert work.built is not None
-    kept = work.facilities.dirs.lib / "rejected" / work.build_id
+    kept = work.context.dirs.lib / "rejected" / work.build_id
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return work.built.rename(kept)

@@ -16,7 +16,7 @@ from lxcbuild.cli.build_options import request_like, request_options
 from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
 from lxcbuild.cli.recorder import Recorder
 from lxcbuild.cli.render import Ui
-from lxcbuild.cli.requests import wishes
+from lxcbuild.cli.requests import read_requests
 from lxcbuild.cli.results import conclude
 from lxcbuild.cli.verbs.records.capsule import save_capsules
 from lxcbuild.events import FanOut, Monitor, Note
@@ -24,7 +24,7 @@ from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Outcome
 
 if TYPE_CHECKING:
-    from lxcbuild.builder.context import Facilities
+    from lxcbuild.builder.context import BuildContext
     from lxcbuild.builder.request import BuildRequest
     from lxcbuild.errors import LxcbuildError
 
@@ -86,7 +86,7 @@ def build(
     """
     if not requirements and not files:
         raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
-    asked = list(dict.fromkeys(wishes(requirements, files, like=request_like(wanted))))
+    asked = list(dict.fromkeys(read_requests(requirements, files, like=request_like(wanted))))
     require_root("start sandboxes")
     if policy != "default":
         from lxcbuild.config.policies import load_policy
@@ -95,19 +95,21 @@ def build(
     with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
         watcher = FanOut(monitor, Recorder(ledger))
         found = {
-            wish: outcome
-            for wish in asked
-            if (outcome := already_built(wish, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=overrides))
+            request: outcome
+            for request in asked
+            if (outcome := already_built(request, dirs=ui.dirs, ledger=ledger, monitor=monitor, overrides=overrides))
             is not None
         }
-        left = [wish for wish in asked if wish not in found]
+        left = [request for request in asked if request not in found]
         if jobs > 1 and len(left) > 1:
             from lxcbuild.cli.build_parallel import build_parallel
 
             built = _Built(*build_parallel(left, ui, monitor, policy=policy, overrides=overrides, jobs=jobs))
         else:
             built = _build(left, ui, ledger, watcher, policy, overrides)
-    outcomes = [found.get(wish) or built.asked[wish] for wish in asked if wish in found or wish in built.asked]
+    outcomes = [
+        found.get(request) or built.asked[request] for request in asked if request in found or request in built.asked
+    ]
     if capsule is not None or capsule_slim:
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
     return conclude(ui, outcomes, built.others, errors=built.errors, as_json=as_json)
@@ -120,29 +122,29 @@ class _Built(Struct, frozen=True):
 
 
 def _build(
-    wishes: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
+    requests: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
 ) -> _Built:
-    if not wishes:
+    if not requests:
         return _Built()
-    from lxcbuild.sandbox.start.launcher_pool import Nursery
+    from lxcbuild.sandbox.start.launcher_pool import LauncherPool
 
-    with contextlib.closing(Nursery(ui.dirs.run)) as nursery:
-        nursery.warm()  # it needs as long as the imports that follow
+    with contextlib.closing(LauncherPool(ui.dirs.run)) as launchers:
+        launchers.warm()  # it needs as long as the imports that follow
         from lxcbuild.builder.family import build_family
-        from lxcbuild.cli.workshop import workshop
+        from lxcbuild.cli.build_context import build_context
         from lxcbuild.config.overrides import load_overrides
         from lxcbuild.config.recipes import load_recipe
 
-        for target in {wish.target for wish in wishes}:
+        for target in {request.target for request in requests}:
             load_recipe(target)
         with (
             _courtesy(policy),
-            workshop(
-                ui.dirs, watcher, policy=policy, overrides=load_overrides(overrides), nursery=nursery
-            ) as facilities,
+            build_context(
+                ui.dirs, watcher, policy=policy, overrides=load_overrides(overrides), launchers=launchers
+            ) as context,
         ):
-            meant = [wish for wish in wishes if _applies(wish, facilities)]
-            made = build_family(meant, facilities=facilities, ledger=ledger, policy=policy)
+            meant = [request for request in requests if _applies(request, context)]
+            made = build_family(meant, context=context, ledger=ledger, policy=policy)
     return _Built(dict(zip(meant, made.asked, strict=True)), made.others, made.errors)
 
 
@@ -156,16 +158,16 @@ def _courtesy(policy: str) -> AbstractContextManager[None]:
     return slots.hold(slots.Kind.INTERACTIVE, memory_bytes=need)
 
 
-def _applies(wish: BuildRequest, facilities: Facilities) -> bool:
+def _applies(request: BuildRequest, context: BuildContext) -> bool:
     """Whether the requirement's marker, if it has one, holds for the target's own Python."""
     from lxcbuild.debian.relations import TargetPython
     from lxcbuild.pypi.index.client import parse_requirement
 
-    requirement = parse_requirement(wish.requirement) if wish.path is None else None
+    requirement = parse_requirement(request.requirement) if request.path is None else None
     if requirement is None or requirement.marker is None:
         return True
-    python = TargetPython(facilities.images.get(wish.target).python_version, wish.target.architecture)
+    python = TargetPython(context.images.get(request.target).python_version, request.target.architecture)
     applies = python.applies(requirement)
     if not applies:
-        facilities.monitor.emit(Note(text=f"{requirement} is not meant for {wish.target}: left out"))
+        context.monitor.emit(Note(text=f"{requirement} is not meant for {request.target}: left out"))
     return applies

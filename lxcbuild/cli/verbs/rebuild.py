@@ -153,8 +153,8 @@ def _layers_first(ui: Ui, made: Plan, *, policy: str, here: bool) -> None:
     """Make the plan's layers before the first build asks for one, and say what became of them."""
     if not made.layers:
         return
+    from lxcbuild.cli.build_context import build_context
     from lxcbuild.cli.planner import ground_of
-    from lxcbuild.cli.workshop import workshop
     from lxcbuild.config.sharing import load_sharing
     from lxcbuild.farm.planning.layerplan import make_first
 
@@ -165,10 +165,8 @@ def _layers_first(ui: Ui, made: Plan, *, policy: str, here: bool) -> None:
             "and no layers.yaml here lets them have this one's"
         )
         return
-    with ui.monitor() as monitor, workshop(ui.dirs, monitor, policy=policy) as facilities:
-        done = make_first(
-            made, functools.cache(lambda t: ground_of(Target.parse(t), facilities.images)), facilities.layers
-        )
+    with ui.monitor() as monitor, build_context(ui.dirs, monitor, policy=policy) as context:
+        done = make_first(made, functools.cache(lambda t: ground_of(Target.parse(t), context.images)), context.layers)
     ui.say(f"layers made first: {done.made}; there already: {done.known}; left to the builds: {len(done.left_out)}")
     for text in done.left_out[:5]:
         ui.warn(f"layer not made first: {text}")
@@ -219,7 +217,7 @@ def _head(
         overrides=load_overrides(),
         watcher=view,
         publish=publisher.add if publisher is not None else None,
-        ceilings={} if again else known_failures(ledger, made, policy=policy),
+        caps={} if again else known_failures(ledger, made, policy=policy),
     )
     return head, publisher.flush if publisher is not None else lambda: None
 
@@ -245,12 +243,12 @@ def _engine(
     jobs: int | None,
     alive: Path,
 ) -> Engine:
-    from lxcbuild.cli.bulk_workshop import bulk_workshop
+    from lxcbuild.cli.bulk_context import bulk_build_context
 
     if engine_name == "local":
         from lxcbuild.farm.engines.local import LocalEngine
 
-        engine = LocalEngine(ui.dirs, bulk_workshop, listener=listener, jobs=jobs, alive=alive)
+        engine = LocalEngine(ui.dirs, bulk_build_context, listener=listener, jobs=jobs, alive=alive)
         stack.callback(engine.close)
         return engine
     if scheduler is None or store is None:

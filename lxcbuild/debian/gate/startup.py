@@ -32,7 +32,7 @@ _COMMANDS = """
 awk nawk which pager editor ex vi vim view vimdiff rvim rview pico nc netcat telnet ftp rsh rlogin rcp write lzma unlzma
 lzcat python python2 python3 pydoc cc c++ c89 c99 cpp f77 f95 gcc g++ ld lex yacc fakeroot rename infobrowser w
 traceroute mt from x-terminal-emulator x-www-browser www-browser x-session-manager x-window-manager gnome-www-browser
-aptitude iptables ip6tables ebtables arptables java javac jar php node nodejs npm ruby gem lua wish tclsh erl pinentry sh
+aptitude iptables ip6tables ebtables arptables java javac jar php node nodejs npm ruby gem lua request tclsh erl pinentry sh
 bash
 aclocal automake automake-1.16 animate compare composite conjure convert display identify import mogrify montage stream
 appletviewer jar jarsigner javadoc javap javaws jaotc jcmd jconsole jdb jdeprscan jdeps jexec jfr jhsdb jimage jinfo jjs jlink jmap
@@ -47,7 +47,7 @@ pinentry-x11 slogin ssh-askpass su-to-root telnet.netkit tcptraceroute tracerout
 iptables-save iptables-restore ip6tables-save ip6tables-restore faked faked-sysv faked-tcp figlet fortune
 """
 #: A version of an interpreter that the suite lacks is whatever scripts of others name.
-_INTERPRETER = re.compile(r"(?:python|pydoc|perl|ruby|gem|php|lua|tclsh|wish|node)[0-9.]+(?:-[a-z]+)?")
+_INTERPRETER = re.compile(r"(?:python|pydoc|perl|ruby|gem|php|lua|tclsh|request|node)[0-9.]+(?:-[a-z]+)?")
 #: Directories of /usr/share that programs of the system act on: a project of that name gets none.
 _SHARED = """
 accountsservice alsa apparmor applications apport apt apt-listchanges apps autostart base-files base-passwd bug

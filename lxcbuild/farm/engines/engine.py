@@ -54,7 +54,7 @@ class Job(Struct, frozen=True, kw_only=True):
     ``pins`` are the versions that the plan chose of everything that the job needs, by project; ``provided`` are those of them
     that are built already, with all that they need themselves. ``store`` is a URL or an absolute path. ``image_digest``: the base
     image that the head resolved for, "" when it does not matter. ``courteous``: a bulk build, which lets others go first.
-    ``ceilings``: what the run has tried so far and cannot build.
+    ``caps``: what the run has tried so far and cannot build.
     """
 
     key: str
@@ -73,7 +73,7 @@ class Job(Struct, frozen=True, kw_only=True):
     image_digest: str = ""
     lxcbuild_version: str = __version__
     courteous: bool = True
-    ceilings: Ceilings = field(default_factory=dict)
+    caps: Ceilings = field(default_factory=dict)
 
 
 class BuildReport(Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class BuildReport(Struct, frozen=True, kw_only=True):
     log: StoredFile | None = None
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class MissingRelease(Struct, frozen=True, kw_only=True):
     """A release that a job turned out to need and that nobody has built. ``needs`` are projects of the same set."""
 
     name: str
@@ -108,7 +108,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
     attempt: int
     worker: str
     reports: tuple[BuildReport, ...] = ()
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[MissingRelease, ...] = ()
     failure: Failure | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0  # of the worker process itself, without programs and sandboxes

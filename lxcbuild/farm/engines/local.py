@@ -16,7 +16,7 @@ from lxcbuild.config.policies import machine_memory_bytes
 from lxcbuild.errors import CancelledError
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
 from lxcbuild.farm.engines.subprocess_jobs import Stop, run_apart
-from lxcbuild.farm.engines.worker import Workshop
+from lxcbuild.farm.engines.worker import ContextFactory
 from lxcbuild.plan.capacity import Need, room_of
 from lxcbuild.state import slots
 from lxcbuild.state.paths import MACHINE_SLOTS, StateDirs
@@ -37,7 +37,7 @@ class LocalEngine:
     def __init__(
         self,
         dirs: StateDirs,
-        workshop: Workshop,
+        build_context: ContextFactory,
         *,
         listener: Listener | None = None,
         jobs: int | None = None,
@@ -46,7 +46,7 @@ class LocalEngine:
         alive: Path | None = None,
         slots_directory: Path = MACHINE_SLOTS,
     ) -> None:
-        self._dirs, self._workshop, self._listener = dirs, workshop, listener
+        self._dirs, self._build_context, self._listener = dirs, build_context, listener
         self._cpus = float(max(len(os.sched_getaffinity(0)), jobs or 0))
         self._courteous, self._alive, self._slots = courteous, alive, slots_directory
         self._shares_state = shares_state
@@ -105,7 +105,7 @@ class LocalEngine:
                 return run_apart(
                     job,
                     dirs=self._dirs,
-                    workshop=self._workshop,
+                    build_context=self._build_context,
                     shares_state=self._shares_state,
                     stop=stop,
                     listener=self._tell,

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener
-from lxcbuild.farm.engines.worker import Workshop, carry_out
+from lxcbuild.farm.engines.worker import ContextFactory, carry_out
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
 
@@ -63,10 +63,10 @@ class Stop:
             self._read = self._write = -1
 
 
-def context(workshop: Workshop) -> ForkServerContext:
+def context(build_context: ContextFactory) -> ForkServerContext:
     """The process factory; the server is started with the first process and imports what jobs need."""
     made = multiprocessing.get_context("forkserver")
-    modules = [__name__, getattr(workshop, "__module__", __name__)]
+    modules = [__name__, getattr(build_context, "__module__", __name__)]
     # Imported by builds when they get there: once in the server instead of once in each job.
     modules += ["lxcbuild.builder.family", "lxcbuild.farm.engines.warm", "lxcbuild.pypi.index.client"]
     made.set_forkserver_preload(modules)
@@ -77,7 +77,7 @@ def run_apart(
     job: Job,
     *,
     dirs: StateDirs,
-    workshop: Workshop,
+    build_context: ContextFactory,
     shares_state: bool,
     stop: Stop,
     listener: Listener | None = None,
@@ -88,11 +88,11 @@ def run_apart(
     ``alive`` is a file that the process holds a shared lock on as long as it lives. Raises WorkerLostError when the process dies,
     CancelledError when it was stopped, and what :func:`~lxcbuild.farm.engines.worker.carry_out` raises.
     """
-    factory = context(workshop)
+    factory = context(build_context)
     ours, theirs = factory.Pipe()
     process = factory.Process(
         target=_main,
-        args=(theirs, job, dirs, workshop),
+        args=(theirs, job, dirs, build_context),
         kwargs={"shares_state": shares_state, "alive": alive},
         name=f"lxcbuild worker {job.key}",
         daemon=False,
@@ -155,7 +155,7 @@ def _main(
     theirs: Connection,
     job: Job,
     dirs: StateDirs,
-    workshop: Workshop,
+    build_context: ContextFactory,
     *,
     shares_state: bool,
     alive: Path | None,
@@ -178,7 +178,7 @@ def _main(
 
     threading.Thread(target=_obey, args=(theirs, interrupt, finished), daemon=True, name="head").start()
     try:
-        result: object = carry_out(job, dirs=dirs, workshop=workshop, shares_state=shares_state, listener=say)
+        result: object = carry_out(job, dirs=dirs, build_context=build_context, shares_state=shares_state, listener=say)
     except KeyboardInterrupt:
         result = CancelledError("the job was stopped")
     except LxcbuildError as error:

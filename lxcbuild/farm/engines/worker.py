@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lxcbuild import __version__
-from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.failures import failure_of
 from lxcbuild.builder.family import FamilyOutcome, build_family
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, UnknownBuildError
@@ -32,10 +32,10 @@ from lxcbuild.farm.engines.engine import (
     JobEvent,
     JobResult,
     Listener,
+    MissingRelease,
     Provided,
     Raised,
     StoredFile,
-    Wanted,
 )
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Outcome, Phase, Policy, Status
@@ -45,10 +45,10 @@ from lxcbuild.state.paths import StateDirs
 _COURTESY = 10
 
 
-class Workshop(Protocol):
-    """Puts the facilities of builds together; the command line hands its own over."""
+class ContextFactory(Protocol):
+    """Puts the build context of builds together; the command line hands its own over."""
 
-    def __call__(self, dirs: StateDirs, monitor: Monitor, *, policy: str) -> AbstractContextManager[Facilities]:
+    def __call__(self, dirs: StateDirs, monitor: Monitor, *, policy: str) -> AbstractContextManager[BuildContext]:
         """They are given back at the end of the block."""
 
 
@@ -110,7 +110,7 @@ class _Teller(Struct):
 
 
 def carry_out(
-    job: Job, *, dirs: StateDirs, workshop: Workshop, shares_state: bool, listener: Listener | None = None
+    job: Job, *, dirs: StateDirs, build_context: ContextFactory, shares_state: bool, listener: Listener | None = None
 ) -> JobResult:
     """Build a job in this process. ``shares_state``: the head has the same state directory, so that files need not travel.
 
@@ -120,7 +120,7 @@ def carry_out(
     result = JobResult(key=job.key, run=job.run, attempt=job.attempt, worker="")
     store = open_store(job.store)
     try:
-        made = _build(job, store, dirs=dirs, workshop=workshop, shares_state=shares_state, listener=listener)
+        made = _build(job, store, dirs=dirs, build_context=build_context, shares_state=shares_state, listener=listener)
     except CancelledError as error:
         raise KeyboardInterrupt from error
     except LxcbuildError as error:
@@ -137,7 +137,7 @@ def _build(
     store: ArtifactStore,
     *,
     dirs: StateDirs,
-    workshop: Workshop,
+    build_context: ContextFactory,
     shares_state: bool,
     listener: Listener | None,
 ) -> JobResult:
@@ -152,12 +152,10 @@ def _build(
     records = JobRecords({item.record.build_id: item.record for item in job.provided})
     teller = _Teller(job.key, listener)
     try:
-        with workshop(dirs, teller, policy=job.policy) as facilities:
-            own = replace(
-                facilities, pins=job.pins, ceilings=job.ceilings, policy_for=_policies(facilities.policy_for, job)
-            )
+        with build_context(dirs, teller, policy=job.policy) as context:
+            own = replace(context, pins=job.pins, caps=job.caps, policy_for=_policies(context.policy_for, job))
             _check_images(job, own)
-            made = build_family(job.requests, facilities=own, ledger=records, policy=job.policy, only_asked=True)
+            made = build_family(job.requests, context=own, ledger=records, policy=job.policy, only_asked=True)
     except BaseException:
         _forget_logs(records, dirs)
         raise
@@ -165,7 +163,7 @@ def _build(
     if made.lacking:
         _forget_logs(records, dirs)
         return replace(
-            result, wanted=tuple(Wanted(name=i.name, version=i.version, needs=i.needs) for i in made.lacking)
+            result, wanted=tuple(MissingRelease(name=i.name, version=i.version, needs=i.needs) for i in made.lacking)
         )
     return replace(result, reports=tuple(_reports(made, records, store, dirs=dirs, shares_state=shares_state)))
 
@@ -176,10 +174,10 @@ def _forget_logs(records: JobRecords, dirs: StateDirs) -> None:
         (dirs.logs / f"{build_id}.log").unlink(missing_ok=True)
 
 
-def _check_images(job: Job, facilities: Facilities) -> None:
+def _check_images(job: Job, context: BuildContext) -> None:
     if not job.image_digest:
         return
-    digest = facilities.images.get(job.target).digest
+    digest = context.images.get(job.target).digest
     if digest != job.image_digest:
         raise HostError(
             f"the image of {job.target} is not the head's",
@@ -223,8 +221,8 @@ def raised_policy(policy: Policy, by: Raised) -> Policy:
     from lxcbuild.config.policies import machine_memory_bytes
 
     page = os.sysconf("SC_PAGE_SIZE")
-    ceiling = max(machine_memory_bytes() * 3 // 4, policy.memory.max_bytes)
-    memory = min(int(policy.memory.max_bytes * by.memory), ceiling) // page * page
+    cap = max(machine_memory_bytes() * 3 // 4, policy.memory.max_bytes)
+    memory = min(int(policy.memory.max_bytes * by.memory), cap) // page * page
     disk = min(int(policy.disk.max_bytes * by.disk), memory) // page * page
     limits = replace(policy.memory, max_bytes=memory, high_bytes=None if by.memory > 1 else policy.memory.high_bytes)
     return replace(

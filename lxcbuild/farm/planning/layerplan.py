@@ -75,7 +75,7 @@ def _resolver(ground: Ground, store: LayerStore) -> Callable[[Sequence[str]], Se
     image, archive = ground.image, ground.archive
     base = store.base(image)
     toolchain = store.resolve(image, base, archive, ground.toolchain)
-    if store.shelf.way(layer_key(base.key, toolchain, architecture=image.target.architecture)) is not None:
+    if store.layer_records.way(layer_key(base.key, toolchain, architecture=image.target.architecture)) is not None:
         layer = store.extend(image, base, archive, toolchain)
         return lambda relations: store.resolve(image, layer, archive, relations).packages
     below = set(toolchain.packages)

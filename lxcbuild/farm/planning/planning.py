@@ -34,16 +34,16 @@ from lxcbuild.pypi.versions.version_caps import Ceilings
 
 
 class Suite(Struct, frozen=True):
-    """A target as plans need to know it. ``find``: who ships a project there; ``ceilings``: what cannot be built there."""
+    """A target as plans need to know it. ``find``: who ships a project there; ``caps``: what cannot be built there."""
 
     target: Target
     python: str  # complete: 3.11.2
     image: str  # digest
     find: Callable[[str], Distribution | None]
-    ceilings: Ceilings = field(default_factory=dict)
+    caps: Ceilings = field(default_factory=dict)
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class PlanRequest(Struct, frozen=True, kw_only=True):
     """What was asked for: requirements for every target, and what all builds have in common."""
 
     requests: Sequence[BuildRequest]
@@ -53,7 +53,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 Costs = Callable[[Iterable[str]], Mapping[tuple[str, str], Cost]]
 
 
-def make_plan(wanted: Wanted, suites: Sequence[Suite], *, index: CrowdClient, costs: Costs, cpus: float) -> Plan:
+def make_plan(wanted: PlanRequest, suites: Sequence[Suite], *, index: CrowdClient, costs: Costs, cpus: float) -> Plan:
     """The plan. What cannot be planned is in it as refused; raises NetworkError when the index cannot be asked at all."""
     known = Known()
     makers = [_Maker(wanted=wanted, suite=suite, index=index, known=known) for suite in suites]
@@ -75,7 +75,7 @@ def make_plan(wanted: Wanted, suites: Sequence[Suite], *, index: CrowdClient, co
 class _Maker(Struct, kw_only=True):
     """The part of a plan that is one target's. Nodes are ``name==version``."""
 
-    wanted: Wanted
+    wanted: PlanRequest
     suite: Suite
     index: CrowdClient
     known: Known
@@ -198,7 +198,7 @@ class _Maker(Struct, kw_only=True):
             distribution=str(self.suite.target),
             allow_newer=request.newer_than_official,
             preferred=self.pins,
-            ceilings=self.suite.ceilings,
+            caps=self.suite.caps,
         )
 
     def _add(self, root: Release, chosen: RuntimeSet) -> None:

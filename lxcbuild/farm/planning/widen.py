@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from lxcbuild.farm.engines.engine import Wanted
+from lxcbuild.farm.engines.engine import MissingRelease
 from lxcbuild.plan.dependencies import components
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob, job_key
 
@@ -27,7 +27,7 @@ def places(jobs: Mapping[str, PlannedJob]) -> dict[tuple[str, str, str], str]:
     return {(job.target, m.name, m.version): key for key, job in jobs.items() for m in job.members}
 
 
-def widened(plan: Plan, key: str, wanted: Sequence[Wanted], known: Places) -> Widened:
+def widened(plan: Plan, key: str, wanted: Sequence[MissingRelease], known: Places) -> Widened:
     """What a job wants as jobs of the plan: those that it has already (``known`` says which), and new ones.
 
     Only what is below the asking job is looked at, because a plan has no cycles and every new need is of that job or of a new one:
@@ -71,7 +71,7 @@ def widened(plan: Plan, key: str, wanted: Sequence[Wanted], known: Places) -> Wi
     return Widened(jobs=jobs, needs=tuple(sorted(direct - {key})))
 
 
-def _member(item: Wanted) -> Member:
+def _member(item: MissingRelease) -> Member:
     pinned = f"{item.name}=={item.version}"
     return Member(
         name=item.name, version=item.version, requirement=pinned, asked=False, has_older=True

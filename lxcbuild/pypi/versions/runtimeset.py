@@ -75,7 +75,7 @@ class RuntimeRules(Struct, frozen=True, kw_only=True):
     ``markers`` are PEP 508's variables there. ``shipped`` asks the distribution. ``read_sdist`` gives the ``Requires-Dist`` of a
     source archive (in a sandbox, so not this room's business), or None when that cannot be known without building it; it raises
     :class:`DependencyError`. ``allow_newer``: whether a release may take the place of a package that the distribution ships.
-    ``preferred`` are versions of projects that are tried before newer ones, because others have chosen them already; ``ceilings``
+    ``preferred`` are versions of projects that are tried before newer ones, because others have chosen them already; ``caps``
     leave out what was tried and cannot be built.
     """
 
@@ -85,7 +85,7 @@ class RuntimeRules(Struct, frozen=True, kw_only=True):
     distribution: str  # for people
     allow_newer: bool = True
     preferred: Mapping[str, str] = field(default_factory=dict)
-    ceilings: Ceilings = field(default_factory=dict)
+    caps: Ceilings = field(default_factory=dict)
 
     @property
     def python_version(self) -> Version:
@@ -259,8 +259,8 @@ class _Provider(Struct, resolvelib.AbstractProvider[_Ask, _Candidate, _Key], kw_
             and release.admits(self.rules.python_version)
             and (release.yanked is None or pinned)
         ]
-        if name in self.rules.ceilings:
-            could = self.rules.ceilings[name].leaves(could)
+        if name in self.rules.caps:
+            could = self.rules.caps[name].leaves(could)
         versions = set(specifier.filter(release.version for release in could))
         return [release for release in reversed(could) if release.version in versions]
 
@@ -390,8 +390,8 @@ class _Provider(Struct, resolvelib.AbstractProvider[_Ask, _Candidate, _Key], kw_
             return
         if shipped is not None:
             yield f"{where} has {name} {shipped.text}"
-        if name in self.rules.ceilings:
-            yield f"{name} {self.rules.ceilings[name]}, and the older releases that were tried neither"
+        if name in self.rules.caps:
+            yield f"{name} {self.rules.caps[name]}, and the older releases that were tried neither"
             return
         releases = self.releases(name)
         if not releases:

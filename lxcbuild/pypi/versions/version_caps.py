@@ -32,7 +32,7 @@ _OF_THE_RELEASE = frozenset(
 )
 
 
-class Ceiling(Struct, frozen=True, kw_only=True):
+class VersionCap(Struct, frozen=True, kw_only=True):
     """Releases from ``version`` to ``newest`` are left out, and the ``passed_over`` newest below; after ``MAX_TRIES``, all below.
 
     ``why`` says what ``newest`` failed for. What is newer still, nobody has tried: it came out since, or who tried it bears none.
@@ -60,11 +60,11 @@ class Ceiling(Struct, frozen=True, kw_only=True):
         return f"{self.newest} cannot be built ({self.why})"
 
 
-Ceilings = Mapping[str, Ceiling]
+Ceilings = Mapping[str, VersionCap]
 
 
-def lowered(before: Ceiling | None, version: str, *, failure_class: FailureClass, why: str) -> Ceiling | None:
-    """The ceiling after a release has failed; None when no other one is tried. A failure that was known changes nothing."""
+def lowered(before: VersionCap | None, version: str, *, failure_class: FailureClass, why: str) -> VersionCap | None:
+    """The cap after a release has failed; None when no other one is tried. A failure that was known changes nothing."""
     if failure_class not in _OF_THE_RELEASE:
         return None
     try:
@@ -72,11 +72,11 @@ def lowered(before: Ceiling | None, version: str, *, failure_class: FailureClass
     except InvalidVersion:
         return None
     if before is None:
-        return Ceiling(version=version, tries=1, newest=version, why=why)
+        return VersionCap(version=version, tries=1, newest=version, why=why)
     if failed > Version(before.newest):
-        return Ceiling(version=before.version, tries=before.tries, newest=version, why=why)
+        return VersionCap(version=before.version, tries=before.tries, newest=version, why=why)
     if before.tries > MAX_TRIES:
         return None
     if failed >= Version(before.version):
         return before
-    return Ceiling(version=version, tries=before.tries + 1, newest=before.newest, why=before.why)
+    return VersionCap(version=version, tries=before.tries + 1, newest=before.newest, why=before.why)

@@ -89,7 +89,7 @@ def _runner_digest() -> str:
 
 
 def _same_python(image: Path) -> bool:
-    """Whether /usr/bin/python3 is a link to the same version: the nursery runs the host's, and has the runner compiled by it."""
+    """Whether /usr/bin/python3 links to the host's version, by which the launcher pool has the runner compiled."""
     try:
         return (image / _PYTHON).readlink() == Path("/", _PYTHON).readlink()
     except OSError:  # no link: it may be anything

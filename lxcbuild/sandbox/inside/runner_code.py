@@ -1,7 +1,7 @@
 """The runner as it is laid into /dev of a sandbox: its source, and both halves compiled by the Python that runs this.
 
-Standard library only: the nursery calls it once, and its launchers find the result in their memory. For images with another Python
-see compiled.py.
+Standard library only: the launcher pool calls it once, and its launchers find the result in their memory. For images with
+another Python see compiled.py.
 """
 
 from __future__ import annotations

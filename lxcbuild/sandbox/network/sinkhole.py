@@ -134,11 +134,11 @@ def is_special(name: str) -> bool:
 class Guard:
     """The loop. ``root_pid`` is the launcher, above all processes of the sandbox."""
 
-    def __init__(self, ground: netns.Ground, control: socket.socket, *, root_pid: int) -> None:
-        assert ground.tun_fd is not None
+    def __init__(self, namespaces: netns.Namespaces, control: socket.socket, *, root_pid: int) -> None:
+        assert namespaces.tun_fd is not None
         self.recorder = Recorder()
-        self._ground = ground
-        self._tun = ground.tun_fd
+        self._ground = namespaces
+        self._tun = namespaces.tun_fd
         self._control = control
         self._root_pid = root_pid
         self._names = Names()
@@ -150,8 +150,8 @@ class Guard:
         for fd, handler in (
             (control.fileno(), self._command),
             (self._tun, self._packet),
-            (ground.dns_udp.fileno(), self._datagram),
-            (ground.dns_tcp.fileno(), self._accept),
+            (namespaces.dns_udp.fileno(), self._datagram),
+            (namespaces.dns_tcp.fileno(), self._accept),
         ):
             self._listen_to(fd, handler)
 
@@ -334,7 +334,12 @@ def _packed(address: str) -> bytes:
 
 
 def become_guard(
-    ground: netns.Ground, control: socket.socket, *, launcher_pid: int, listener: socket.socket | None, hosts: list[str]
+    namespaces: netns.Namespaces,
+    control: socket.socket,
+    *,
+    launcher_pid: int,
+    listener: socket.socket | None,
+    hosts: list[str],
 ) -> NoReturn:
     """What the launcher's child does, to its end. ``listener`` is the port of the proxy inside, in mode proxy."""
     status = 1
@@ -343,7 +348,7 @@ def become_guard(
         if os.getppid() != launcher_pid:
             os._exit(1)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        guard = Guard(ground, control, root_pid=launcher_pid)
+        guard = Guard(namespaces, control, root_pid=launcher_pid)
         if listener is not None:
             guard.offer_proxy(listener, hosts)
         guard.run()

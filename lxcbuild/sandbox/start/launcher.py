@@ -1,8 +1,8 @@
 """The small process behind each LXC sandbox: makes its mounts in a private namespace, starts the container, dies with its parent.
 
 Run as a program by the distribution's own Python (python3-lxc belongs to it): ``/usr/bin/python3 -I -S launcher.py FD``. That
-process is the *nursery*: it has everything imported, and forks one *launcher* per request, so that a sandbox never waits for a
-Python to start. It ends when its socket closes or its parent dies, whichever comes first; launchers end with the nursery
+process is the *launchers*: it has everything imported, and forks one *launcher* per request, so that a sandbox never waits for a
+Python to start. It ends when its socket closes or its parent dies, whichever comes first; launchers end with the launcher pool
 (PR_SET_PDEATHSIG), payloads with their launcher (liblxc's own PR_SET_PDEATHSIG). So SIGKILL anywhere leaves nothing behind.
 
 Messages are JSON on SOCK_SEQPACKET sockets, descriptors travel beside them (SCM_RIGHTS).
@@ -10,8 +10,8 @@ Messages are JSON on SOCK_SEQPACKET sockets, descriptors travel beside them (SCM
 =================  =============================================================  ===========================
 socket             message                                                        descriptors
 =================  =============================================================  ===========================
-to the nursery     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
-from the nursery   ``{"pid": N}``                                                 pidfd of the launcher
+to the launcher pool     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
+from the launcher pool   ``{"pid": N}``                                                 pidfd of the launcher
 to the launcher    ``{"op": "warm", "id_base": N, "way_out": bool}``              none
 to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range,
                                                                                   the guard's line (see sinkhole.py)
@@ -45,7 +45,7 @@ if __name__ == "__main__":  # started by path, without site-packages: find our p
 from lxcbuild.linux import idmap, mounts, netns, syscalls
 from lxcbuild.sandbox.inside import runner_code
 from lxcbuild.sandbox.start import lxcconf
-from lxcbuild.sandbox.start.namespaces import settle
+from lxcbuild.sandbox.start.namespaces import set_up
 from lxcbuild.sandbox.start.tree import PLACE, make_tree
 
 MESSAGE_BYTES = 1 << 17
@@ -92,10 +92,10 @@ def receive(sock: socket.socket, *, max_fds: int = 4) -> tuple[dict[str, Any], l
     return json.loads(data), fds
 
 
-# -- the nursery ------------------------------------------------------------------------------------------------
+# -- the launcher pool ------------------------------------------------------------------------------------------------
 
 
-def nursery(control: socket.socket, parent_pid: int) -> bool:
+def launchers(control: socket.socket, parent_pid: int) -> bool:
     """Fork launchers on request until the control socket closes or the parent dies; whether the parent is dead."""
     children: dict[int, int] = {}  # pidfd to pid
     poll = select.poll()
@@ -127,7 +127,7 @@ def nursery(control: socket.socket, parent_pid: int) -> bool:
 def clean_up_after(parent_pid: int, run: Path) -> None:
     """Remove what a killed orchestrator left: its sandboxes' cgroups, everything in them, their records, its scratch files.
 
-    The nursery is the only one who is sure to be there at that moment. Should it be killed too, ``lxcbuild gc`` does the same.
+    Only the launcher pool is sure to be there at that moment. Should it be killed too, ``lxcbuild gc`` does the same.
     """
     from lxcbuild.sandbox import registry
     from lxcbuild.state import claims
@@ -160,7 +160,7 @@ def _fork_launcher(control: socket.socket, fds: list[int], children: dict[int, i
 
 
 def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
-    """The child of the nursery: never returns."""
+    """The child of the launcher pool: never returns."""
     status = 1
     try:
         syscalls.die_with_parent(signal.SIGKILL)
@@ -172,11 +172,11 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
                 warm, _ = receive(sock)
                 # Two to five milliseconds that need not be spent when somebody waits: the map depends on nothing but the range.
                 userns = idmap.open_userns(warm["id_base"])
-                ground = netns.make(way_out=warm["way_out"])
+                namespaces = netns.make(way_out=warm["way_out"])
                 message, fds = receive(sock)
             except EOFError:
                 os._exit(0)  # warmed for nothing
-            _serve(sock, Job(**message), *fds, userns=userns, ground=ground)
+            _serve(sock, Job(**message), *fds, userns=userns, namespaces=namespaces)
             status = 0
     except BrokenPipeError:
         pass  # the orchestrator went away: so do we
@@ -185,7 +185,14 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
 
 
 def _serve(
-    sock: socket.socket, job: Job, runner_fd: int, id_fd: int, guard_fd: int, *, userns: int, ground: netns.Ground
+    sock: socket.socket,
+    job: Job,
+    runner_fd: int,
+    id_fd: int,
+    guard_fd: int,
+    *,
+    userns: int,
+    namespaces: netns.Namespaces,
 ) -> None:
     """Make the sandbox, run it to its end, say how it ended. The guard is forked first: it must hold none of our mounts."""
     try:
@@ -197,20 +204,20 @@ def _serve(
         with contextlib.suppress(PermissionError):
             Path("/proc/self/oom_score_adj").write_text("-1000")
         entered_at = time.monotonic()
-        ground, guard = settle(ground, mode=job.network, proxy_hosts=job.proxy_hosts, line_fd=guard_fd)
+        namespaces, guard = set_up(namespaces, mode=job.network, proxy_hosts=job.proxy_hosts, line_fd=guard_fd)
         late = [os.open(path, os.O_WRONLY) for path in job.late_cgroup_files]  # out of sight in the new mount namespace
         merged, upper = make_tree(job, userns)
         for fd in late:
             os.write(fd, b"0")
             os.close(fd)
         timings = {"cgroups_s": entered_at - started_at, "tree_s": time.monotonic() - entered_at}
-        told = {"event": "mounted", "timings": timings, "netns": ground.inode, "guard": guard}
+        told = {"event": "mounted", "timings": timings, "netns": namespaces.inode, "guard": guard}
         send(sock, told, [merged, upper])
         os.close(merged)
         os.close(upper)
         os.dup2(runner_fd, 0)
         os.close(runner_fd)
-        ok, error = _run_container(sock, job, id_fd, ground.netns_fd), None
+        ok, error = _run_container(sock, job, id_fd, namespaces.netns_fd), None
     except (OSError, mounts.BadMountPointError, ValueError) as problem:
         ok, error = False, f"{type(problem).__name__}: {problem}"
     except Exception:  # noqa: BLE001 - a bug of ours: this process has no other voice
@@ -255,7 +262,7 @@ def _place(sock: socket.socket, id_fd: int, netns_fd: int) -> None:
 
 
 def main() -> None:
-    """The nursery's entry. Arguments: descriptor of the control socket, pid of the orchestrator, its run directory."""
+    """The launcher pool's entry. Arguments: descriptor of the control socket, pid of the orchestrator, its run directory."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     parent_pid = int(sys.argv[2])
@@ -266,7 +273,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to handle
     try:
         send(control, {"event": "ready"})
-        orphaned = os.getppid() != parent_pid or nursery(control, parent_pid)
+        orphaned = os.getppid() != parent_pid or launchers(control, parent_pid)
     except (BrokenPipeError, ConnectionResetError):  # it closed its end: by dying, or because it needs us no more
         orphaned = not _outlives_us(parent_pid)
     if orphaned:

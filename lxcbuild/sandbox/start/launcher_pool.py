@@ -1,4 +1,4 @@
-"""The orchestrator's side of the nursery: starts it once, asks it for launchers, and keeps one ready (see launcher.py)."""
+"""The orchestrator's side of the launcher pool: starts it once, asks it for launchers, and keeps one ready (see launcher.py)."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ class _Child(Protocol):
         """The exit status, once there is one."""
 
 
-class Nursery:
-    """One nursery process, started when first needed or by ``warm``. Safe to share between threads."""
+class LauncherPool:
+    """One launcher pool process, started when first needed or by ``warm``. Safe to share between threads."""
 
     def __init__(self, run: Path) -> None:
-        self._run = run  # where the records of sandboxes lie: the nursery removes ours when we are killed
+        self._run = run  # where the records of sandboxes lie: the launcher pool removes ours when we are killed
         self.way_out = True  # whether the next sandboxes will probably want a network device (see netns.py)
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
@@ -99,7 +99,7 @@ class Nursery:
         self._spare: LauncherHandle | None = None
 
     def warm(self) -> None:
-        """Start the nursery without waiting for it: the first sandbox then finds it up."""
+        """Start the launcher pool without waiting for it: the first sandbox then finds it up."""
         with self._lock:
             self._start()
 
@@ -150,7 +150,7 @@ class Nursery:
         return LauncherHandle(message["pid"], fds[0], mine, id_range)
 
     def close(self) -> None:
-        """End the nursery and every launcher that still lives. A second call does nothing."""
+        """End the launcher pool and every launcher that still lives. A second call does nothing."""
         with self._lock:
             spare, self._spare = self._spare, None
             self._control, self._child, self._ready = None, None, False
@@ -162,7 +162,7 @@ class Nursery:
     def _start(self) -> socket.socket:
         if (
             self._owner_pid != os.getpid()
-        ):  # we are a fork of the owner: its nursery and spare are not ours to use or to end
+        ):  # we are a fork of the owner: its launcher pool and spare are not ours to use or to end
             self._resources.pop_all()
             self._control, self._child, self._ready, self._spare = None, None, False, None
             self._owner_pid = os.getpid()
@@ -180,7 +180,7 @@ class Nursery:
                     script = Path(launcher.__file__)
                     argv: list[str | Path] = [PYTHON, "-I", "-S", script, str(fd), str(os.getpid()), self._run]
                     self._child = stack.enter_context(process.spawn(argv, cwd=Path("/"), pass_fds=[fd]))
-                # Closed first: the nursery ends by itself when its socket does.
+                # Closed first: the launcher pool ends by itself when its socket does.
                 stack.enter_context(control)
                 self._resources = stack.pop_all()
             self._control = control

@@ -12,7 +12,7 @@ from lxcbuild.linux import netns
 from lxcbuild.sandbox.network import sinkhole
 
 
-def _choose(warmed: netns.Ground, mode: str) -> netns.Ground:
+def _choose(warmed: netns.Namespaces, mode: str) -> netns.Namespaces:
     """The ground for a mode: the one that was made ahead of time, or another one, where lo must never have been up."""
     if mode != "none" or warmed.tun_fd is None:
         return warmed
@@ -20,32 +20,34 @@ def _choose(warmed: netns.Ground, mode: str) -> netns.Ground:
     return netns.make(way_out=False)
 
 
-def settle(warmed: netns.Ground, *, mode: str, proxy_hosts: list[str], line_fd: int) -> tuple[netns.Ground, int | None]:
+def set_up(
+    warmed: netns.Namespaces, *, mode: str, proxy_hosts: list[str], line_fd: int
+) -> tuple[netns.Namespaces, int | None]:
     """Leave of the ground what the mode wants; returns the ground and the pid of the guard, in modes that have one.
 
     ``line_fd`` is the guard's line to the orchestrator. Raises OSError.
     """
     with socket.socket(fileno=line_fd) as line:
         guard = None
-        ground = _choose(warmed, mode)
+        namespaces = _choose(warmed, mode)
         guarded = mode in ("sinkhole", "proxy")
-        if mode != "none" and (ground.tun_fd is None or not guarded):
-            ground.enliven(way_out=guarded)
+        if mode != "none" and (namespaces.tun_fd is None or not guarded):
+            namespaces.enliven(way_out=guarded)
         if guarded:
-            guard = _fork_guard(ground, line, proxy_hosts=proxy_hosts if mode == "proxy" else None)
-    ground.close(keep_namespace=True)
-    return ground, guard
+            guard = _fork_guard(namespaces, line, proxy_hosts=proxy_hosts if mode == "proxy" else None)
+    namespaces.close(keep_namespace=True)
+    return namespaces, guard
 
 
-def _fork_guard(ground: netns.Ground, line: socket.socket, *, proxy_hosts: list[str] | None) -> int:
+def _fork_guard(namespaces: netns.Namespaces, line: socket.socket, *, proxy_hosts: list[str] | None) -> int:
     listener = None
     if proxy_hosts is not None:
-        listener = ground.listen(sinkhole.PROXY_PORT, backlog=sinkhole.PROXY_BACKLOG)
+        listener = namespaces.listen(sinkhole.PROXY_PORT, backlog=sinkhole.PROXY_BACKLOG)
     launcher_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _close_all_but(line.fileno(), *ground.descriptors, *([] if listener is None else [listener.fileno()]))
-        sinkhole.become_guard(ground, line, launcher_pid=launcher_pid, listener=listener, hosts=proxy_hosts or [])
+        _close_all_but(line.fileno(), *namespaces.descriptors, *([] if listener is None else [listener.fileno()]))
+        sinkhole.become_guard(namespaces, line, launcher_pid=launcher_pid, listener=listener, hosts=proxy_hosts or [])
     if listener is not None:
         listener.close()
     return pid

@@ -162,13 +162,13 @@ def test_a_build_is_only_as_good_as_what_it_needs(builds: Builds) -> None:
     assert dependencies_of(ready, builds.ledger, builds.dirs) is None
 
 
-@pytest.mark.parametrize("wish", [{"rebuild": True}, {"path": Path()}, {"tests": True}])
+@pytest.mark.parametrize("changes", [{"rebuild": True}, {"path": Path()}, {"tests": True}])
 def test_rebuilds_local_files_and_checks_are_never_answered_from_the_ledger(
-    builds: Builds, wish: dict[str, Any]
+    builds: Builds, changes: dict[str, Any]
 ) -> None:
 
     builds.add("20260101-000000-a")
-    asked = msgspec.structs.replace(WISH, **wish)
+    asked = msgspec.structs.replace(WISH, **changes)
     assert already_built(asked, dirs=builds.dirs, ledger=builds.ledger, monitor=NullMonitor(), overrides=None) is None
 
 

@@ -19,7 +19,7 @@ from lxcbuild.cli.bulk_view import draw, short_key
 from lxcbuild.errors import FarmError, InputError, WrongHashError
 from lxcbuild.farm import artifacts, results
 from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
-from lxcbuild.farm.engines.engine import BuildReport, JobResult, StoredFile, Wanted
+from lxcbuild.farm.engines.engine import BuildReport, JobResult, MissingRelease, StoredFile
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.progress import Activity, Picture
@@ -106,7 +106,7 @@ def test_the_makespan_follows_chains_and_room() -> None:
 
 def test_what_is_wanted_is_taken_from_the_plan_or_added() -> None:
     before = plan(job("app"), job("lib"))
-    asked = [Wanted(name="lib", version="1.0"), Wanted(name="new", version="1.0", needs=("lib",))]
+    asked = [MissingRelease(name="lib", version="1.0"), MissingRelease(name="new", version="1.0", needs=("lib",))]
     found = widened(before, key("app"), asked, places(before.jobs))
     assert list(found.jobs) == [key("new")]
     assert found.jobs[key("new")].needs == (key("lib"),)
@@ -115,7 +115,9 @@ def test_what_is_wanted_is_taken_from_the_plan_or_added() -> None:
 
 def test_what_needs_the_asking_job_in_turn_is_built_with_it() -> None:
     before = plan(job("app"), job("top", needs=("app",)))
-    found = widened(before, key("app"), [Wanted(name="new", version="1.0", needs=("app",))], places(before.jobs))
+    found = widened(
+        before, key("app"), [MissingRelease(name="new", version="1.0", needs=("app",))], places(before.jobs)
+    )
     assert list(found.jobs) == [key("app", "new")]
     assert found.needs == (key("app", "new"),)
 
@@ -133,7 +135,7 @@ def test_a_grown_plan_never_waits_for_itself(needs: dict[str, set[str]], wanted:
     asking = data.draw(st.sampled_from(names))
     asked = sorted(wanted - {asking})
     items = [
-        Wanted(
+        MissingRelease(
             name=name,
             version="1.0",
             needs=tuple(sorted(data.draw(st.sets(st.sampled_from([*asked, asking]), max_size=3)) - {name})),
@@ -314,9 +316,9 @@ def test_a_cycle_is_named_by_one_of_its_projects() -> None:
 
 def test_workers_find_done_what_each_of_them_would_do_first() -> None:
     script = (
-        "import sys; from lxcbuild.farm import results; from lxcbuild.cli.bulk_workshop import bulk_workshop\n"
+        "import sys; from lxcbuild.farm import results; from lxcbuild.cli.bulk_context import bulk_build_context\n"
         "from lxcbuild.farm.engines import subprocess_jobs\n"
-        "from multiprocessing import forkserver; subprocess_jobs.context(bulk_workshop)\n"
+        "from multiprocessing import forkserver; subprocess_jobs.context(bulk_build_context)\n"
         "for name in forkserver._forkserver._preload_modules: __import__(name)\n"
         "print('urllib3' in sys.modules, 'psycopg' in sys.modules)"
     )

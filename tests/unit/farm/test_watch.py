@@ -171,13 +171,13 @@ def test_a_page_behind_the_list_is_asked_again(index: Index, make: Making) -> No
 
     again = threading.Event()
 
-    def behind(handler: object) -> None:
+    def background(handler: object) -> None:
         serial, index.serials["one"] = index.serials["one"], 1
         handler.serve_page("one")  # type: ignore[attr-defined]
         index.serials["one"] = serial
         again.set()
 
-    index.fail("/simple/one/", behind)
+    index.fail("/simple/one/", background)
     assert watch.look_round() == 0
     assert again.wait(10)  # the answer is there before the server has done with it
     index.projects["one"] = new

@@ -418,7 +418,7 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(
 
 def test_builds_on_a_file_load_no_client_of_servers(fresh_state: StateDirs) -> None:
     script = (
-        "import sys, lxcbuild.cli.verbs.build, lxcbuild.builder.family, lxcbuild.cli.workshop;"
+        "import sys, lxcbuild.cli.verbs.build, lxcbuild.builder.family, lxcbuild.cli.build_context;"
         "from lxcbuild.ledger.store import Ledger; from lxcbuild.state.paths import StateDirs;"
         "Ledger.open(StateDirs.choose(sys.argv[1])).close();"
         "print({'psycopg', 'sqlalchemy', 'alembic'} & {*sys.modules})"

@@ -17,11 +17,11 @@ SIZES = st.fixed_dictionaries({package: st.integers(0, 50 * 2**20) for package i
 WISHES = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), SETS, max_size=9)
 
 
-def as_they_come(wishes, sizes, max_depth=MAX_DEPTH) -> float:
+def as_they_come(requests, sizes, max_depth=MAX_DEPTH) -> float:
     """What taking the nearest known subset costs, written down a second time and simply."""
     known: dict[frozenset[str], int] = {}
     seconds = 0.0
-    for packages in wishes.values():
+    for packages in requests.values():
         if packages and packages not in known:
             below = {frozenset(): 0} | {
                 one: depth for one, depth in known.items() if one <= packages and depth < max_depth
@@ -36,8 +36,8 @@ def as_they_come(wishes, sizes, max_depth=MAX_DEPTH) -> float:
 
 @given(WISHES, SIZES)
 @settings(max_examples=150, deadline=None)
-def test_a_plan_has_every_set_after_its_parent_and_is_never_worse_than_the_nearest_subsets(wishes, sizes) -> None:
-    plan = plan_layers(wishes, sizes)
+def test_a_plan_has_every_set_after_its_parent_and_is_never_worse_than_the_nearest_subsets(requests, sizes) -> None:
+    plan = plan_layers(requests, sizes)
     made = {frozenset(): 0}
     seconds = 0.0
     for layer in plan.layers:
@@ -46,16 +46,18 @@ def test_a_plan_has_every_set_after_its_parent_and_is_never_worse_than_the_neare
         made[layer.packages] = made[layer.parent] + 1
         assert layer.depth == made[layer.packages] <= MAX_DEPTH
         seconds += COSTS.of(layer.packages - layer.parent, sizes)
-    assert {packages for packages in wishes.values() if packages} <= set(made)
+    assert {packages for packages in requests.values() if packages} <= set(made)
     assert abs(plan.seconds - seconds) < 1e-6
-    assert plan.seconds <= as_they_come(wishes, sizes) + 1e-6
-    assert sorted(name for layer in plan.layers for name in layer.wishes) == sorted(n for n, p in wishes.items() if p)
+    assert plan.seconds <= as_they_come(requests, sizes) + 1e-6
+    assert sorted(name for layer in plan.layers for name in layer.requests) == sorted(
+        n for n, p in requests.items() if p
+    )
 
 
 @given(WISHES, SIZES, st.randoms())
 @settings(max_examples=50, deadline=None)
-def test_a_plan_is_the_same_each_time(wishes, sizes, random) -> None:
-    assert plan_layers(wishes, sizes) == plan_layers(dict(wishes), dict(sizes))
+def test_a_plan_is_the_same_each_time(requests, sizes, random) -> None:
+    assert plan_layers(requests, sizes) == plan_layers(dict(requests), dict(sizes))
 
 
 @given(SETS, st.lists(SETS, max_size=6), SIZES, st.integers(1, 4))
@@ -93,9 +95,9 @@ def planned(count: int) -> tuple[float, float]:
     source = random.Random(4)
     names = [f"lib{number}" for number in range(300)]
     groups = [frozenset(source.sample(names, 12)) for _ in range(25)]
-    wishes = {str(n): source.choice(groups) | frozenset(source.sample(names, 2)) for n in range(count)}
+    requests = {str(n): source.choice(groups) | frozenset(source.sample(names, 2)) for n in range(count)}
     sizes = {name: source.randrange(2**22) for name in names}
-    return plan_layers(wishes, sizes).seconds, as_they_come(wishes, sizes)
+    return plan_layers(requests, sizes).seconds, as_they_come(requests, sizes)
 
 
 def test_a_plan_for_many_sets_saves_a_third() -> None:

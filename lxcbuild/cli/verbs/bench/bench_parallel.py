@@ -13,7 +13,7 @@ from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_optio
 from lxcbuild.cli.render import Ui
 
 if TYPE_CHECKING:
-    from lxcbuild.bench.parallel import Crowd
+    from lxcbuild.bench.parallel import ParallelRuns
     from lxcbuild.model import Target
 
 plot_option = click.option(
@@ -81,7 +81,7 @@ def parallel(
         _show_crowd(ui, found)
 
 
-def _show_crowd(ui: Ui, found: Crowd) -> None:
+def _show_crowd(ui: Ui, found: ParallelRuns) -> None:
     count = len(found.first_ms)
     tenth = max(count // 10, 1)
     rows = [
@@ -111,7 +111,7 @@ def _show_trees(ui: Ui, trees: Mapping[int, Sequence[float]]) -> None:
     ui.table(columns, rows, right=columns[1:])
 
 
-def _crowd_drawn(found: Crowd) -> str:
+def _crowd_drawn(found: ParallelRuns) -> str:
     from lxcbuild.bench.figures import curves
 
     points = [(number, took_ms) for number, took_ms in enumerate(found.first_ms)]

@@ -175,12 +175,12 @@ def worker(
 
 def own_engine(dirs: StateDirs, share: Any, listener: Listener, *, dedicated: bool) -> Engine:
     """What a worker builds with."""
-    from lxcbuild.cli.workshop import workshop
+    from lxcbuild.cli.build_context import build_context
     from lxcbuild.farm.engines.local import LocalEngine
     from lxcbuild.farm.offer import OfferedEngine
 
     jobs = int(share.cpus) if share.cpus is not None else None
-    engine = LocalEngine(dirs, workshop, listener=listener, jobs=jobs, courteous=not dedicated, shares_state=False)
+    engine = LocalEngine(dirs, build_context, listener=listener, jobs=jobs, courteous=not dedicated, shares_state=False)
     for place in (dirs.lib, dirs.cache):
         place.mkdir(parents=True, exist_ok=True)
     return OfferedEngine(engine, share, functools.partial(_images, dirs), disks=(dirs.lib, dirs.cache))

@@ -15,7 +15,7 @@ from lxcbuild.model import Target
 
 if TYPE_CHECKING:
     from lxcbuild.farm.layershare import LayerShare
-    from lxcbuild.images.layer_records import Shelf, Shelved
+    from lxcbuild.images.layer_records import LayerRecords, Shelved
 
 _store_option = click.option(
     "--store", metavar="URL", help="The shared store, a path or URL; default: that of layers.yaml."
@@ -32,7 +32,7 @@ def layers() -> None:
 @pass_ui
 def list_(ui: Ui, /, *, as_json: bool) -> None:
     """List all layers: what saves most per byte first, which is also kept longest."""
-    known = sorted(_shelf(ui).layers().values(), key=lambda layer: (-layer.value, layer.key))
+    known = sorted(_layer_records(ui).layers().values(), key=lambda layer: (-layer.value, layer.key))
     unpacked = _unpacked(ui)
     if as_json:
         ui.emit_json({"layers": [_document(layer, unpacked) for layer in known]})
@@ -55,7 +55,7 @@ def list_(ui: Ui, /, *, as_json: bool) -> None:
 @pass_ui
 def show(ui: Ui, /, *, key: str, as_json: bool) -> None:
     """Show the layer whose key starts with KEY, with the packages in it."""
-    known = _shelf(ui).layers()
+    known = _layer_records(ui).layers()
     layer = _find(known, key)
     unpacked = _unpacked(ui)
     if as_json:
@@ -76,8 +76,8 @@ def show(ui: Ui, /, *, key: str, as_json: bool) -> None:
 @pass_ui
 def tree(ui: Ui, /, *, as_json: bool) -> None:
     """Draw which layer stands on which; the roots are base images."""
-    shelf = _shelf(ui)
-    known, above = shelf.layers(), shelf.grounds()
+    layer_records = _layer_records(ui)
+    known, above = layer_records.layers(), layer_records.grounds()
     children: dict[str, list[str]] = {}
     for layer in sorted(known.values(), key=lambda each: (each.created_at, each.key)):
         children.setdefault(above.get(layer.parent, layer.parent), []).append(layer.key)
@@ -99,7 +99,7 @@ def tree(ui: Ui, /, *, as_json: bool) -> None:
 @pass_ui
 def why(ui: Ui, /, *, key: str, as_json: bool) -> None:
     """Say why the layer KEY is one of its own: what of its key differs from the nearest other layer on the same ground."""
-    known = _shelf(ui).layers()
+    known = _layer_records(ui).layers()
     layer = _find(known, key)
     others = [each for each in known.values() if each.key != layer.key and each.kind == layer.kind]
     beside = [each for each in others if each.parent == layer.parent]
@@ -140,7 +140,7 @@ def gc(ui: Ui, /, *, dry_run: bool, as_json: bool) -> None:
 
     require_root("remove layers")
     store = LayerStore(ui.dirs, LxcBackend(ui.dirs))
-    known = store.shelf.layers()
+    known = store.layer_records.layers()
     gone = [
         Evicted(key=key, bytes=known[key].archive_bytes, archive=True)
         for key in store.orphans(_images(ui))
@@ -187,14 +187,14 @@ def push(ui: Ui, /, *, store: str | None, as_json: bool) -> None:
     from lxcbuild.images.store import ImageStore
 
     require_root("sign layers")
-    share, shelf = _share(ui, store), _shelf(ui)
+    share, layer_records = _share(ui, store), _layer_records(ui)
     images = [
         str(listed.target)
         for listed in ImageStore(ui.dirs).list()
         if listed.record is not None and share.give_image(listed.target, listed.record)
     ]
-    shareable = {document["key"] for document in shelf.documents() if "architecture" in document}
-    ways = {key: shelf.way(key) for key in (*shareable, *shelf.grounds())}
+    shareable = {document["key"] for document in layer_records.documents() if "architecture" in document}
+    ways = {key: layer_records.way(key) for key in (*shareable, *layer_records.grounds())}
     given = [key for key, way in sorted(ways.items()) if way and shareable.issuperset(way) and share.give(key, way)]
     if as_json:
         ui.emit_json({"images": images, "layers": given})
@@ -215,7 +215,7 @@ def pull(ui: Ui, /, *, targets: tuple[Target, ...], store: str | None, as_json: 
     share = _share(ui, store)
     listed = [each for each in ImageStore(ui.dirs).list() if not targets or each.target in targets]
     images = [str(each.target) for each in listed if share.take_image(each.target, newer_than=each.record)]
-    here = {*_images(ui), *_shelf(ui).layers(), *_shelf(ui).grounds()}
+    here = {*_images(ui), *_layer_records(ui).layers(), *_layer_records(ui).grounds()}
     waiting = {key: share.ground_of(key) for key in share.offered() if key not in here}
     taken: list[str] = []
     while ready := [key for key, ground in sorted(waiting.items()) if ground in here]:
@@ -232,10 +232,10 @@ def pull(ui: Ui, /, *, targets: tuple[Target, ...], store: str | None, as_json: 
 # -- helpers --------------------------------------------------------------------------------------------------
 
 
-def _shelf(ui: Ui) -> Shelf:
-    from lxcbuild.images.layer_records import Shelf
+def _layer_records(ui: Ui) -> LayerRecords:
+    from lxcbuild.images.layer_records import LayerRecords
 
-    return Shelf(ui.dirs.images / "layers")
+    return LayerRecords(ui.dirs.images / "layers")
 
 
 def _share(ui: Ui, store: str | None) -> LayerShare:

@@ -125,12 +125,12 @@ def open_file(ui: Ui, /, *, file: Path, policy: str, again: bool, as_json: bool,
     from lxcbuild.config.policies import load_policy
 
     failed.need_terminal(command, again=again)
-    ceiling = load_policy(policy)
+    cap = load_policy(policy)
     ui.say(f"unpacking {file.name}")
     with (
         failed.tools(ui) as tools,
         capsules.read(ui.dirs, file) as found,
-        capsules.opened(ui.dirs, found, backend=tools.backend, hot=tools.hot, ceiling=ceiling) as opened,
+        capsules.opened(ui.dirs, found, backend=tools.backend, hot=tools.hot, cap=cap) as opened,
     ):
         tools.stop_showing()
         return failed.use(ui, opened, command, again=again, as_json=as_json)

@@ -10,7 +10,7 @@ import pytest
 from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.builder.phases.fetch import _check_pinned
 from lxcbuild.builder.request import BuildRequest
-from lxcbuild.cli.requests import wishes
+from lxcbuild.cli.requests import read_requests
 from lxcbuild.errors import InputError, WrongHashError
 from lxcbuild.model import Source, SourceKind, Target
 from lxcbuild.pypi.versions.requirementsfile import RequirementLine, parse_requirements_file
@@ -70,12 +70,12 @@ def test_a_file_that_is_no_text_is_refused() -> None:
 
 def test_words_and_files_become_one_request_each(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(f"six --hash=sha256:{SHA256}\nidna\n")
-    found = wishes(["attrs"], [tmp_path / "r.txt"], like=LIKE)
+    found = read_requests(["attrs"], [tmp_path / "r.txt"], like=LIKE)
     assert [item.requirement for item in found] == ["attrs", "six", "idna"]
     assert found[1].hashes == (("sha256", SHA256),)
     assert all(item.force for item in found)
     with pytest.raises(InputError, match="cannot be read"):
-        wishes([], [tmp_path / "absent.txt"], like=LIKE)
+        read_requests([], [tmp_path / "absent.txt"], like=LIKE)
 
 
 def test_paths_are_told_apart(tmp_path: Path) -> None:
@@ -84,17 +84,17 @@ def test_paths_are_told_apart(tmp_path: Path) -> None:
     sdist.touch()
     plain.mkdir()
     (debianized / "debian").mkdir(parents=True)
-    kinds = [item.kind for item in wishes([str(p) for p in (dsc, sdist, plain, debianized)], [], like=LIKE)]
+    kinds = [item.kind for item in read_requests([str(p) for p in (dsc, sdist, plain, debianized)], [], like=LIKE)]
     assert kinds == [SourceKind.DSC, SourceKind.SDIST, SourceKind.TREE, SourceKind.TREE]
     for name in ("control", "changelog", "rules"):
         (debianized / "debian" / name).touch()
-    (found,) = wishes([str(debianized)], [], like=LIKE)
+    (found,) = read_requests([str(debianized)], [], like=LIKE)
     assert found.kind is SourceKind.DSC
     asked = BuildRequest(requirement="", target=LIKE.target, converter=ConverterChoice.PYPROJECT)
-    (found,) = wishes([str(debianized)], [], like=asked)
+    (found,) = read_requests([str(debianized)], [], like=asked)
     assert found.kind is SourceKind.TREE
     with pytest.raises(InputError, match="no file or directory"):
-        wishes(["absent.dsc"], [], like=LIKE)
+        read_requests(["absent.dsc"], [], like=LIKE)
 
 
 def test_an_archive_must_have_one_of_the_pinned_hashes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.pypi.index.config import PipConfig
 from lxcbuild.pypi.index.model import IndexFile
 from lxcbuild.pypi.versions.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
-from lxcbuild.pypi.versions.version_caps import MAX_TRIES, Ceiling, lowered
+from lxcbuild.pypi.versions.version_caps import MAX_TRIES, VersionCap, lowered
 from lxcbuild.state.paths import StateDirs
 from tests.support.index_server import File, Index, serve
 
@@ -33,7 +33,7 @@ class World:
         self.index, self.dirs = index, dirs
         self.shipped: dict[str, str | None] = {}
         self.allow_newer = True
-        self.ceilings: dict[str, Ceiling] = {}
+        self.caps: dict[str, VersionCap] = {}
         self.sources_read: list[str] = []
         self.in_sources: dict[str, tuple[str, ...] | None] = {}
 
@@ -60,7 +60,7 @@ class World:
             read_sdist=self._read,
             distribution="debian/bookworm",
             allow_newer=self.allow_newer,
-            ceilings=self.ceilings,
+            caps=self.caps,
         )
         config = PipConfig(indexes=(f"{self.index.url}/simple",))
         with IndexClient(self.dirs, config=config) as client:
@@ -249,9 +249,9 @@ def test_each_try_goes_twice_as_far_down(world: World) -> None:
     tried = []
     for _ in range(MAX_TRIES + 1):
         tried.append(world.resolve("part>=1.5").pinned["part"].version)
-        said = lowered(world.ceilings.get("part"), tried[-1], failure_class=FailureClass.COMPILE_FAILED, why="old")
+        said = lowered(world.caps.get("part"), tried[-1], failure_class=FailureClass.COMPILE_FAILED, why="old")
         assert said is not None
-        world.ceilings["part"] = said
+        world.caps["part"] = said
     assert tried == ["1.49", "1.48", "1.46", "1.42", "1.34", "1.18"]
     with pytest.raises(DependencyError, match=r"nothing satisfies part>=1\.5 .*part 1\.49 cannot be built \(old\)"):
         world.resolve("part>=1.5")
@@ -264,9 +264,9 @@ def test_who_needs_what_cannot_be_built_may_have_a_release_that_does_not(world: 
     world.release("between", "1.0")
     for _ in range(2):
         version = world.resolve("between").pinned["core"].version
-        said = lowered(world.ceilings.get("core"), version, failure_class=FailureClass.BUILD_DEP_MISSING, why="no Rust")
+        said = lowered(world.caps.get("core"), version, failure_class=FailureClass.BUILD_DEP_MISSING, why="no Rust")
         assert said is not None
-        world.ceilings["core"] = said
+        world.caps["core"] = said
     assert version == "1.1"
     assert {name: item.version for name, item in world.resolve("between").pinned.items()} == {"between": "1.0"}
 
@@ -278,7 +278,7 @@ def test_what_is_not_the_releases_fault_tries_no_other(failure: FailureClass) ->
     assert lowered(None, "1.0", failure_class=failure, why="") is None
 
 
-def ceiling_after(*versions: str) -> Ceiling:
+def ceiling_after(*versions: str) -> VersionCap:
     known = None
     for version in versions:
         known = lowered(known, version, failure_class=FailureClass.COMPILE_FAILED, why=version)
@@ -287,18 +287,18 @@ def ceiling_after(*versions: str) -> Ceiling:
 
 
 def test_failures_may_come_in_any_order_and_twice() -> None:
-    assert ceiling_after("1.5", "2.0") == Ceiling(version="1.5", newest="2.0", tries=1, why="2.0")
-    assert ceiling_after("2.0", "1.5", "2.0", "1.7") == Ceiling(version="1.5", newest="2.0", tries=2, why="2.0")
+    assert ceiling_after("1.5", "2.0") == VersionCap(version="1.5", newest="2.0", tries=1, why="2.0")
+    assert ceiling_after("2.0", "1.5", "2.0", "1.7") == VersionCap(version="1.5", newest="2.0", tries=2, why="2.0")
 
 
 def test_what_is_newer_than_all_that_failed_is_tried(world: World) -> None:
     for version in ("1.0", "1.1", "1.2", "2.0"):
         world.release("part", version)
-    world.ceilings["part"] = ceiling_after("1.2")
+    world.caps["part"] = ceiling_after("1.2")
     assert world.resolve("part").pinned["part"].version == "2.0"
     assert world.resolve("part<2").pinned["part"].version == "1.1"
-    world.ceilings["part"] = ceiling_after("1.2", "2.0")
+    world.caps["part"] = ceiling_after("1.2", "2.0")
     assert world.resolve("part").pinned["part"].version == "1.1"
-    world.ceilings["part"] = ceiling_after(*(f"1.{number}" for number in range(MAX_TRIES + 1, 0, -1)))
+    world.caps["part"] = ceiling_after(*(f"1.{number}" for number in range(MAX_TRIES + 1, 0, -1)))
     assert world.resolve("part").pinned["part"].version == "2.0"
     assert lowered(None, "no version", failure_class=FailureClass.COMPILE_FAILED, why="") is None

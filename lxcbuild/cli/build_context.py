@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-from lxcbuild.builder.context import Facilities
+from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.policies import load_policy
@@ -22,26 +22,26 @@ from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Target
 from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
-from lxcbuild.sandbox.start.launcher_pool import Nursery
+from lxcbuild.sandbox.start.launcher_pool import LauncherPool
 from lxcbuild.state.paths import StateDirs
 
 
 @contextlib.contextmanager
-def workshop(
+def build_context(
     dirs: StateDirs,
     monitor: Monitor,
     *,
     policy: str,
     overrides: Overrides | None = None,
-    nursery: Nursery | None = None,
-) -> Iterator[Facilities]:
+    launchers: LauncherPool | None = None,
+) -> Iterator[BuildContext]:
     """Everything that a build needs; given back at the end of the block. Raises UnknownPolicyError, ConfigError, HostError.
 
-    ``nursery`` is for who wants it to start while the modules of this one are still loading.
+    ``launcher pool`` is for who wants it to start while the modules of this one are still loading.
     """
     load_policy(policy)  # a mistake in it is told before anything is started
     with contextlib.ExitStack() as stack:
-        backend = stack.enter_context(LxcBackend(dirs, nursery=nursery))
+        backend = stack.enter_context(LxcBackend(dirs, launchers=launchers))
         backend.prestart()
         images = ImageStore(dirs, monitor)
         stack.callback(images.close)
@@ -59,7 +59,7 @@ def workshop(
         layers = LayerStore(dirs, backend, monitor, choose=nearest_stack, share=_share(dirs, monitor))
         stack.callback(_keep_within_budget, layers)
         stack.callback(layers.close)
-        yield Facilities(
+        yield BuildContext(
             dirs=dirs,
             monitor=monitor,
             index=index,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcbuild.images.eviction import doomed
-from lxcbuild.images.layer_records import Shelf, Shelved
+from lxcbuild.images.layer_records import LayerRecords, Shelved
 
 
 def put(shelf_directory: Path, key: str, parent: str, *names: str, made_in_s: float = 1.0, size: int = 100) -> str:
@@ -44,34 +44,34 @@ def test_stacks_are_what_stands_on_a_ground_by_steps_of_packages(tmp_path: Path)
     put(tmp_path, key("c"), "other image", "x")
     put(tmp_path, key("d"), key("e"), "z")  # its parent was evicted
     put(tmp_path, key("f"), "image")  # wheels: no packages of the suite
-    stacks = Shelf(tmp_path).stacks("image")
+    stacks = LayerRecords(tmp_path).stacks("image")
     assert {each: stack.way for each, stack in stacks.items()} == {
         key("a"): (key("a"),),
         key("b"): (key("a"), key("b")),
     }
     assert set(stacks[key("b")].packages) == {"x=1=xx", "y=1=yy"}
-    assert Shelf(tmp_path).layers()[key("f")].names == ("flit-core",)
+    assert LayerRecords(tmp_path).layers()[key("f")].names == ("flit-core",)
 
 
 def test_a_way_holds_as_long_as_all_its_layers_do(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    layer_records = LayerRecords(tmp_path)
     put(tmp_path, key("a"), "image", "x")
     put(tmp_path, key("b"), key("a"), "y")
-    assert shelf.way(key("a")) == (key("a"),)
-    assert shelf.way(key("c")) is None
-    shelf.keep_way(key("c"), (key("a"), key("b")))
-    assert shelf.way(key("c")) == (key("a"), key("b"))
-    assert shelf.grounds() == {key("c"): key("b")}
-    shelf.forget(key("a"))
-    assert shelf.way(key("c")) is None
+    assert layer_records.way(key("a")) == (key("a"),)
+    assert layer_records.way(key("c")) is None
+    layer_records.keep_way(key("c"), (key("a"), key("b")))
+    assert layer_records.way(key("c")) == (key("a"), key("b"))
+    assert layer_records.grounds() == {key("c"): key("b")}
+    layer_records.forget(key("a"))
+    assert layer_records.way(key("c")) is None
 
 
 def test_uses_are_counted_by_many_at_once(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    layer_records = LayerRecords(tmp_path)
     put(tmp_path, key("a"), "image", "x", made_in_s=2.0)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: shelf.used(key("a")), range(200)))
-    layer = shelf.layers()[key("a")]
+        list(pool.map(lambda _: layer_records.used(key("a")), range(200)))
+    layer = layer_records.layers()[key("a")]
     assert (layer.hits, layer.seconds_saved) == (200, 400.0)
     assert layer.last_hit is not None
 
@@ -80,7 +80,7 @@ def test_what_saves_least_per_byte_goes_first_and_never_below_another(tmp_path: 
     put(tmp_path, key("a"), "image", "x", made_in_s=0.1)  # the least valuable, but others stand on it
     put(tmp_path, key("b"), key("a"), "y", made_in_s=9.0)
     put(tmp_path, key("c"), "image", "z", made_in_s=5.0)
-    layers = Shelf(tmp_path).layers()
+    layers = LayerRecords(tmp_path).layers()
 
     def gone(budget: int) -> list[str]:
         return [each.key[0] for each in doomed(layers, budget_bytes=budget, size=lambda layer: layer.archive_bytes)]
