@@ -129,12 +129,12 @@ def test_named_verbs_exist(page: Path) -> None:
     assert set(said) - set(VERBS) == set()
 
 
-def test_every_room_is_on_the_page_of_the_architecture() -> None:
+def test_every_room_is_in_the_picture_and_the_table_of_the_architecture() -> None:
     page = (DOCS / "architecture.md").read_text()
-    rooms = [f"{room}/" for room in ROOMS - {"__pycache__"}] + [
-        path.name for path in (ROOT / "lxcbuild").glob("[!_]*.py")
-    ]
-    assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []
+    picture = set(re.findall(r"\w+", page.split("```")[1]))
+    folders, files = ROOMS - {"__pycache__"}, {path.name for path in (ROOT / "lxcbuild").glob("[!_]*.py")}
+    assert (folders | {name.removesuffix(".py") for name in files}) - picture == set()
+    assert {name for name in {f"{room}/" for room in folders} | files if f"`{name}`" not in page} == set()
 
 
 def test_code_names_only_documents_that_exist() -> None:
