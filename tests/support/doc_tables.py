@@ -99,12 +99,16 @@ READERS: dict[str, Callable[[Document], tuple[list[str], list[list[Any]]]]] = {
 def record(name: str, command: str, found: Document) -> None:
     """Keep what a command printed as the measurement of that name."""
     columns, rows = READERS[name](found)
+    machine = dict(found["machine"])
+    loads = [round(machine.pop(key), 1) for key in ("load_before", "load_after") if key in machine]
+    if loads:
+        machine["load"] = f"load {' to '.join(map(str, loads))}"
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     described = {
         "command": command,
-        "machine": found["machine"],
+        "machine": machine,
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
         "columns": columns,
