@@ -76,7 +76,7 @@ def check(made: World, jobs: dict[str, dict[str, Any]], state: StateDirs) -> Non
 
 
 @pytest.mark.timeout(900)
-def test_a_synthetic_archive_is_built_in_order_and_failures_prune_what_needs_them(
+def test_an_archive_is_built_in_order_and_failures_prune_their_dependents(
     lxcbuild: LxcBuild, state: StateDirs, tmp_path: Path
 ) -> None:
     made = world(tmp_path, 8, failing=2)

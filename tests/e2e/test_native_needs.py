@@ -103,7 +103,7 @@ def test_a_library_that_nobody_has_ends_the_build(build: Any) -> None:
     assert [phase["name"] for phase in outcome["phases"]].count("verify") == 1
 
 
-def test_compiled_parts_that_nothing_announces_make_a_package_for_one_architecture(build: Any) -> None:
+def test_unannounced_compiled_parts_make_the_package_architecture_specific(build: Any) -> None:
     outcome, fields = build(HIDDEN)
     assert outcome["status"] == "built", outcome
     assert fields["Architecture"] == "amd64"

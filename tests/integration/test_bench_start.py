@@ -35,7 +35,7 @@ def test_sandboxes_that_live_side_by_side_start_all_and_cost_little(dirs: StateD
     assert found.stop_ms > 0
 
 
-def test_starts_are_measured_by_the_files_of_the_tree_and_the_trees_are_removed(dirs: StateDirs, rootfs: Path) -> None:
+def test_starts_are_measured_per_tree_size_and_the_trees_are_removed(dirs: StateDirs, rootfs: Path) -> None:
     before = set(rootfs.parent.iterdir())
     found = parallel.measure_trees(dirs, image=rootfs, policy=load_policy("default"), sizes=[0, 1500], runs=2)
     assert {size: len(series) for size, series in found.items()} == {0: 2, 1500: 2}

@@ -70,7 +70,7 @@ def sandbox(state: StateDirs) -> Iterator[LxcInstance]:
 _PARENT = "sh -c 'readlink /proc/$PPID/exe'"
 
 
-def test_programs_are_forks_of_the_server_and_a_different_environment_or_stream_makes_them_start_alone(
+def test_only_programs_with_the_servers_environment_and_streams_are_forked(
     sandbox: LxcInstance,
 ) -> None:
     asked = f"dpkg-architecture -c {_PARENT}"
@@ -92,7 +92,7 @@ def test_programs_are_forks_of_the_server_and_a_different_environment_or_stream_
         assert (status, output.strip().rpartition("/")[2].partition("5")[0]) == (0, parent), script
 
 
-def test_arguments_streams_directory_umask_and_environment_are_those_of_who_asks(sandbox: LxcInstance) -> None:
+def test_a_forked_program_has_its_callers_arguments_streams_and_settings(sandbox: LxcInstance) -> None:
     script = f"""
 mkdir -p here/debian && cd here && cat >debian/changelog <<'END'
 {_CHANGELOG}END

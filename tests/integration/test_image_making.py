@@ -304,7 +304,7 @@ def others_away(state: StateDirs, backend: LxcBackend) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("others_away")
-def test_a_set_starts_from_the_nearest_known_subset_and_is_the_same_by_either_way(
+def test_a_set_built_on_the_nearest_known_subset_equals_one_built_alone(
     state: StateDirs, images: ImageStore, bookworm: Image, backend: LxcBackend
 ) -> None:
     archive = images.archive(bookworm)

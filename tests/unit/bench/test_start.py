@@ -26,7 +26,7 @@ def measured(first: float, stop: float, reference: list[float]) -> Starts:
     return Starts(ours=ours, memory_bytes=[40 << 20], first={"lxc-execute": reference} if reference else {})
 
 
-def test_budgets_fail_when_they_are_missed_and_say_when_there_is_nothing_to_compare_with() -> None:
+def test_missed_budgets_fail_and_missing_peers_are_reported() -> None:
     held = [budget.holds for budget in measured(30.0, 4.0, [15.0]).budgets()]
     assert held == [True, True, True, None, False]
     held = [budget.holds for budget in measured(41.0, 5.5, []).budgets()]

@@ -82,7 +82,7 @@ def test_without_a_possible_converter_the_build_fails_with_advice(choice: Conver
     assert end.failure.resolution
 
 
-def test_auto_tries_the_other_converter_and_reports_the_first_failure_when_both_fail() -> None:
+def test_auto_tries_both_converters_and_reports_the_first_failure() -> None:
     machine = BuildMachine(ConverterChoice.AUTO)
     advance(machine, Phase.DEBIANIZE, MODERN)
     again = machine.failed(failure(FailureClass.CONVERT_FAILED, Phase.DEBIANIZE, "first"))
@@ -102,7 +102,7 @@ def test_a_chosen_converter_has_no_fallback() -> None:
     assert end.status is Status.FAILED
 
 
-def test_missing_build_dependencies_are_provided_for_a_bounded_number_of_rounds() -> None:
+def test_missing_build_dependencies_are_provided_in_bounded_rounds() -> None:
     machine = BuildMachine(ConverterChoice.AUTO)
     missing = failure(FailureClass.BUILD_DEP_MISSING, Phase.COMPILE)
     advance(machine, Phase.COMPILE, MODERN)

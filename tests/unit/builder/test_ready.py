@@ -86,7 +86,7 @@ def test_a_build_is_not_used_under_a_name_that_it_no_longer_gets(builds: Builds)
     assert builds.find(package="python3-demo.pypi") is None
 
 
-def test_the_newest_build_of_the_same_sources_is_found_with_its_packages_in_the_store(builds: Builds) -> None:
+def test_the_newest_build_of_the_same_sources_is_found_with_its_packages(builds: Builds) -> None:
     builds.add("20260101-000000-a")
     path = builds.add("20260102-000000-b")
     assert builds.find() == "20260102-000000-b"

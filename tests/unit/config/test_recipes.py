@@ -37,7 +37,7 @@ def test_an_unknown_target_names_the_nearest_and_all() -> None:
     assert "ubuntu/noble" in (caught.value.details or "")
 
 
-def test_the_administrators_recipe_replaces_the_shipped_one_but_finds_its_hooks(tmp_path: Path) -> None:
+def test_an_administrators_recipe_replaces_ours_and_still_finds_its_hooks(tmp_path: Path) -> None:
     from lxcbuild.state.data import shipped_directory
 
     places = (shipped_directory("rootfs"), *place(tmp_path, MINIMAL + "hooks: [minimal.sh]\nexpires_after: 12h\n"))

@@ -242,7 +242,7 @@ def test_file_names_are_checked_before_they_are_arguments() -> None:
 # -- sets -----------------------------------------------------------------------------------------------------------
 
 
-def test_packages_that_exclude_each_other_are_installed_apart_with_what_they_need() -> None:
+def test_conflicting_packages_are_installed_apart_with_their_dependencies() -> None:
     stanzas = {
         "common.deb": {"Package": "x-common"},
         "gtk.deb": {"Package": "x-gtk", "Depends": "x-common (= 1)", "Conflicts": "x-nox"},

@@ -21,7 +21,7 @@ BOOKWORM = Target("debian", "bookworm")
 IDS = [f"python3-p{number}=1.{number}-1={number:064x}" for number in range(9)]
 
 
-def test_a_set_that_two_builds_ask_for_comes_first_and_one_that_one_asks_for_does_not() -> None:
+def test_only_a_set_that_two_builds_need_is_made_first() -> None:
     found = worth_making("debian/bookworm", {frozenset(IDS[:2]): 2, frozenset(IDS[4:6]): 1}, dict.fromkeys(IDS, 2**20))
     assert [(layer.packages, layer.builds, layer.parent) for layer in found] == [(tuple(IDS[:2]), 2, None)]
     assert found[0].seconds_saved > 0

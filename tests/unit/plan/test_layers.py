@@ -36,7 +36,7 @@ def as_they_come(requests, sizes, max_depth=MAX_DEPTH) -> float:
 
 @given(WISHES, SIZES)
 @settings(max_examples=150, deadline=None)
-def test_a_plan_has_every_set_after_its_parent_and_is_never_worse_than_the_nearest_subsets(requests, sizes) -> None:
+def test_parents_precede_sets_and_no_plan_is_worse_than_nearest_subsets(requests, sizes) -> None:
     plan = plan_layers(requests, sizes)
     made = {frozenset(): 0}
     seconds = 0.0

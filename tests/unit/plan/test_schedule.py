@@ -64,7 +64,7 @@ def graph(tasks: list[Task]) -> Mapping[str, frozenset[str]]:
     st.sets(st.integers(0, 24), max_size=5),
     st.randoms(use_true_random=False),
 )
-def test_every_job_ends_after_what_it_needs_and_failures_take_along_only_what_depends_on_them(
+def test_jobs_end_after_their_needs_and_failures_prune_only_dependents(
     tasks: list[Task], machines: int, bad: set[int], draw: object
 ) -> None:
     failing = {f"j{number:02}" for number in bad}
@@ -182,7 +182,7 @@ def test_a_flaky_failure_is_tried_once_more_alone() -> None:
     assert schedule.state("flaky") is State.FAILED
 
 
-def test_what_needs_something_that_has_failed_before_it_was_known_is_pruned_with_its_dependents() -> None:
+def test_jobs_added_after_their_dependency_failed_are_pruned_with_dependents() -> None:
     schedule = Schedule([task("bad"), task("held"), task("top", "held")])
     room = {"m": Room(memory_bytes=8 * GIB, cpus=8.0)}
     schedule.start(room)
@@ -302,7 +302,7 @@ def test_more_room_is_kept_when_something_else_goes_wrong_afterwards() -> None:
 
 
 @given(st.lists(st.integers(0, 64 * GIB)), st.integers(GIB // 4, 64 * GIB))
-def test_the_memory_set_aside_is_what_was_measured_and_never_more_than_allowed(peaks: list[int], limit: int) -> None:
+def test_reserved_memory_is_what_was_measured_up_to_the_allowed_maximum(peaks: list[int], limit: int) -> None:
     need = memory_need(peaks, limit_bytes=limit)
     assert min(LEAST_BYTES, limit) + OVERHEAD_BYTES <= need <= limit + OVERHEAD_BYTES
     assert need >= min(max(peaks, default=0), limit)

@@ -249,7 +249,7 @@ def _browser() -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_browser() is None, reason="there is no browser here: apt-get install chromium")
-def test_a_real_browser_searches_without_a_server_and_runs_nothing_of_a_package(hostile: Path, tmp_path: Path) -> None:
+def test_a_browser_searches_without_a_server_and_runs_no_package_code(hostile: Path, tmp_path: Path) -> None:
     def dom(page: str) -> str:
         done = subprocess.run(
             [str(_browser()), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",

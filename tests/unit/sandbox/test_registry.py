@@ -77,7 +77,7 @@ def test_no_state_directory_means_no_instances(tmp_path: Path) -> None:
     assert registry.list_instances(StateDirs.choose(tmp_path / "nothing")) == []
 
 
-def test_a_record_that_is_half_made_belongs_to_nobody_once_its_process_is_gone(fresh_state: StateDirs) -> None:
+def test_a_half_made_record_has_no_owner_once_its_process_is_gone(fresh_state: StateDirs) -> None:
     fresh_state.instances.mkdir(parents=True)
     dead = subprocess.Popen(["true"])
     dead.wait()

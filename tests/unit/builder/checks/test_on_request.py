@@ -29,7 +29,7 @@ I: python3-demo: hardening-no-bindnow
 """
 
 
-def test_errors_of_lintian_about_our_packaging_are_fatal_and_those_about_upstreams_files_are_not() -> None:
+def test_lintian_errors_are_fatal_about_our_packaging_not_upstreams_files() -> None:
     found = parse_lintian(LINTIAN)
     assert [(item.level, item.package, item.tag) for item in found] == [
         ("E", "python-demo", "source-is-missing"),
@@ -144,7 +144,7 @@ def test_requirements_of_tests_are_found_without_running_anything(
     assert find_tests._tox() == ["mock==1", "freezegun"]
 
 
-def test_the_second_build_drops_all_privileges_before_anything_of_the_package_runs() -> None:
+def test_the_second_build_drops_privileges_before_package_code_runs() -> None:
     job = Job(files={}, steps=(InsideStep(argv=("dpkg-buildpackage",), env={"TZ": "UTC", "SOURCE_DATE_EPOCH": "1"}),))
     (step,) = variation.varied(job, clock=True, one_core=True).steps
     assert step.argv[0] == "setpriv"

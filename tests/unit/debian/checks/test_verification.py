@@ -167,7 +167,7 @@ def test_programs_are_found_in_what_a_failed_import_says() -> None:
         natives_in("lib" + "a-." * 300_000)
 
 
-def test_a_single_file_of_a_namespace_may_be_there_for_an_extra_if_others_import() -> None:
+def test_a_namespace_module_for_an_extra_may_fail_where_others_import() -> None:
     good, other, bad = (
         Trial(name=name, error=error, details=None)
         for name, error in (

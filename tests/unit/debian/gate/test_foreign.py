@@ -55,7 +55,7 @@ judged = functools.partial(gating.judged, base=REQUEST)
         (Entry(f"{SITE}/other.pth", b"import os\n"), "startup"),
     ],
 )
-def test_46_a_source_package_brings_no_files_of_others_and_nothing_that_runs_by_itself(
+def test_46_a_source_package_brings_no_foreign_files_and_no_startup_code(
     tmp_path: Path, entry: Entry, rule: str
 ) -> None:
     assert rule in rules(judged(tmp_path, entry))
@@ -72,7 +72,7 @@ def test_46_what_the_suite_makes_of_the_same_source_may_be_built_again(tmp_path:
     assert rules(judged(tmp_path, *entries, owners=None, sources=None)) == {"layout", "startup"}
 
 
-def test_46_an_owner_counts_by_the_source_that_the_suite_makes_it_from_not_by_its_name(tmp_path: Path) -> None:
+def test_46_an_owner_is_judged_by_its_source_package_not_by_its_name(tmp_path: Path) -> None:
     suite = debs.Suite(programs={"demo": ("python3-demo",)}, made_from={"python3-demo": "unrelated"})
     report = judged(tmp_path, owners=suite_owners(suite), sources=suite.sources)
     assert {"name", "owned"} <= rules(report)
@@ -219,7 +219,7 @@ def test_46_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, e
     assert rules(judged_project(tmp_path, entry)) == {"owned"}
 
 
-def test_46_a_project_that_is_called_like_headers_of_others_brings_none_of_theirs(tmp_path: Path) -> None:
+def test_46_a_project_named_like_foreign_headers_brings_none_of_them(tmp_path: Path) -> None:
     def judge(directory: str, header: str, **included: tuple[str, ...]) -> set[str]:
         owners = project_owners(debs.Suite(included={"demo.sys/types.h": included["owners"]}))
         entry = Entry(f"./usr/include/{directory}/{header}", b"x")

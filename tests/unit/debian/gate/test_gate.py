@@ -114,7 +114,7 @@ def test_a_hostile_member_rejects_the_package(tmp_path: Path, entry: Entry, rule
     assert rule in rules(report)
 
 
-def test_a_module_may_be_called_lib_and_documents_lie_under_the_projects_name(tmp_path: Path) -> None:
+def test_a_module_may_be_named_lib_and_documents_use_the_project_name(tmp_path: Path) -> None:
     tree = [
         *debs.TREE,
         Entry("./usr/lib/python3/dist-packages/lib/__init__.py", b""),
@@ -310,7 +310,7 @@ def test_megabytes_in_one_field_are_refused() -> None:
         parse_stanza(b"Description: " + b"x" * (2 * 1024 * 1024), what="it")
 
 
-def test_any_debian_package_may_bring_scripts_and_configuration_but_no_system_files(tmp_path: Path) -> None:
+def test_debian_packages_may_bring_scripts_and_conffiles_but_no_system_files(tmp_path: Path) -> None:
     extra = [Entry("./etc/demo.conf", b"x"), Entry("./usr/lib/demo", kind=b"2", link="/etc/demo", mode=0o777)]
     package = debs.deb(scripts={"postinst": "#!/bin/sh\nadduser demo\n"}, tree=[*debs.TREE, *extra])
     assert judge(tmp_path, package, rules=RuleSet.ANY).accepted

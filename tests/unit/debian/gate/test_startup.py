@@ -87,7 +87,7 @@ def test_46_libraries_that_the_linker_finds_reject_the_package(tmp_path: Path, n
         ("Demo", "libdemo.so.1"),
     ],
 )
-def test_46_beside_libraries_a_package_has_no_directory_but_that_of_its_own_name(
+def test_46_beside_libraries_only_a_directory_of_its_own_name_is_allowed(
     tmp_path: Path, project: str, below: str
 ) -> None:
     def judge(directory: str) -> set[str]:
@@ -107,7 +107,7 @@ def test_46_headers_lie_below_the_projects_name(tmp_path: Path, directory: str) 
 
 
 @pytest.mark.parametrize("project", ["polkit-1", "dbus-1", "initramfs-tools", "perl5", "X11", "ca-certificates", "gdb"])
-def test_46_a_project_that_is_called_like_a_directory_of_the_system_gets_none(tmp_path: Path, project: str) -> None:
+def test_46_a_project_named_like_a_system_directory_gets_none(tmp_path: Path, project: str) -> None:
     report = judged(tmp_path, Entry(f"./usr/share/{project}/actions/evil", b"x"), project=project)
     assert "layout" in rules(report)
 
@@ -142,7 +142,7 @@ def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp
     assert all(finding.subject.startswith(hook) for finding in report.findings if finding.rule == "startup")
 
 
-def test_46_modules_of_others_are_theirs_below_a_directory_that_a_pth_file_names(tmp_path: Path) -> None:
+def test_46_foreign_modules_are_protected_below_directories_of_pth_files(tmp_path: Path) -> None:
     owners = suite_owners(debs.Suite(imported={"six": ("python3-six",)}))
     entries = [Entry(f"{SITE}/demo/vendored/six.py", b"x"), Entry(f"{SITE}/demo.pth", b"demo/vendored\n")]
     assert judged(tmp_path, entries[0], owners=owners).accepted

@@ -142,7 +142,7 @@ def test_the_plugin_can_be_left_out_and_its_programs_called_directly() -> None:
     assert "PYBUILD_SYSTEM = pyproject" in debian_files(inspection(), plan())["rules"]
 
 
-def test_a_backend_that_takes_every_directory_for_a_package_builds_without_debian() -> None:
+def test_a_backend_that_packages_every_directory_does_not_see_debian() -> None:
     rules = debian_files(inspection(), plan(apart=True))["rules"]
     (build,) = (line for line in rules.splitlines() if line.startswith("export PYBUILD_BUILD_ARGS"))
     assert "--exclude=./debian" in build

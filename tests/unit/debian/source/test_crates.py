@@ -129,7 +129,7 @@ def test_the_lock_file_of_a_workspace_lies_beside_its_manifest(tmp_path: Path) -
     assert 'pyo3 = { version = "0.22" }' in changed
 
 
-def test_crates_in_the_archive_are_found_through_the_projects_own_configuration(tmp_path: Path) -> None:
+def test_archived_crates_are_found_through_the_projects_own_configuration(tmp_path: Path) -> None:
     config = '[source.crates-io]\nreplace-with = "mine"\n[source.mine]\ndirectory = "third/party"\n'
     assert maturin(tmp_path, **{".cargo__config_toml": config}).vendored is None, "nothing is there"
     tree(tmp_path, **{"third__party__serde-1.0.228__Cargo_toml": ""})

@@ -86,7 +86,7 @@ def versions(found: RuntimeSet) -> dict[str, str]:
     return {name: item.version for name, item in found.pinned.items()}
 
 
-def test_a_package_of_the_distribution_that_satisfies_is_preferred_to_a_newer_release(world: World) -> None:
+def test_a_satisfying_distribution_package_is_preferred_to_a_newer_release(world: World) -> None:
     world.shipped["lib"] = "1.5"
     world.release("lib", "2.0")
     assert versions(world.resolve("lib>=1")) == {}
@@ -110,7 +110,7 @@ def test_a_version_that_nobody_can_tell_satisfies(world: World) -> None:
     assert versions(world.resolve("lib>=2")) == {}
 
 
-def test_only_releases_with_sources_for_the_targets_python_that_were_not_yanked_count(world: World) -> None:
+def test_only_unyanked_releases_with_sources_for_the_targets_python_count(world: World) -> None:
     world.release("lib", "1.0")
     world.release("lib", "2.0", requires_python=">=3.12")
     world.release("lib", "3.0", yanked="broken")
@@ -213,7 +213,7 @@ def test_versions_that_there_are_not_are_told_with_those_that_there_are(world: W
     assert "with sources for Python 3.11: 2.0" in error.brief
 
 
-def test_requirements_that_exclude_each_other_are_both_named_with_who_has_them(world: World) -> None:
+def test_conflicting_requirements_are_both_named_with_their_origins(world: World) -> None:
     world.release("lib", "1.0")
     world.release("lib", "2.0")
     world.release("other", "1.0", "lib<2")
