@@ -21,6 +21,7 @@ A lower bound ends in ``-0~`` because packages made here have the revision ``0~l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from debian.debian_support import Version as DebianVersion
@@ -331,7 +332,5 @@ def _parses(item: str) -> bool:
 
 
 def _extras_of(marker: str) -> Iterator[str]:
-    import re
-
     for match in re.finditer(r"extra\s*==\s*[\"']([^\"']+)[\"']|[\"']([^\"']+)[\"']\s*==\s*extra", marker):
         yield match[1] or match[2]

@@ -6,7 +6,9 @@ that others use. Results are JSON that is checked when it is read; nobody unpick
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -84,8 +86,6 @@ class DirectoryStore:
 
     def write(self, place: str, data: bytes) -> None:
         """See :class:`ArtifactStore`."""
-        import io
-
         self._place(self.root / place, io.BytesIO(data))
 
     def read(self, place: str) -> bytes | None:
@@ -166,8 +166,6 @@ class RemoteStore:
 
     def write(self, place: str, data: bytes) -> None:
         """See :class:`ArtifactStore`."""
-        import io
-
         try:
             self._upload(f"{self._root}/{place}", io.BytesIO(data))
         except OSError as error:
@@ -249,8 +247,6 @@ def _sync_directory(path: Path) -> None:
 
 
 def _named(error: OSError, where: str) -> DiskFullError | FarmError:
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left in {where}", resolution="free some space (lxcbuild gc helps)")
     return FarmError(f"the store {where} cannot be used: {error}", resolution="check the path and who may write there")

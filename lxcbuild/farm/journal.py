@@ -6,6 +6,7 @@ which jobs were added to the plan on the way. A half-written last line, which a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -55,8 +56,6 @@ class Journal:
             os.write(self._fd, data.encode() + b"\n")
             os.fdatasync(self._fd)
         except OSError as error:
-            import errno
-
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(f"no space left for {self.path}", resolution="free some space") from error
             raise FarmError(f"the journal {self.path} cannot be written: {error}") from error

@@ -24,6 +24,7 @@ from lxcbuild.sandbox.inside import protocol
 from lxcbuild.sandbox.inside.channel import Channel
 from lxcbuild.sandbox.inside.protocol import Message, Ready
 from lxcbuild.sandbox.logs import LogCap
+from lxcbuild.sandbox.terminal import Terminal
 from lxcbuild.sandbox.watch import Probe, Reading, Watch
 
 __all__ = ["RUNNER", "Probe", "Reading", "Ready", "Session"]
@@ -107,8 +108,6 @@ class Session:
         Returns the exit status, 128+n for a signal. Only a ``wall_s`` of the step itself limits its time. Raises SandboxError
         when the sandbox dies and CancelledError after ``cancel``.
         """
-        from lxcbuild.sandbox.terminal import Terminal  # only shells pay for termios
-
         free = replace(
             policy,
             time=replace(policy.time, wall_s=math.inf, silence_s=None, cpu_s=None),

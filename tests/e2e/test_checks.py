@@ -65,9 +65,7 @@ def build(lxcbuild: LxcBuild, made_image: Callable[[str], None]) -> Callable[...
     return run
 
 
-def test_a_package_is_reproducible_and_records_what_it_was_made_of(
-    build: Any, tmp_path: Path
-) -> None:
+def test_a_package_is_reproducible_and_records_what_it_was_made_of(build: Any, tmp_path: Path) -> None:
     archive = sdist(tmp_path, "plaindemo", {})
     done, outcome = build(archive, "--check-reproducible", "-o", tmp_path / "out")
     assert done.status == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lxcbuild.builder.failures import PhaseFailedError
+from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
@@ -125,8 +125,6 @@ def _must(work: Work, instance: Instance, job: Job, *, what: str) -> None:
     end = run_job(work, instance, job)
     if not end.ok:
         failure = compilation.classify_compile_failure(end.tail, status=f"exit status {end.result.exit_status}")
-        from lxcbuild.builder.failures import fail
-
         raise fail(failure.failure_class, work.phase, f"{what}: {failure.brief}", details=failure.details)
 
 

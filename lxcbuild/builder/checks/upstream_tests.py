@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -210,7 +211,6 @@ def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
 
 def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
     """The largest part of the requirements that the index can provide; never the project itself."""
-    from msgspec.structs import replace
 
     def choose(wanted: Sequence[str]) -> Layer:
         sets = backends.choose(work, below, wanted, constraints=())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.needs.naming import names, target_python
@@ -108,8 +110,6 @@ def _runtime(work: Work) -> Translation:
 
 def _overrides(work: Work) -> dict[str, str]:
     """What dh_python3 is told, requirement by requirement, so that it neither guesses nor drops anything."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
     assert work.inspection is not None
     python, known = target_python(work), names(work)
     overrides: dict[str, str] = {}

@@ -6,6 +6,7 @@ top-level directory. Owners, setuid bits and odd modes are not carried over.
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import errno
 import lzma
@@ -252,8 +253,6 @@ def _unpack_zip(archive: Path, writer: _Writer) -> None:
 
 
 def _zip_time(info: zipfile.ZipInfo) -> float:
-    import calendar
-
     try:
         return float(calendar.timegm((*info.date_time, 0, 0, 0)))
     except (ValueError, OverflowError):

@@ -22,6 +22,7 @@ from lxcbuild import __version__
 from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.failures import failure_of
 from lxcbuild.builder.family import FamilyOutcome, build_family
+from lxcbuild.config.policies import machine_memory_bytes
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, UnknownBuildError
 from lxcbuild.events import BuildEnded, BuildPutAside, Event, Monitor, Output, Progress
 from lxcbuild.farm import results
@@ -218,8 +219,6 @@ def raised_policy(policy: Policy, by: Raised) -> Policy:
     """The policy with more room, never more than three quarters of this machine's memory."""
     if max(by.memory, by.disk, by.pids) <= 1.0:
         return policy
-    from lxcbuild.config.policies import machine_memory_bytes
-
     page = os.sysconf("SC_PAGE_SIZE")
     cap = max(machine_memory_bytes() * 3 // 4, policy.memory.max_bytes)
     memory = min(int(policy.memory.max_bytes * by.memory), cap) // page * page

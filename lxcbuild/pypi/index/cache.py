@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -115,8 +116,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def translate_os_error(error: OSError, path: Path) -> Exception:
     """ENOSPC and EDQUOT as :class:`DiskFullError`; any other error as it is."""
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(
             f"no room left on the disk that holds {path.parent}",

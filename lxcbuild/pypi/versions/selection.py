@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, field
@@ -177,8 +178,6 @@ def _unknown_version(
 def _nearest(specifier: SpecifierSet, versions: Sequence[str]) -> list[str]:
     """Up to five versions that look like the one asked for, else the newest; ascending."""
     asked = next((part.version.removesuffix(".*") for part in specifier), "")
-    import difflib
-
     near = difflib.get_close_matches(asked, versions, n=5, cutoff=0.5) if asked else []
     return sorted(near or versions[-5:], key=Version)
 

@@ -62,9 +62,7 @@ def refused(report: GateReport) -> set[tuple[str, str]]:
         ("./usr/bin/demo2", "demo3"),
     ],
 )
-def test_46_a_link_to_anything_but_an_own_file_beside_it_is_refused(
-    tmp_path: Path, name: str, to: str
-) -> None:
+def test_46_a_link_to_anything_but_an_own_file_beside_it_is_refused(tmp_path: Path, name: str, to: str) -> None:
     entries = [
         Entry("./etc/demo/conf", b"x"),
         Entry(f"{SHARE}/data/x", b"x"),
