@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
@@ -80,23 +81,17 @@ def test_the_version_is_one_line() -> None:
 
 @pytest.mark.parametrize("verb", ["--version", "--help"])
 @pytest.mark.parametrize(
-    ("streams", "status", "says"),
-    [
-        (">/dev/full", 34, "no space left"),
-        ("| true", 0, ""),
-        (">&-", 0, ""),
-        ("<&- >&- 2>&-", 0, ""),
-        (">/dev/full 2>&-", 34, ""),
-    ],
+    ("streams", "status", "errors"),
+    [(">/dev/full", 34, 1), ("| true", 0, 0), (">&-", 0, 0), ("<&- >&- 2>&-", 0, 0), (">/dev/full 2>&-", 34, 0)],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_standard_streams_that_do_not_work(verb: str, streams: str, status: int, says: str, unbuffered: str) -> None:
+def test_standard_streams_that_do_not_work(verb: str, streams: str, status: int, errors: int, unbuffered: str) -> None:
     command = f"{sys.executable} -m lxcbuild {verb} {streams}"
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}
     )
     assert (done.returncode, done.stdout) == (status, "")
-    assert says in done.stderr
+    assert done.stderr.count("error: ") == errors
     assert "Traceback" not in done.stderr
 
 
@@ -118,11 +113,11 @@ def test_usage_errors_are_json_too(argv: tuple[str, ...]) -> None:
 
 def test_an_error_is_one_line_and_a_hint(tmp_path: Path) -> None:
     done = lxcbuild("--state-dir", tmp_path, "log", "abc")
-    assert done.returncode == 17
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[0] == "error: the ledger knows no build 'abc'"
-    assert done.stderr.splitlines()[1].startswith("hint: ")
-    assert len(done.stderr.splitlines()) == 2
+    assert (done.returncode, done.stdout) == (UnknownBuildError.exit_code, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert "'abc'" in error
+    assert hint.startswith("hint: ")
 
 
 def test_an_error_with_json_is_one_document(tmp_path: Path) -> None:
@@ -146,7 +141,9 @@ def test_targets_with_other_characters_are_refused(tmp_path: Path) -> None:
 def test_a_bug_is_one_line_and_its_traceback_a_file(tmp_path: Path) -> None:
     done = framed("raise ZeroDivisionError('first\\nsecond')", "--state-dir", os.fspath(tmp_path), "trial")
     assert done.returncode == 70
-    assert done.stderr.splitlines()[0] == "error: this is a bug in lxcbuild: ZeroDivisionError: first"
+    error = done.stderr.splitlines()[0]
+    assert error.startswith("error: ")
+    assert error.endswith("ZeroDivisionError: first")
     assert "Traceback" not in done.stderr
     (report,) = (tmp_path / "lib/crashes").iterdir()
     assert str(report) in done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.cli.main import run_command_line
+from lxcbuild.errors import ConfigError, LimitRefusedError, UnknownPolicyError
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 
 
@@ -88,7 +89,7 @@ def test_explain_says_what_cannot_be_enforced_and_check_fails_for_it(
     assert "REFUSED" in out
     assert "we may not use CPU 60000" in err
     status, out, err = call(capsys, "check", "mine")
-    assert status == 22
+    assert status == LimitRefusedError.exit_code
     (configuration / "mine.yaml").write_text("inherits: default\ncpu: {cpuset: '60000'}\nbest_effort: [cpu.cpuset]\n")
     assert call(capsys, "check", "mine")[0] == 0
     assert "best effort: not enforced" in call(capsys, "explain", "mine")[1]
@@ -98,7 +99,7 @@ def test_explain_says_what_cannot_be_enforced_and_check_fails_for_it(
 def test_check_of_everything_finds_the_broken_file(capsys: pytest.CaptureFixture[str], configuration: Path) -> None:
     (configuration / "lab.yaml").write_text("memory:\n  maxx: 1GiB\n")
     status, out, err = call(capsys, "check")
-    assert status == 20
+    assert status == ConfigError.exit_code
     assert "cgroups/lab.yaml:2: memory.maxx: there is no such key. Perhaps you meant 'max'." in out
     assert err.count("error:") == 1
     assert "Traceback" not in err
@@ -109,14 +110,12 @@ def test_check_takes_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     own = tmp_path / "own.yaml"
     own.write_text("inherits: default\n")
     assert call(capsys, "check", str(own))[0] == 0
-    status, _, err = call(capsys, "check", str(tmp_path / "absent.yaml"))
-    assert status == 20
-    assert "there is no file" in err
+    assert call(capsys, "check", str(tmp_path / "absent.yaml"))[0] == ConfigError.exit_code
 
 
 @pytest.mark.parametrize("verb", ["show", "explain", "check"])
 def test_an_unknown_policy(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     status, _, err = call(capsys, verb, "labb")
-    assert status == 21
+    assert status == UnknownPolicyError.exit_code
     assert "Perhaps you meant 'lab'" in err
     assert "hint: run: lxcbuild policy list" in err

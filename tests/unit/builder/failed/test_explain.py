@@ -10,6 +10,7 @@ import pytest
 
 from lxcbuild.builder.failed.explanations import EXPLANATIONS, markdown
 from lxcbuild.cli.verbs.records.explain import decisive, last_section
+from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
@@ -114,5 +115,4 @@ def test_explain_as_json_is_one_document(failed: StateDirs) -> None:
 
 def test_explain_without_any_failure_says_so(fresh_state: StateDirs) -> None:
     done = explain(fresh_state)
-    assert done.returncode == 17
-    assert "no failed build" in done.stderr
+    assert done.returncode == UnknownBuildError.exit_code
