@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_46_an_owner_is_judged_by_its_source_package_not_by_its_name(tmp_path: P
     suite = debs.Suite(programs={"demo": ("python3-demo",)}, made_from={"python3-demo": "unrelated"})
     report = judged(tmp_path, owners=suite_owners(suite), sources=suite.sources)
     assert {"name", "owned"} <= rules(report)
-    same = msgspec.structs.replace(suite, made_from={"python3-demo": "python-demo"})
+    same = dataclasses.replace(suite, made_from={"python3-demo": "python-demo"})
     assert "owned" not in rules(judged(tmp_path, owners=suite_owners(same), sources=same.sources))
 
 
@@ -235,8 +236,7 @@ def test_46_a_project_named_like_foreign_headers_brings_none_of_them(tmp_path: P
 def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
     project = place.rpartition("/")[2]
     tree = [
-        msgspec.structs.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info"))
-        for e in debs.TREE
+        dataclasses.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info")) for e in debs.TREE
     ]
     files = debs.build(tmp_path, debs.deb(tree=[*tree, Entry(f"./{place}/dispatcher.d/x", b"x")]))
 
