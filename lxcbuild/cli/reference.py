@@ -50,8 +50,8 @@ def _verb(command: click.Command, context: click.Context, *, level: int) -> Iter
     yield f"{'#' * level} `{context.command_path}`\n"
     yield f"`{f'{context.command_path} [OPTIONS] {usage}'.strip()}`\n"
     yield _text(command.help or "") + "\n"
-    yield from _options(command, context)
-    yield ""
+    if rows := list(_options(command, context)):
+        yield from (*rows, "")
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
