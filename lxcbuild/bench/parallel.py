@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from lxcbuild import files
 from lxcbuild.errors import SandboxError
 from lxcbuild.model import Policy
 from lxcbuild.sandbox.base import Instance, InstanceSpec, Step
@@ -40,13 +41,13 @@ def measure(
     with LxcBackend(dirs) as backend, contextlib.ExitStack() as stack:
         compiled.provide(dirs, backend, image)
         instances: list[Instance] = []
-        before = _available_bytes()
+        before = files.memory()["MemAvailable"]
         for number in range(count):
             instance, took_ms = _start(backend, stack, number, lowers=(image,), policy=policy)
             instances.append(instance)
             first.append(took_ms)
             progress(number)
-        held = before - _available_bytes()
+        held = before - files.memory()["MemAvailable"]
         began = time.perf_counter()
         memory = [instance.stop().peak_memory_bytes or 0 for instance in instances]
         stop_ms = (time.perf_counter() - began) * 1000
@@ -120,10 +121,3 @@ def _start(
     if outcome.exit_status != 0 or not seen_at:
         raise SandboxError(f"sandbox {number + 1} did not run: {outcome.exit_status}, {outcome.stopped_by}")
     return instance, (seen_at[0] - began) * 1000
-
-
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

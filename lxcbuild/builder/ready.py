@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,6 +10,7 @@ from msgspec.structs import replace
 from lxcbuild import __version__
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.errors import UnknownBuildError
+from lxcbuild.files import sha256_of
 from lxcbuild.ledger.records import BuildRecord, Records
 from lxcbuild.model import Artifact, Outcome, Source, Status, Target
 from lxcbuild.state.paths import StateDirs
@@ -128,12 +127,7 @@ def sound(record: BuildRecord, dirs: StateDirs) -> Ready | None:
     for artifact in record.artifacts:
         # The recorded path may be that of the user's own directory, where anything may have happened since.
         path = dirs.artifacts / record.build_id / artifact.path.name
-        if not path.is_file() or path.is_symlink() or _sha256(path) != artifact.sha256:
+        if not path.is_file() or path.is_symlink() or sha256_of(path) != artifact.sha256:
             return None
         kept.append(replace(artifact, path=path))
     return Ready(record=record, artifacts=tuple(kept))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

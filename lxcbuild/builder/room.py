@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from msgspec.structs import replace
 
+from lxcbuild import files
 from lxcbuild.builder.work import Work
 from lxcbuild.config.units import bytes_text
 from lxcbuild.model import Failure, FailureClass, Policy
@@ -23,7 +23,7 @@ def offer(work: Work, failure: Failure) -> Policy | None:
     if failure.failure_class is not FailureClass.DISK_FULL or work.policy.disk.retry_factor <= 1:
         return None
     bigger = enlarged(work.policy)
-    more, free = bigger.disk.max_bytes - work.policy.disk.max_bytes, free_memory_bytes()
+    more, free = bigger.disk.max_bytes - work.policy.disk.max_bytes, files.memory()["MemAvailable"]
     if more + _SPARE_BYTES > free:
         work.note(
             f"disk-full: not tried with more room, for which this machine has too little memory: {bytes_text(more)} more, "
@@ -58,11 +58,3 @@ def enlarged(policy: Policy) -> Policy:
             high_bytes=None if memory.high_bytes is None else memory.high_bytes + more,
         ),
     )
-
-
-def free_memory_bytes() -> int:
-    """What the kernel can give without swapping (proc(5), MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from lxcbuild.errors import DiskFullError, FarmError, WrongHashError
 from lxcbuild.farm.engines.engine import StoredFile
+from lxcbuild.files import sha256_of, write_whole
 
 MAX_DOCUMENT_BYTES = 64 << 20
 _BLOCK = 1 << 20
@@ -67,8 +67,7 @@ class DirectoryStore:
 
     def put(self, path: Path) -> StoredFile:
         """See :class:`ArtifactStore`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         found = StoredFile(name=path.name, sha256=digest, size_bytes=path.stat().st_size)
         place = self.root / object_place(digest)
         if not (place.is_file() and place.stat().st_size == found.size_bytes):
@@ -86,7 +85,7 @@ class DirectoryStore:
 
     def write(self, place: str, data: bytes) -> None:
         """See :class:`ArtifactStore`."""
-        self._place(self.root / place, io.BytesIO(data))
+        self._place(self.root / place, data)
 
     def read(self, place: str) -> bytes | None:
         """See :class:`ArtifactStore`."""
@@ -108,21 +107,12 @@ class DirectoryStore:
         """See :class:`ArtifactStore`."""
         (self.root / place).unlink(missing_ok=True)
 
-    def _place(self, place: Path, source: IO[bytes]) -> None:
-        """Write, sync, rename, sync the directory: rename(2) is atomic, but only what was synced survives a power loss."""
-        fresh = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+    def _place(self, place: Path, source: IO[bytes] | bytes) -> None:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("xb") as target:
-                shutil.copyfileobj(source, target, _BLOCK)
-                target.flush()
-                os.fsync(target.fileno())
-            fresh.rename(place)
-            _sync_directory(place.parent)
+            write_whole(place, source, durable=True)
         except OSError as error:
             raise _named(error, str(self.root)) from error
-        finally:
-            fresh.unlink(missing_ok=True)
 
 
 class RemoteStore:
@@ -144,8 +134,7 @@ class RemoteStore:
 
     def put(self, path: Path) -> StoredFile:
         """See :class:`ArtifactStore`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         found = StoredFile(name=path.name, sha256=digest, size_bytes=path.stat().st_size)
         place = f"{self._root}/{object_place(digest)}"
         try:
@@ -166,6 +155,7 @@ class RemoteStore:
 
     def write(self, place: str, data: bytes) -> None:
         """See :class:`ArtifactStore`."""
+
         try:
             self._upload(f"{self._root}/{place}", io.BytesIO(data))
         except OSError as error:
@@ -236,14 +226,6 @@ def _checked_copy(source: IO[bytes], file: StoredFile, directory: Path) -> Path:
     finally:
         fresh.unlink(missing_ok=True)
     return place
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _named(error: OSError, where: str) -> DiskFullError | FarmError:

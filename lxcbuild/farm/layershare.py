@@ -22,9 +22,10 @@ from lxcbuild.errors import FarmError, ImageError, LxcbuildError
 from lxcbuild.events import Monitor, Note, NullMonitor
 from lxcbuild.farm.artifacts import ArtifactStore
 from lxcbuild.farm.engines.engine import StoredFile
+from lxcbuild.files import write_whole
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.layer import layer_key
-from lxcbuild.images.layer_records import LayerRecords, write
+from lxcbuild.images.layer_records import LayerRecords
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
 
@@ -191,7 +192,7 @@ class LayerShare(Struct, kw_only=True):
             return
         archive = self.store.get(file, workdir)
         archive.rename(self._layer_records.archive_path(key))
-        write(self._layer_records.record_path(key), json.dumps(record, indent=1) + "\n")
+        write_whole(self._layer_records.record_path(key), json.dumps(record, indent=1) + "\n", durable=False)
 
     # -- images -----------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class LayerShare(Struct, kw_only=True):
         try:
             archive = self.store.get(_stored(document, name="image.tar.zst"), workdir)
             archive.rename(self._image_archive(record.name, record.digest))
-            write(self.dirs.images / f"{target.image_name}.json", record.to_json())
+            write_whole(self.dirs.images / f"{target.image_name}.json", record.to_json(), durable=False)
         finally:
             shutil.rmtree(workdir, ignore_errors=True)
         return record

@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from lxcbuild import process
+from lxcbuild import files, process
 from lxcbuild.config.ranges import bytes_text
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.linux import ids, probe
@@ -247,8 +247,7 @@ def _keyrings() -> Iterator[Check]:
 
 
 def _memory() -> Iterator[Check]:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    available = files.memory()["MemAvailable"]
     says = f"{bytes_text(available)} available"
     fix = "stop other programs, or use a policy with a smaller memory.max"
     verdict: Verdict = "ok" if available >= _GOOD_MEMORY else "warn" if available >= _MIN_MEMORY else "fail"

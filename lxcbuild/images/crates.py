@@ -22,6 +22,7 @@ from lxcbuild.debian import steps
 from lxcbuild.debian.source import crates as naming
 from lxcbuild.errors import ImageError
 from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.files import sha256_of
 from lxcbuild.images.image import Image
 from lxcbuild.images.install import provision_policy
 from lxcbuild.images.layer import Layer
@@ -124,9 +125,8 @@ def describe(file: CrateFile) -> dict[str, str]:
 def _copy_checked(file: CrateFile, destination: Path) -> None:
     """Nothing that changed since it was hashed becomes part of a layer."""
     shutil.copyfile(file.path, destination)
-    with destination.open("rb") as copied:
-        if hashlib.file_digest(copied, "sha256").hexdigest() != file.sha256:
-            raise ImageError(f"the crate {file.stem} has changed since it was checked")
+    if sha256_of(destination) != file.sha256:
+        raise ImageError(f"the crate {file.stem} has changed since it was checked")
 
 
 def _take(tree: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from lxcbuild import files
 from lxcbuild.config.retention import load_retention
-from lxcbuild.images.hot import memory_info
 from lxcbuild.images.layer_records import Shelved
 from lxcbuild.images.layers import LayerStore
 
@@ -23,7 +23,7 @@ class Evicted(Struct, frozen=True, kw_only=True):
 def budgets() -> tuple[int, int]:
     """Bytes for archives on disk and for trees in memory: the administrator's, or for the latter a quarter of the machine's."""
     kept = load_retention().layers
-    return kept.max_bytes, memory_info()["MemTotal"] // 4 if kept.hot_bytes is None else kept.hot_bytes
+    return kept.max_bytes, files.memory()["MemTotal"] // 4 if kept.hot_bytes is None else kept.hot_bytes
 
 
 def doomed(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from lxcbuild import files
 from lxcbuild.errors import KernelError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.images import tmpfs_maps
@@ -23,12 +24,6 @@ from lxcbuild.state.paths import StateDirs
 
 GIB = 1024**3
 _MS_NOSUID, _MS_NODEV = 2, 4
-
-
-def memory_info() -> dict[str, int]:
-    """/proc/meminfo in bytes."""
-    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    return {field[0].rstrip(":"): int(field[1]) * 1024 for field in fields if len(field) > 1}
 
 
 def memory_floor_bytes(total_bytes: int) -> int:
@@ -123,7 +118,7 @@ class HotStore:
             self._monitor.emit(Note(text=f"{what} is unpacked on disk, not in memory: {refusal}"))
             return Storage.DISK
         self._mount()
-        memory, tmpfs = memory_info(), os.statvfs(self._dirs.hot)
+        memory, tmpfs = files.memory(), os.statvfs(self._dirs.hot)
         storage, reason = choose_storage(
             size_bytes,
             total_bytes=memory["MemTotal"],
@@ -143,7 +138,7 @@ class HotStore:
             if hot.is_mount():
                 return
             hot.mkdir(parents=True, exist_ok=True)
-            half = memory_info()["MemTotal"] // 2
+            half = files.memory()["MemTotal"] // 2
             try:
                 syscalls.mount(
                     f"lxcbuild-{self._dirs.tag}-hot",

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lxcbuild import files
 from lxcbuild.errors import DiskFullError, ImageError
-from lxcbuild.images.hot import GIB, memory_info
+from lxcbuild.images.hot import GIB
 from lxcbuild.model import CpuLimits, DiskLimits, FailureClass, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import Backend, Bind, InstanceSpec, Step, User
 
@@ -36,7 +37,7 @@ _CLEAN = (
 
 def provision_policy(download_bytes: int) -> Policy:
     """Limits of an installation of packages with that many compressed bytes: roomy, because the packages are trusted, but real."""
-    total = memory_info()["MemTotal"]
+    total = files.memory()["MemTotal"]
     disk = max(GIB, download_bytes * 12)
     return Policy(
         name="provision",

@@ -17,6 +17,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from lxcbuild.files import write_whole
+
 
 class Shelved(Struct, frozen=True, kw_only=True):
     """One layer: ``packages`` maps what was installed into it (name=version=sha256) to compressed bytes; sizes in bytes."""
@@ -129,7 +131,9 @@ class LayerRecords:
 
     def keep_way(self, configuration: str, way: tuple[str, ...]) -> None:
         """Remember how a configuration is reached, for one that is not a single layer."""
-        write(self._way_path(configuration), json.dumps({"configuration": configuration, "layers": way}) + "\n")
+        place = self._way_path(configuration)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, json.dumps({"configuration": configuration, "layers": way}) + "\n", durable=False)
 
     def grounds(self) -> dict[str, str]:
         """Configurations of several steps, and the key of the topmost layer of each: what stands on the one needs the other."""
@@ -191,11 +195,3 @@ class LayerRecords:
 def package_id(installed: Mapping[str, Any]) -> str:
     """What identifies an installed package: name, version and content."""
     return f"{installed['name']}={installed['version']}={installed['sha256']}"
-
-
-def write(path: Path, text: str) -> None:
-    """A complete file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.rename(path)

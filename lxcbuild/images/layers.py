@@ -23,12 +23,13 @@ from msgspec.structs import asdict, replace
 from lxcbuild.debian.archive.apt import AptArchive, ResolvedPackage, ResolvedSet, check_relations
 from lxcbuild.errors import ImageError, NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.files import write_whole
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import install
 from lxcbuild.images.layer import Chooser, Layer, LayerRecord, Share, layer_key
-from lxcbuild.images.layer_records import LayerRecords, package_id, write
+from lxcbuild.images.layer_records import LayerRecords, package_id
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.state import locks
@@ -122,7 +123,8 @@ class LayerStore:
         if memo.is_file():
             return ResolvedSet(packages=tuple(ResolvedPackage(**p) for p in json.loads(memo.read_text())))
         resolved = archive.resolve(wanted, status=parent.status)
-        write(memo, json.dumps([asdict(package) for package in resolved.packages]))
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(memo, json.dumps([asdict(package) for package in resolved.packages]), durable=False)
         return resolved
 
     @property
@@ -283,7 +285,7 @@ class LayerStore:
             **record,
         }
         (workdir / "layer.tar.zst").rename(self.layer_records.archive_path(key))
-        write(self.layer_records.record_path(key), json.dumps(complete, indent=1) + "\n")
+        write_whole(self.layer_records.record_path(key), json.dumps(complete, indent=1) + "\n", durable=False)
         self.made += 1
 
     def provide_tree(

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from lxcbuild import process
+from lxcbuild import files, process
 from lxcbuild.config.recipes import Recipe
 from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.aptroot import unreachable
 from lxcbuild.errors import ConfigError, DiskFullError, HostError, ImageError, LxcbuildError, NetworkError
 from lxcbuild.events import Monitor, Note
 from lxcbuild.images import pack
-from lxcbuild.images.hot import GIB, memory_floor_bytes, memory_info
+from lxcbuild.images.hot import GIB, memory_floor_bytes
 from lxcbuild.images.image import STATUS_FILE, ImageRecord, python_version_of, read_status
 from lxcbuild.model import Target
 
@@ -175,7 +175,7 @@ def make(plan_: MakePlan, workdir: Path, monitor: Monitor) -> tuple[Path, ImageR
 
 def _bootstrap(plan_: MakePlan, plain: Path, started: datetime, monitor: Monitor) -> tuple[str, ...]:
     """Run mmdebstrap; returns the apt sources that it used."""
-    memory = memory_info()
+    memory = files.memory()
     in_memory = memory["MemAvailable"] - _WORK_BYTES > memory_floor_bytes(memory["MemTotal"])
     script = _IN_TMPFS if in_memory else _ON_DISK
     argv = [*_PRIVATE, "--propagation", "private", "--", "/bin/sh", "-ec", script, "sh", *plan_.argv()]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError, DiskFullError, ImageError
+from lxcbuild.files import sha256_of
 
 #: Overlay marks live in trusted.*; file capabilities of maintainer scripts in security.capability.
 _XATTRS = (
@@ -69,18 +70,12 @@ def _zstd(compressed: Path, *more: str) -> list[str]:
     return ["zstd", "-q", "-3", "-T0", "-o", os.fspath(compressed), *more]
 
 
-def digest_of(archive: Path) -> str:
-    """SHA-256 of a file."""
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def compress(archive: Path, compressed: Path) -> str:
     """Compress with zstd, fast and on all CPUs, and remove the plain form; its SHA-256, taken at the same time."""
     from concurrent.futures import ThreadPoolExecutor  # not what a build that makes no layer has to load
 
     with ThreadPoolExecutor(max_workers=1) as beside:
-        digest = beside.submit(digest_of, archive)
+        digest = beside.submit(sha256_of, archive)
         _run(_zstd(compressed, os.fspath(archive)))
         found = digest.result()
     archive.unlink()

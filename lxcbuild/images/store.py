@@ -16,6 +16,7 @@ from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.apt import AptArchive
 from lxcbuild.errors import ImageMissingError
 from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.files import write_whole
 from lxcbuild.images import make as making
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
@@ -177,9 +178,7 @@ class ImageStore:
                 )
                 archive, made = making.make(plan, workdir, self._monitor)
                 archive.rename(self._archive(made))
-                text = workdir / "record.json"
-                text.write_text(made.to_json())
-                text.rename(self._record_path(target))
+                write_whole(self._record_path(target), made.to_json(), durable=False)
             finally:
                 shutil.rmtree(workdir, ignore_errors=True)
             if record is not None and record.digest != made.digest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lxcbuild.files import write_whole
 from lxcbuild.linux import ids, probe
 from lxcbuild.state.paths import StateDirs
 
@@ -28,10 +29,8 @@ def refusal(dirs: StateDirs) -> str | None:
     said = probe.overlay_on_idmapped(None, id_base=starts[0])
     if said is not None:
         said = f"this kernel cannot id-map a tmpfs ({said}; Linux 6.3 and later can)"
-    fresh = dirs.run / f"{_FILE}.{boot}"
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(json.dumps({"boot_id": boot, "refusal": said}))
-    fresh.rename(dirs.run / _FILE)
+    dirs.run.mkdir(parents=True, exist_ok=True)
+    write_whole(dirs.run / _FILE, json.dumps({"boot_id": boot, "refusal": said}), durable=False)
     return said
 
 

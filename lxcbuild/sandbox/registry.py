@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lxcbuild.errors import BadNameError, SandboxError
+from lxcbuild.files import write_whole
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.state.paths import StateDirs
 
@@ -128,9 +129,8 @@ class Registration:
 
     def _write(self) -> None:
         content = {name: value for name, value in asdict(self.record).items() if name != "directory"}
-        new = self.record.directory / "record.new"
-        new.write_text(json.dumps({"version": VERSION, **content}))
-        new.replace(self.record.directory / "record.json")
+        text = json.dumps({"version": VERSION, **content})
+        write_whole(self.record.directory / "record.json", text, durable=False)
 
 
 def list_instances(dirs: StateDirs) -> list[Record]:

@@ -159,7 +159,7 @@ def test_memory_that_is_short_sends_the_image_to_disk_and_says_so(
 ) -> None:
     ears = Ears()
     store = HotStore(ours, ears)
-    monkeypatch.setattr("lxcbuild.images.hot.memory_info", lambda: {"MemTotal": 4 * 1024**3, "MemAvailable": 1024**3})
+    monkeypatch.setattr("lxcbuild.files.memory", lambda: {"MemTotal": 4 * 1024**3, "MemAvailable": 1024**3})
     path, storage = store.place("c" * 64, size_bytes=2**20, what="an image", fill=lambda tree: None)
     store.close()
     assert storage is Storage.DISK

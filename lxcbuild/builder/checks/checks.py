@@ -5,11 +5,11 @@ They look at sealed packages and never change them; what was sealed is hashed ag
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import GateError
+from lxcbuild.files import sha256_of
 
 
 def after(verify: Callable[[Work], None]) -> Callable[[Work], None]:
@@ -36,6 +36,5 @@ def after(verify: Callable[[Work], None]) -> Callable[[Work], None]:
 def ensure_untouched(work: Work) -> None:
     """Raise :class:`GateError` where a sealed file is not what was sealed: no sandbox has ever had it writable."""
     for item in work.sealed:
-        with item.path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != item.sha256:
-                raise GateError(f"{item.name} has changed since it was sealed")
+        if sha256_of(item.path) != item.sha256:
+            raise GateError(f"{item.name} has changed since it was sealed")

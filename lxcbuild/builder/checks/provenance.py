@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 
 from lxcbuild import __version__
 from lxcbuild.builder.work import Work
 from lxcbuild.config.seccomp_profiles import load_seccomp
+from lxcbuild.files import sha256_of, write_whole
 from lxcbuild.images.layer import LayerRecord
 from lxcbuild.images.wheels import describe
 from lxcbuild.sandbox.base import ExtractedFile
@@ -34,9 +34,7 @@ def add(work: Work) -> None:
     assert work.built is not None
     path = work.built / file_name(work)
     data = (json.dumps(document(work), indent=1, sort_keys=True) + "\n").encode()
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(data)
-    fresh.rename(path)
+    write_whole(path, data, durable=False)
     work.sealed.append(
         ExtractedFile(name=path.name, path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     )
@@ -129,12 +127,7 @@ def _source(work: Work) -> Iterator[dict[str, object]]:
         "annotations": {"kind": "source"},
     }
     for path in source.extra_files:
-        yield {"name": path.name, "digest": {"sha256": _sha256(path)}, "annotations": {"kind": "source"}}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        yield {"name": path.name, "digest": {"sha256": sha256_of(path)}, "annotations": {"kind": "source"}}
 
 
 def _image(work: Work) -> Iterator[dict[str, object]]:

@@ -27,6 +27,7 @@ from lxcbuild.builder.failed import failedstate, reopen
 from lxcbuild.builder.failed.failedstate import BINDS, STATE, UPPER, FailedState, LowerRef
 from lxcbuild.builder.failed.reopen import Reopened
 from lxcbuild.errors import ExtractionError, InputError, StateGoneError
+from lxcbuild.files import sha256_of
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.untar import TarLimits, entries
@@ -124,8 +125,7 @@ def _write(path: Path, members: Mapping[str, Path | bytes], *, slim: bool) -> No
 def _describe(content: Path | bytes) -> dict[str, object]:
     if isinstance(content, bytes):
         return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    with content.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": content.stat().st_size}
+    return {"sha256": sha256_of(content), "bytes": content.stat().st_size}
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> None:
@@ -331,8 +331,7 @@ def _carried(capsule: Capsule, hot: HotStore, ref: LowerRef, number: int) -> Ite
             details=f"wanted: key {ref.key}, content sha256:{ref.digest}, for {capsule.state.target}",
             resolution="ask for a capsule that was saved without --slim",
         )
-    with archive.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(archive)
     limits = TarLimits(max_bytes=ref.unpacked_bytes)
     with reopen.unpacked(hot, archive, digest, what="an image of the capsule", limits=limits) as path:
         yield path

@@ -22,6 +22,7 @@ from msgspec import Struct, field
 from lxcbuild.builder.work import Work
 from lxcbuild.config.retention import FailedStates, load_retention
 from lxcbuild.errors import ImageError, LxcbuildError, StateGoneError
+from lxcbuild.files import sha256_of
 from lxcbuild.images import pack
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.model import Converter, Failure, Phase, Policy, Target
@@ -154,7 +155,7 @@ def _fill(work: Work, failure: Failure, fresh: Path, retention: FailedStates) ->
         limits=instance.spec.policy,
         lowers=lowers,
         binds=binds,
-        upper_sha256=pack.digest_of(fresh / UPPER),
+        upper_sha256=sha256_of(fresh / UPPER),
         upper_bytes=upper_bytes,
         kept_at=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         requirement=work.request.requirement,

@@ -15,6 +15,7 @@ from msgspec import Struct
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.builder.failed.failedstate import UPPER, FailedState, KeptCommand, LowerRef
 from lxcbuild.errors import ExtractionError, SandboxError, StateGoneError
+from lxcbuild.files import sha256_of
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.untar import TarLimits, untar_file
@@ -80,7 +81,7 @@ def opened(
 ) -> Iterator[Reopened]:
     """A sandbox whose topmost lower is the kept upper of ``place``; that is unpacked for this block only."""
     archive = place / UPPER
-    if pack.digest_of(archive) != state.upper_sha256:
+    if sha256_of(archive) != state.upper_sha256:
         raise ExtractionError(f"{UPPER} is not the file that it was", resolution="build it again")
     bounds = TarLimits(max_bytes=state.upper_bytes)
     with unpacked(hot, archive, state.upper_sha256, what="the failed state", limits=bounds) as upper:

@@ -25,6 +25,7 @@ from lxcbuild.debian.source.conversion import version_environment
 from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import DependencyError
+from lxcbuild.files import write_whole
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.wheels import LAYOUT_VERSION
 from lxcbuild.pypi.files.identity import split_sdist_name
@@ -148,9 +149,8 @@ def _run_backend(
         return answer, None
     keep_wheel.mkdir(parents=True, exist_ok=True)
     kept = keep_wheel / wheel.name
-    fresh = kept.with_name(f".{work.build_id}.new")
-    shutil.copyfile(wheel, fresh)
-    fresh.rename(kept)
+    with wheel.open("rb") as content:
+        write_whole(kept, content, durable=False)
     return answer, kept
 
 

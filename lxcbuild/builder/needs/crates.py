@@ -6,7 +6,6 @@ fetches. What cannot be had ends the build here, with the crates named; while it
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from lxcbuild.debian.source import cratejobs, crates
 from lxcbuild.debian.source.crates import Crates, CrateSupply, LockedCrate, Supply
 from lxcbuild.debian.steps import SOURCE, Job
 from lxcbuild.errors import DependencyError
+from lxcbuild.files import sha256_of, write_whole
 from lxcbuild.images.crates import CrateFile, CrateLayers, crates_key
 from lxcbuild.model import FailureClass, NetworkMode, OutputLimits, Phase, Policy
 from lxcbuild.sandbox.base import Bind, ExtractedFile
@@ -281,8 +281,7 @@ def _unfetched(work: Work, why: str, details: str) -> PhaseFailedError:
 def _accept(work: Work, item: LockedCrate, extracted: dict[str, ExtractedFile]) -> CrateFile:
     """Hash the file here, whatever was said inside, and keep it under its hash."""
     file = extracted[f"{item.name}-{item.version}.crate"]
-    with file.path.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sha256 = sha256_of(file.path)
     if item.checksum is not None and sha256 != item.checksum:
         raise _unfetched(
             work, f"{item.name} {item.version} is not what Cargo.lock says", f"{item.checksum} and not {sha256}"
@@ -290,7 +289,6 @@ def _accept(work: Work, item: LockedCrate, extracted: dict[str, ExtractedFile]) 
     kept = _cache(work, sha256)
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_name(f".{work.build_id}.new")
-        shutil.copyfile(file.path, fresh)
-        fresh.rename(kept)
+        with file.path.open("rb") as content:
+            write_whole(kept, content, durable=False)
     return CrateFile(name=item.name, version=item.version, sha256=sha256, path=kept)

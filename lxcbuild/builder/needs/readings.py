@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 
 from lxcbuild.debian.steps import Job
+from lxcbuild.files import write_whole
 from lxcbuild.state.paths import StateDirs
 
 #: Of each of the 256 directories by the first byte of the key; the one that was not used for longest goes.
@@ -50,9 +50,7 @@ def keep(dirs: StateDirs, key: str, data: bytes) -> None:
         return
     path = _place(dirs, key)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_name(f".{secrets.token_hex(8)}")
-    fresh.write_bytes(data)
-    fresh.rename(path)
+    write_whole(path, data, durable=False)
     with contextlib.suppress(FileNotFoundError):  # another process does the same at this moment
         by_age = sorted(path.parent.iterdir(), key=lambda each: each.stat().st_mtime_ns)
         for superfluous in by_age[:-_KEPT_EACH]:

@@ -17,10 +17,10 @@ from lxcbuild.debian.gate.artifacts import ArtifactError
 from lxcbuild.debian.sourcepackage import MAX_DSC_BYTES, Dsc, SourcePackage
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import BrokenSdistError, InputError
+from lxcbuild.files import disk_full_or
 from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass, Phase, Source, SourceKind
 from lxcbuild.pypi.files.local import copy_into_cache, from_path
-from lxcbuild.pypi.index.cache import translate_os_error
 from lxcbuild.sandbox.base import Bind, ExtractedFile
 
 #: What dpkg-buildpackage needs beyond the toolchain: most source packages build their archives as a pretended root.
@@ -54,7 +54,7 @@ def fetch(work: Work) -> None:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG):
             raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
-        raise translate_os_error(error, dirs.downloads) from error
+        raise disk_full_or(error, dirs.downloads) from error
 
 
 def _fetch_dsc(work: Work, path: Path) -> Source:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import WrongHashError
+from lxcbuild.files import digest_of
 from lxcbuild.model import Source
 from lxcbuild.pypi.files.local import from_path
 
@@ -24,10 +24,8 @@ def run(work: Work) -> None:
 
 def _check_pinned(source: Source, pinned: Sequence[tuple[str, str]]) -> None:
     """The archive has one of the hashes that the user demands (a requirements file lists those of wheels, too)."""
-    found = []
-    for algorithm in dict.fromkeys(algorithm for algorithm, _digest in pinned):
-        with source.path.open("rb") as file:
-            found.append((algorithm, hashlib.file_digest(file, algorithm).hexdigest()))
+    algorithms = dict.fromkeys(algorithm for algorithm, _digest in pinned)
+    found = [(algorithm, digest_of(source.path, algorithm)) for algorithm in algorithms]
     if not set(found) & set(pinned):
         raise WrongHashError(
             f"{source.path.name} has none of the hashes that the requirements file lists",

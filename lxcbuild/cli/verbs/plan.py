@@ -11,6 +11,7 @@ import click
 
 from lxcbuild.cli.options import TargetType, host_target, json_option, pass_ui, policy_option, require_root
 from lxcbuild.cli.render import Ui, bytes_text, seconds_text
+from lxcbuild.files import write_whole
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:
@@ -125,9 +126,7 @@ def _tell(ui: Ui, made: Plan, text: str, output: Path | None, *, as_json: bool) 
 
 def _write(made: Plan, text: str, output: Path | None, graph: Path | None) -> None:
     if output is not None:
-        fresh = output.with_name(f".{output.name}.new")
-        fresh.write_text(text, "utf-8")
-        fresh.replace(output)
+        write_whole(output, text, durable=False)
     if graph is not None:
         from lxcbuild.cli.graph import draw
 

@@ -19,6 +19,7 @@ from lxcbuild.cli.options import host_target, json_option, pass_ui, require_root
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.verbs.plan import like, plan_options
 from lxcbuild.errors import InputError
+from lxcbuild.files import write_whole
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:
@@ -143,9 +144,7 @@ def _plan(
             )
         if not ui.json:
             show(ui, made)
-    fresh = kept.with_name(".plan.json.new")
-    fresh.write_text(dump_plan(made), "utf-8")
-    fresh.replace(kept)
+    write_whole(kept, dump_plan(made), durable=False)
     return made
 
 

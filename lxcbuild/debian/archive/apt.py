@@ -6,7 +6,6 @@ and status file are the target's. The host's proxies and certificates are inheri
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from lxcbuild.debian.archive import sources
 from lxcbuild.debian.archive.aptroot import AptRoot, network_or
 from lxcbuild.errors import BadNameError, CommandError, DependencyError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor, Progress
+from lxcbuild.files import sha256_of
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
 
@@ -243,8 +243,7 @@ class AptArchive:
         self._monitor.emit(Progress(task=f"packages of {self.name}", done=done, total=total))
 
     def _accept(self, path: Path, package: ResolvedPackage) -> None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         if found != package.sha256:
             path.unlink()
             raise WrongHashError(

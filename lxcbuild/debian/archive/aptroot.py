@@ -13,6 +13,7 @@ from typing import Literal
 
 from lxcbuild import process
 from lxcbuild.errors import CommandError, DiskFullError, NetworkError
+from lxcbuild.files import write_whole
 from lxcbuild.process import Completed
 
 #: Which index files a root fetches; see apt-transport documentation "acquire-additional-files". Contents files lie below the
@@ -87,9 +88,7 @@ class AptRoot:
         hashed = hashlib.sha256()
         for release in sorted((self.path / "lists").glob("*Release")):
             hashed.update(release.read_bytes())
-        fresh = self._stamp.with_suffix(".new")
-        fresh.write_text(hashed.hexdigest() + "\n")
-        fresh.rename(self._stamp)
+        write_whole(self._stamp, hashed.hexdigest() + "\n", durable=False)
         return failed
 
     def _write_configuration(self, source_lines: Sequence[str], inherited: Sequence[str]) -> None:
@@ -99,8 +98,8 @@ class AptRoot:
         lines = source_lines
         if self._targets == "sources":
             lines = [line.replace("deb ", "deb-src ", 1) for line in source_lines]
-        _replace(self.path / "sources.list", "".join(f"{line}\n" for line in lines))
-        _replace(self.path / "apt.conf", self._configuration(inherited))
+        write_whole(self.path / "sources.list", "".join(f"{line}\n" for line in lines), durable=False)
+        write_whole(self.path / "apt.conf", self._configuration(inherited), durable=False)
 
     def _configuration(self, inherited: Sequence[str]) -> str:
         """APT_CONFIG is read before Dir::Etc::parts and ::main (apt.conf(5)): pointing those at nothing keeps the host out."""
@@ -139,12 +138,6 @@ class AptRoot:
     def remove(self) -> None:
         """Forget everything."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text)
-    fresh.rename(path)
 
 
 def unreachable(said: str) -> bool:

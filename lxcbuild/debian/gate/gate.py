@@ -7,7 +7,6 @@ Python policy (where modules lie), Debian Policy 9.1 (the file system's layout) 
 from __future__ import annotations
 
 import enum
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lxcbuild.debian.gate.artifacts import ArtifactError, Budget, Deb, checksums
 from lxcbuild.debian.gate.ownership import Owners, OwnSources, Sources
 from lxcbuild.debian.gate.scripts import foreign_text, is_obeyed
 from lxcbuild.debian.source.control import is_relation_field
+from lxcbuild.files import sha256_of
 
 _MAX_FINDINGS = 200
 _ARTIFACT = re.compile(
@@ -199,7 +199,7 @@ class _Gate:
             known = self.files.get(file)
             if known is None:
                 self.find("hash", file, f"is listed in {name} and is not there")
-            elif known.stat().st_size != size or _sha256(known) != digest:
+            elif known.stat().st_size != size or sha256_of(known) != digest:
                 self.find("hash", file, f"is not the file that {name} describes")
 
     def expect(self, subject: str, field: str, value: str, wanted: str) -> None:
@@ -357,8 +357,3 @@ def check(request: GateRequest, files: Sequence[Path]) -> GateReport:
     gate.check_set()
     gate.check_debs()
     return GateReport(findings=tuple(gate.findings), relations=gate.relations, stanzas=gate.stanzas)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from lxcbuild.debian.repository import aptindex
 from lxcbuild.debian.repository.aptindex import Entry
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
+from lxcbuild.files import sync_directory
 
 _CHUNK = 1 << 20
 
@@ -59,7 +60,7 @@ class Incoming:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 self._copies[file.path].rename(place)
                 for parent in list(place.parents)[: len(Path(file.path).parents) - 1]:
-                    sync(parent)
+                    sync_directory(parent)
 
     def _deb(self, path: Path) -> Entry:
         copy, sha256, size = self._copy(path)
@@ -101,23 +102,3 @@ class Incoming:
             os.fchmod(copy.fileno(), 0o644)
             os.fsync(copy.fileno())
         return to, digest.hexdigest(), size
-
-
-def write(path: Path, data: bytes) -> None:
-    """A new file that everybody may read, on the disk when this returns; an existing one is replaced whole."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with fresh.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    fresh.rename(path)
-
-
-def sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

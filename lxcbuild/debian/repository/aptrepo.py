@@ -33,9 +33,10 @@ from msgspec import Struct
 
 from lxcbuild.debian.repository import aptindex, aptsign
 from lxcbuild.debian.repository.aptindex import Entry, Identity
-from lxcbuild.debian.repository.aptpool import Incoming, sync, write
+from lxcbuild.debian.repository.aptpool import Incoming
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
+from lxcbuild.files import sync_directory, write_whole
 from lxcbuild.model import Target
 from lxcbuild.state import locks
 
@@ -122,11 +123,14 @@ class Repository(Struct, frozen=True):
             keep=keep,
             valid_days=valid_days,
         )
-        write(path / KEY_FILE, aptsign.public_key(key_home, fingerprint))
-        write(path / PIN_FILE, aptindex.pin(settings.identity).encode())
-        write(private / "settings.json", (json.dumps(msgspec.to_builtins(settings), indent=2) + "\n").encode())
-        sync(private)
-        sync(path)
+        write_whole(path / KEY_FILE, aptsign.public_key(key_home, fingerprint), durable=True, mode=0o644)
+        write_whole(path / PIN_FILE, aptindex.pin(settings.identity).encode(), durable=True, mode=0o644)
+        write_whole(
+            private / "settings.json",
+            (json.dumps(msgspec.to_builtins(settings), indent=2) + "\n").encode(),
+            durable=True,
+            mode=0o644,
+        )
         return cls(path, settings)
 
     @classmethod
@@ -220,7 +224,7 @@ class Repository(Struct, frozen=True):
             if mark.exists():
                 self._sweep()
             mark.touch()
-            sync(private)
+            sync_directory(private)
             yield
             mark.unlink()
 
@@ -243,7 +247,7 @@ class Repository(Struct, frozen=True):
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(made.name)
         fresh.rename(link)  # the publication
-        sync(dists)
+        sync_directory(dists)
         self._forget(code, before + 1)
         added = sorted("_".join(key) for key, entry in new.items() if key not in old or old[key].sums != entry.sums)
         dropped = sorted("_".join(key) for key in old if key not in new)
@@ -257,7 +261,7 @@ class Repository(Struct, frozen=True):
         signed_at_s = max(at_s if given else min(at_s, int(time.time())), self.settings.key_made_at_s)
         signed = aptsign.sign(Path(self.settings.key_home), self.settings.fingerprint, text, at_s=signed_at_s)
         for name, data in (("Release", text), ("Release.gpg", signed.release_gpg), ("InRelease", signed.in_release)):
-            write(made / name, data)
+            write_whole(made / name, data, durable=True, mode=0o644)
             os.utime(made / name, (at_s, at_s))  # what a web server answers If-Modified-Since by
 
     def _date(self, code: str, date_s: int | None) -> int:
@@ -354,7 +358,7 @@ def _write_lists(made: Path, entries: Sequence[Entry], architectures: Sequence[s
             place = made / aptindex.COMPONENT / path
             by_hash = place.parent / "by-hash" / "SHA256" / digest
             by_hash.parent.mkdir(parents=True, exist_ok=True)
-            write(place, data)
+            write_whole(place, data, durable=True, mode=0o644)
             if not by_hash.exists():
                 by_hash.hardlink_to(place)
             files[f"{aptindex.COMPONENT}/{path}"] = (digest, len(data))
@@ -399,4 +403,4 @@ def _remove_file(root: Path, name: str) -> None:
 def _sync_tree(place: Path) -> None:
     for directory, names, _files in os.walk(place):
         del names[len(names) :]
-        sync(Path(directory))
+        sync_directory(Path(directory))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import lzma
-import os
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from lxcbuild.debian.repository.aptindex import Entry
 from lxcbuild.debian.repository.aptrepo import KEY_FILE, Repository
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
+from lxcbuild.files import sha256_of
 
 _MAX_LIST_BYTES = 1024**3
 
@@ -144,11 +144,10 @@ def _file(repository: Repository, name: str, sha256: str, size: int) -> Iterator
 
 def _bytes(place: Path, name: str, sha256: str, size: int) -> Iterator[Problem]:
     try:
-        with place.open("rb") as file:
-            found_size = os.fstat(file.fileno()).st_size
-            if found_size != size:
-                yield Problem(name, f"has {found_size} bytes instead of {size}")
-            elif hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                yield Problem(name, "has a wrong hash")
+        found_size = place.stat().st_size
+        if found_size != size:
+            yield Problem(name, f"has {found_size} bytes instead of {size}")
+        elif sha256_of(place) != sha256:
+            yield Problem(name, "has a wrong hash")
     except OSError as error:
         yield Problem(name, f"cannot be read: {error.strerror}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from lxcbuild import files
 from lxcbuild.config.policies import machine_memory_bytes
 from lxcbuild.errors import CancelledError
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
@@ -68,7 +69,7 @@ class LocalEngine:
         cpus = max(self._cpus - sum(item.cpus for item in others), 1.0)
         room = room_of(
             memory_bytes=max(machine_memory_bytes() - sum(item.memory_bytes for item in others), 0),
-            available_bytes=_available_bytes(),
+            available_bytes=files.memory()["MemAvailable"],
             cpus=cpus,
             ours=ours,
         )
@@ -125,11 +126,3 @@ class LocalEngine:
     def _tell(self, event: JobEvent) -> None:
         if self._listener is not None:
             self._listener(replace(event, worker=NAME))
-
-
-def _available_bytes() -> int:
-    """What the kernel can give without swapping (proc(5), MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

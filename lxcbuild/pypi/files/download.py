@@ -22,7 +22,7 @@ from msgspec import Struct, field
 
 from lxcbuild.errors import InputError, NetworkError, WrongHashError
 from lxcbuild.events import Monitor, Note, Progress
-from lxcbuild.pypi.index.cache import translate_os_error, write_atomically
+from lxcbuild.files import disk_full_or, sha256_of, write_whole
 from lxcbuild.pypi.index.http import Answer, Http, TransientError, host_of
 from lxcbuild.pypi.index.model import IndexFile
 from lxcbuild.state.paths import StateDirs
@@ -60,7 +60,7 @@ class Downloads:
         try:
             return self._fetch(file, max_bytes)
         except OSError as error:
-            raise translate_os_error(error, self._root) from error
+            raise disk_full_or(error, self._root) from error
 
     def _fetch(self, file: IndexFile, max_bytes: int) -> Path:
         if file.size_bytes is not None and file.size_bytes > max_bytes:
@@ -85,8 +85,7 @@ class Downloads:
     def _cached(self, digest: str, filename: str) -> Path | None:
         path = content_path(self._root, digest, filename)
         try:
-            with path.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            actual = sha256_of(path)
         except FileNotFoundError:
             return None
         if actual == digest:
@@ -234,7 +233,9 @@ class Downloads:
     def _remember(self, file: IndexFile, digest: str) -> None:
         # A local file may be made anew under its old name; only what came over the network must stay what it was.
         if not file.url.startswith("file:"):
-            write_atomically(self._first_seen_path(file), json.dumps({"url": file.url, "sha256": digest}).encode())
+            place = self._first_seen_path(file)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, json.dumps({"url": file.url, "sha256": digest}), durable=False, mode=0o600)
 
     def _first_seen_path(self, file: IndexFile) -> Path:
         return self._root / "first-seen" / f"{hashlib.sha256(file.url.encode()).hexdigest()}.json"

@@ -21,11 +21,11 @@ from msgspec import Struct, field
 
 from lxcbuild.errors import BadNameError, InputError, WrongHashError
 from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.files import disk_full_or, sha256_of
 from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.files.download import DEFAULT_MAX_BYTES, store
 from lxcbuild.pypi.files.identity import canonical, sdist_suffix, split_sdist_name
 from lxcbuild.pypi.files.projectfiles import open_parent, project_files
-from lxcbuild.pypi.index.cache import translate_os_error
 from lxcbuild.state.paths import StateDirs
 
 #: What all files carry, so that equal files make equal archives: 1980, the first year that a zip archive knows.
@@ -52,7 +52,7 @@ def from_path(
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{str(path)[:200]} is, or holds, a name that is too long") from error
-        raise translate_os_error(error, dirs.downloads) from error
+        raise disk_full_or(error, dirs.downloads) from error
 
 
 def _from_file(path: Path, dirs: StateDirs, max_bytes: int) -> Source:
@@ -122,8 +122,7 @@ def _from_directory(path: Path, dirs: StateDirs, monitor: Monitor, max_bytes: in
         packer.pack(files, stream)
         size = stream.tell()
         stream.close()
-        with fresh.open("rb") as packed:
-            digest = hashlib.file_digest(packed, "sha256").hexdigest()
+        digest = sha256_of(fresh)
         place = store(dirs.downloads, fresh, digest, f"{_safe_name(root.name)}.tar")
     for text in packer.skipped[:5]:
         monitor.emit(Note(text=text, warning=True))

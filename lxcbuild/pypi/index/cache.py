@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 import msgspec.structs
 from msgspec import Struct
 
-from lxcbuild.errors import DiskFullError
+from lxcbuild.files import write_whole
 from lxcbuild.pypi.index.model import IndexFile
 
 #: Seconds for which a page is believed when the index does not say.
@@ -71,7 +68,9 @@ class PageCache:
         data: dict[str, Any] = {"format": _FORMAT, "url": url, **{k: getattr(page, k) for k in Page.__struct_fields__}}
         if page.files is not None:
             data["files"] = [_as_dict(file) for file in page.files]
-        write_atomically(self._path(url), json.dumps(data, separators=(",", ":")).encode())
+        place = self._path(url)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, json.dumps(data, separators=(",", ":")), durable=False, mode=0o600)
 
     def forget(self, url: str) -> None:
         """Drop a page."""
@@ -96,32 +95,6 @@ def serial_in(headers: Mapping[str, str]) -> int | None:
     """The serial of an answer (keys in lower case): it grows with every change of the index. None where there is none."""
     text = headers.get("x-pypi-last-serial", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that others see all of it or none; raises :class:`DiskFullError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise translate_os_error(error, path) from error
-
-
-def translate_os_error(error: OSError, path: Path) -> Exception:
-    """ENOSPC and EDQUOT as :class:`DiskFullError`; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"no room left on the disk that holds {path.parent}",
-            resolution="free some space there, or choose another place with --state-dir",
-        )
-    return error
 
 
 def _as_dict(file: IndexFile) -> dict[str, Any]:

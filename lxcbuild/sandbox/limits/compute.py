@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from lxcbuild.linux.cgroups.cgroup import DEVICES, CgroupHost, Version
 from lxcbuild.model import Policy
@@ -123,14 +122,6 @@ def _cpu_set(policy: Policy, facts: Facts) -> Limit:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------
-
-
-def host_swap_bytes() -> int:
-    """Swap space of this host, in bytes (SwapTotal of /proc/meminfo, in KiB)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("SwapTotal:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _memory_max(policy: Policy, facts: Facts) -> Limit:

@@ -13,11 +13,12 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from lxcbuild import files
 from lxcbuild.errors import KernelError, LimitRefusedError, SandboxError
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost
 from lxcbuild.model import Policy
-from lxcbuild.sandbox.limits.compute import compute_limits, host_swap_bytes, parse_cpu_list
+from lxcbuild.sandbox.limits.compute import compute_limits, parse_cpu_list
 from lxcbuild.sandbox.limits.io import io_limits
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write
 from lxcbuild.sandbox.limits.walls import wall_limits
@@ -81,7 +82,7 @@ def plan_limits(policy: Policy, host: CgroupHost, *, state_dir: Path = Path("/va
     facts = Facts(
         host=host,
         cpus=frozenset(os.sched_getaffinity(0)),
-        swap_bytes=host_swap_bytes(),
+        swap_bytes=files.memory()["SwapTotal"],
         state_dir=state_dir,
         state_device=block.below(state_dir),
     )
