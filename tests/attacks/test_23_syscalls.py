@@ -53,6 +53,7 @@ def test_the_table_names_every_call_that_we_know(table) -> None:
     assert {number: line.split()[0] for number, line in table["native"].items()} == {n: k for k, n in NUMBERS.items()}
 
 
+@pytest.mark.attack(number=23)
 def test_every_call_is_answered_as_the_table_says(run_attack, table) -> None:
     found = run_attack(SCRIPT, vectors(table))
     assert [len(found[kind]) for kind in ("native", "x32", "i386")] == [1024] * 3
@@ -67,6 +68,7 @@ def test_without_the_filter_every_call_goes_through(run_attack, table) -> None:
     assert set(found["arguments"]) == {"allow"}
 
 
+@pytest.mark.attack(number=23)
 def test_one_changed_line_of_the_profile_shows(run_attack, table, tmp_path, monkeypatch) -> None:
     place = tmp_path / "configuration" / "cgroups" / "seccomp"
     place.mkdir(parents=True)

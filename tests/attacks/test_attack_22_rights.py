@@ -60,8 +60,9 @@ def wanted(user: User, found: dict[str, str]) -> dict[str, str]:
     }  # the filters are counted since Linux 5.9
 
 
+@pytest.mark.attack(number=22)
 @pytest.mark.network
-def test_22_every_step_of_a_real_build_has_exactly_the_rights_of_its_user(
+def test_every_step_of_a_real_build_has_exactly_the_rights_of_its_user(
     state: StateDirs, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     project = tmp_path / "lxcbuild-rights"
@@ -102,13 +103,15 @@ def test_22_every_step_of_a_real_build_has_exactly_the_rights_of_its_user(
     assert {user for phase, user, _ in seen if phase in ("inspect", "debianize", "compile")} == {User.BUILD}
 
 
-def test_22_trusted_installations_have_the_rights_of_an_installer(sandbox) -> None:
+@pytest.mark.attack(number=22)
+def test_trusted_installations_have_the_rights_of_an_installer(sandbox) -> None:
     instance = sandbox(policy=provision_policy(0))
     found = rights(instance, User.ROOT, LxcInstance.run)
     assert found == wanted(User.ROOT, found)
 
 
-def test_22_without_the_filter_it_would_show(sandbox) -> None:
+@pytest.mark.attack(number=22)
+def test_without_the_filter_it_would_show(sandbox) -> None:
     found = rights(sandbox(seccomp="none"), User.BUILD, LxcInstance.run)
     assert {name for name, value in wanted(User.BUILD, found).items() if found[name] != value} <= {
         "Seccomp",

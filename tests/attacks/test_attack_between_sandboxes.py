@@ -41,7 +41,8 @@ class Listener(threading.Thread):
             self.listening.set()
 
 
-def test_15_abstract_sockets_do_not_join_sandboxes_or_the_host(sandbox) -> None:
+@pytest.mark.attack(number=15)
+def test_abstract_sockets_do_not_join_sandboxes_or_the_host(sandbox) -> None:
     first, second = sandbox(), sandbox()
     listener = Listener(first, "lxcbuild-attack")
     listener.start()
@@ -53,7 +54,8 @@ def test_15_abstract_sockets_do_not_join_sandboxes_or_the_host(sandbox) -> None:
     assert b'{"visited": false}' in listener.heard
 
 
-def test_15_nor_the_host_with_a_sandbox_but_on_the_host_they_do(run_attack, tmp_path) -> None:
+@pytest.mark.attack(number=15)
+def test_nor_the_host_with_a_sandbox_but_on_the_host_they_do(run_attack, tmp_path) -> None:
     (tmp_path / "secret").write_text("passed on")
     script = str(SCRIPTS / "attack_15_abstract_socket.py")
     command = ["/usr/bin/python3", "-B", script, "listen", "lxcbuild-attack", "30"]
@@ -66,7 +68,8 @@ def test_15_nor_the_host_with_a_sandbox_but_on_the_host_they_do(run_attack, tmp_
         assert host.stdout.read().strip() == '{"visited": true, "read": "passed on"}'
 
 
-def test_15_a_socket_in_a_directory_that_is_handed_in_leads_nowhere(sandbox, open_place) -> None:
+@pytest.mark.attack(number=15)
+def test_a_socket_in_a_directory_that_is_handed_in_leads_nowhere(sandbox, open_place) -> None:
     """Its mode lets everybody in, and a socket can be connected to on read-only mounts."""
     (open_place / "secret").write_text("passed on")
     place = open_place / "shared"
@@ -103,7 +106,8 @@ def planted_key() -> Iterator[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/keys").exists(), reason="a kernel without key rings")
-class TestAttack18:
+class TestKeysOfTheHost:
+    @pytest.mark.attack(number=18)
     def test_keys_of_the_host_are_neither_seen_nor_added(self, run_attack, planted_key) -> None:
         found = run_attack("attack_18_keyrings", planted_key)
         assert found.pop("listed") is False
@@ -115,6 +119,7 @@ class TestAttack18:
         assert "done" not in {found["search session"], found["search user"], found["request_key"]}
         assert found["add_key"] == "done"  # what the filter is for
 
+    @pytest.mark.attack(number=18)
     def test_without_a_sandbox_the_key_is_found(self, planted_key) -> None:
         found = run_unguarded("attack_18_keyrings", planted_key)
         assert found["search session"] == found["add_key"] == "done"
@@ -124,7 +129,8 @@ class TestAttack18:
 SHARED = ("shm", "sem", "msg", "queue", "file")
 
 
-def test_19_shared_memory_has_no_names_across_sandboxes(sandbox) -> None:
+@pytest.mark.attack(number=19)
+def test_shared_memory_has_no_names_across_sandboxes(sandbox) -> None:
     first, second = sandbox(), sandbox()
     made = run_script(first, "attack_19_shared_memory", "make", "471147").document
     assert {made[kind] for kind in SHARED} == {"done"}
@@ -138,13 +144,15 @@ def test_19_shared_memory_has_no_names_across_sandboxes(sandbox) -> None:
     assert len({made["namespace"], other["namespace"], host["namespace"]}) == 3
 
 
-def test_19_without_a_sandbox_the_names_are_everybodys() -> None:
+@pytest.mark.attack(number=19)
+def test_without_a_sandbox_the_names_are_everybodys() -> None:
     run_unguarded("attack_19_shared_memory", "make", "471148")
     found = run_unguarded("attack_19_shared_memory", "find", "471148", "--remove")
     assert {found[kind] for kind in SHARED} == {"done"}
 
 
-def test_42_two_sandboxes_have_nothing_in_common(sandbox, dirs) -> None:
+@pytest.mark.attack(number=42)
+def test_two_sandboxes_have_nothing_in_common(sandbox, dirs) -> None:
     first, second = sandbox(), sandbox()
     one = run_script(first, "attack_42_neighbours", "word-one").document
     two = run_script(second, "attack_42_neighbours", "word-two").document
@@ -166,7 +174,8 @@ def test_42_two_sandboxes_have_nothing_in_common(sandbox, dirs) -> None:
     assert CgroupHost.detect().list(dirs.cgroup)[1:] == sorted(record.cgroup for record in records.values())
 
 
-def test_42_without_a_sandbox_they_share_everything(tmp_path) -> None:
+@pytest.mark.attack(number=42)
+def test_without_a_sandbox_they_share_everything(tmp_path) -> None:
     one = run_unguarded("attack_42_neighbours", "word-one", str(tmp_path))
     two = run_unguarded("attack_42_neighbours", "word-two", str(tmp_path))
     assert set(two["words"]) == {"word-one", "word-two"}

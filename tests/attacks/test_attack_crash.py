@@ -68,9 +68,10 @@ def assert_nothing_left(state: StateDirs, owner_pid: int) -> None:
     assert not list((state.lib / "work").glob(f"*{mark_of(owner_pid)}*"))
 
 
+@pytest.mark.attack(number=43)
 @pytest.mark.usefixtures("duration_s")
 @pytest.mark.parametrize("phase", PHASES)
-def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path, phase: str) -> None:
+def test_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path, phase: str) -> None:
     with RunningBuild(state, folder) as build:
         build_id = build.until_phase(phase)
         time.sleep(random.uniform(0, 0.2))  # somewhere in the phase: the moment is the attack
@@ -84,6 +85,7 @@ def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path,
         assert finished or (found["status"], found["failure"]["class"]) == ("cancelled", "cancelled")
 
 
+@pytest.mark.attack(number=43)
 @pytest.mark.usefixtures("duration_s")
 @pytest.mark.parametrize("who", ["launcher pool", "launcher", "runner"])
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_43_a_killed_orchestrator_leaves_nothing(state: StateDirs, folder: Path,
         *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("inspect", "debianize", "verify")),
     ],
 )
-def test_43_a_killed_helper_fails_the_build_and_leaves_nothing(
+def test_a_killed_helper_fails_the_build_and_leaves_nothing(
     state: StateDirs, folder: Path, who: str, phase: str
 ) -> None:
     with RunningBuild(state, folder) as build:
@@ -109,8 +111,9 @@ def test_43_a_killed_helper_fails_the_build_and_leaves_nothing(
         assert found["failure"]["class"] == "sandbox-failed", found["failure"]
 
 
+@pytest.mark.attack(number=43)
 @pytest.mark.usefixtures("duration_s")
-def test_43_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder: Path) -> None:
+def test_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder: Path) -> None:
     with RunningBuild(state, folder) as build:
         build.until_phase("compile")
         while build.find("runner") is None:
@@ -127,10 +130,11 @@ def test_43_while_a_build_lives_the_same_look_finds_it(state: StateDirs, folder:
         assert_nothing_left(state, build.process.pid)
 
 
+@pytest.mark.attack(number=43)
 @pytest.mark.usefixtures("duration_s")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
-def test_43_random_moments(state: StateDirs, folder: Path, duration_s: float, count: int) -> None:
+def test_random_moments(state: StateDirs, folder: Path, duration_s: float, count: int) -> None:
     moments = random.Random(43)
     for number in range(count):
         who = moments.choice(["orchestrator", "orchestrator", "launcher pool", "launcher", "runner"])
@@ -151,10 +155,11 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.attack(number=43)
 @pytest.mark.usefixtures("duration_s")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [5, pytest.param(40, marks=pytest.mark.slow)])
-def test_43_ctrl_c_ends_a_build_within_a_second(state: StateDirs, folder: Path, duration_s: float, count: int) -> None:
+def test_ctrl_c_ends_a_build_within_a_second(state: StateDirs, folder: Path, duration_s: float, count: int) -> None:
     moments = random.Random(130)
     took = []
     for _ in range(count):

@@ -57,23 +57,27 @@ def assert_refused(instance, destination: Path, match: str, limits: OutputLimits
     assert not [entry for entry in destination.parent.iterdir() if entry.name not in ("canary", "state")], "no half"
 
 
+@pytest.mark.attack(number=34)
 @pytest.mark.parametrize("what", ["symlink", "relative", "absolute", "directory-link", "dangling", "magic"])
-def test_34_links_are_refused_and_never_read(sandbox, canary: Path, tmp_path: Path, what: str) -> None:
+def test_links_are_refused_and_never_read(sandbox, canary: Path, tmp_path: Path, what: str) -> None:
     instance = leave(sandbox, what, canary)
     assert_refused(instance, tmp_path / "got", "a symbolic link")
 
 
-def test_34_the_output_directory_itself_may_not_be_a_link(sandbox, canary: Path, tmp_path: Path) -> None:
+@pytest.mark.attack(number=34)
+def test_the_output_directory_itself_may_not_be_a_link(sandbox, canary: Path, tmp_path: Path) -> None:
     instance = leave(sandbox, "out-link", canary, user=User.ROOT)
     assert_refused(instance, tmp_path / "got", "not a plain directory")
 
 
-def test_34_a_careless_reader_would_follow_the_link(sandbox, canary: Path, tmp_path: Path) -> None:
+@pytest.mark.attack(number=34)
+def test_a_careless_reader_would_follow_the_link(sandbox, canary: Path, tmp_path: Path) -> None:
     instance = leave(sandbox, "absolute", canary)
     shutil.copytree(host_view(instance, "out"), tmp_path / "careless")
     assert (tmp_path / "careless/f").read_text() == SECRET
 
 
+@pytest.mark.attack(number=35)
 @pytest.mark.parametrize(
     ("what", "user", "match"),
     [
@@ -83,16 +87,15 @@ def test_34_a_careless_reader_would_follow_the_link(sandbox, canary: Path, tmp_p
         ("socket", User.BUILD, "a socket"),
     ],
 )
-def test_35_other_kinds_of_files_are_refused_at_once(
-    sandbox, tmp_path: Path, what: str, user: User, match: str
-) -> None:
+def test_other_kinds_of_files_are_refused_at_once(sandbox, tmp_path: Path, what: str, user: User, match: str) -> None:
     instance = leave(sandbox, what, user=user)
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", match)
     assert time.monotonic() - begun < 10, "a fifo that is opened carelessly hangs"
 
 
-def test_35_a_careless_reader_hangs_or_takes_what_is_somewhere_else_too(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=35)
+def test_a_careless_reader_hangs_or_takes_what_is_somewhere_else_too(sandbox, tmp_path: Path) -> None:
     fifo = leave(sandbox, "fifo")
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(
@@ -106,7 +109,8 @@ def test_35_a_careless_reader_hangs_or_takes_what_is_somewhere_else_too(sandbox,
     assert (tmp_path / "careless/f").read_bytes() == host_view(linked, "etc/passwd").read_bytes()
 
 
-def test_35_devices_cannot_be_made_and_would_be_refused(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=35)
+def test_devices_cannot_be_made_and_would_be_refused(sandbox, tmp_path: Path) -> None:
     instance = sandbox()
     said = run_script(instance, "attack_34_output_links", "device", user=User.ROOT)
     assert "PermissionError" in said.text
@@ -115,7 +119,8 @@ def test_35_devices_cannot_be_made_and_would_be_refused(sandbox, tmp_path: Path)
     assert_refused(instance, tmp_path / "got", "a character device")
 
 
-def test_36_file_capabilities_cannot_be_set_and_would_be_stripped(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=36)
+def test_file_capabilities_cannot_be_set_and_would_be_stripped(sandbox, tmp_path: Path) -> None:
     instance = sandbox()
     said = run_script(instance, "attack_34_output_links", "capability", user=User.ROOT)
     assert "PermissionError" in said.text, "the inner root has no CAP_SETFCAP"
@@ -126,8 +131,9 @@ def test_36_file_capabilities_cannot_be_set_and_would_be_stripped(sandbox, tmp_p
     assert os.listxattr(file.path) == []
 
 
+@pytest.mark.attack(number=36)
 @pytest.mark.parametrize("what", ["setuid", "acl", "xattr", "owner", "unreadable"])
-def test_36_only_bytes_come_out(sandbox, tmp_path: Path, what: str) -> None:
+def test_only_bytes_come_out(sandbox, tmp_path: Path, what: str) -> None:
     user = User.ROOT if what == "owner" else User.BUILD
     instance = leave(sandbox, what, user=user)
     inside = host_view(instance, "out/f")
@@ -146,14 +152,16 @@ def test_36_only_bytes_come_out(sandbox, tmp_path: Path, what: str) -> None:
     }[what]()
 
 
-def test_37_a_sparse_terabyte_costs_neither_time_nor_space(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=37)
+def test_a_sparse_terabyte_costs_neither_time_nor_space(sandbox, tmp_path: Path) -> None:
     instance = leave(sandbox, "sparse")
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", "larger than")
     assert time.monotonic() - begun < 10
 
 
-def test_37_a_sparse_file_within_the_limits_stays_sparse(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=37)
+def test_a_sparse_file_within_the_limits_stays_sparse(sandbox, tmp_path: Path) -> None:
     instance = sandbox()
     run_script(instance, "attack_34_output_links", "sparse")
     os.truncate(host_view(instance, "out/f"), 1 << 27)
@@ -163,7 +171,8 @@ def test_37_a_sparse_file_within_the_limits_stays_sparse(sandbox, tmp_path: Path
     assert file.path.stat().st_blocks * 512 < 1 << 21
 
 
-def test_37_a_hundred_thousand_nested_directories(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=37)
+def test_a_hundred_thousand_nested_directories(sandbox, tmp_path: Path) -> None:
     instance = leave(sandbox, "deep", 100_000, disk=MANY, memory=MemoryLimits(max_bytes=1 << 30))
     begun = time.monotonic()
     assert_refused(instance, tmp_path / "got", "nested deeper than 16")
@@ -173,8 +182,9 @@ def test_37_a_hundred_thousand_nested_directories(sandbox, tmp_path: Path) -> No
     assert quick(time.monotonic() - begun, 3)
 
 
+@pytest.mark.attack(number=37)
 @pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
-def test_37_a_mass_of_files_is_refused_in_bounded_time(sandbox, tmp_path: Path, count: int) -> None:
+def test_a_mass_of_files_is_refused_in_bounded_time(sandbox, tmp_path: Path, count: int) -> None:
     memory = MemoryLimits(max_bytes=4 << 30)
     instance = leave(sandbox, "many", count, disk=MANY, memory=memory)
     begun = time.monotonic()
@@ -184,19 +194,22 @@ def test_37_a_mass_of_files_is_refused_in_bounded_time(sandbox, tmp_path: Path, 
     assert quick(time.monotonic() - begun, 15)
 
 
+@pytest.mark.attack(number=37)
 @pytest.mark.parametrize("what", ["newline", "escape", "invalid", "dash"])
-def test_37_names_that_mean_something_elsewhere_are_refused(sandbox, tmp_path: Path, what: str) -> None:
+def test_names_that_mean_something_elsewhere_are_refused(sandbox, tmp_path: Path, what: str) -> None:
     instance = leave(sandbox, what)
     assert_refused(instance, tmp_path / "got", "bad name")
 
 
-def test_37_the_longest_name_is_a_name(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=37)
+def test_the_longest_name_is_a_name(sandbox, tmp_path: Path) -> None:
     (file,) = leave(sandbox, "long-name").extract("/out", tmp_path / "got", OutputLimits())
     assert file.name == "n" * 255
 
 
+@pytest.mark.attack(number=39)
 @pytest.mark.parametrize("what", ["swap", "swap-directory"])
-def test_39_what_swaps_files_is_dead_before_anything_is_read(sandbox, canary: Path, tmp_path: Path, what: str) -> None:
+def test_what_swaps_files_is_dead_before_anything_is_read(sandbox, canary: Path, tmp_path: Path, what: str) -> None:
     for attempt in range(5):
         instance = sandbox(name=f"swap-{attempt}")
         run_script(instance, "attack_34_output_links", what, str(canary))
@@ -213,7 +226,8 @@ def test_39_what_swaps_files_is_dead_before_anything_is_read(sandbox, canary: Pa
         instance.close()
 
 
-def test_39_a_careless_reader_of_a_living_sandbox_is_led_out(sandbox, canary: Path) -> None:
+@pytest.mark.attack(number=39)
+def test_a_careless_reader_of_a_living_sandbox_is_led_out(sandbox, canary: Path) -> None:
     """With the daemon alive and links followed, the canary is read sooner or later; so the daemon above is a real one."""
     instance = sandbox(name="alive")
     instance.put("/build/swap.py", (SCRIPTS / "attack_34_output_links.py").read_bytes())

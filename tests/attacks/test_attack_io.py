@@ -60,26 +60,30 @@ def held(sandbox, disk):
     return said
 
 
-def test_30_a_flood_is_held_to_the_policys_rate(sandbox, disk) -> None:
+@pytest.mark.attack(number=30)
+def test_a_flood_is_held_to_the_policys_rate(sandbox, disk) -> None:
     rate, usage, instance = held(sandbox, disk)
     # The kernel's own counters agree, so what a build reads is in its record.
     assert usage.read_bytes == pytest.approx(rate * float(SECONDS), rel=0.25)
     assert instance.limits_in_force["io.devices"]["value"] == {disk[0].numbers: {"read_bytes_per_s": RATE}}
 
 
+@pytest.mark.attack(number=30)
 @pytest.mark.bench
-def test_30_a_flood_gets_all_of_the_policys_rate(sandbox, disk) -> None:
+def test_a_flood_gets_all_of_the_policys_rate(sandbox, disk) -> None:
     """Where nobody else uses the disk up."""
     once(lambda: held(sandbox, disk), lambda said: said[0] > RATE * 0.5)
 
 
-def test_30_without_a_rate_it_reads_as_fast_as_the_disk(sandbox, disk) -> None:
+@pytest.mark.attack(number=30)
+def test_without_a_rate_it_reads_as_fast_as_the_disk(sandbox, disk) -> None:
     _rate, usage, _ = once(lambda: flood(sandbox, disk[1], IoLimits()), lambda said: said[0] > RATE * 2)
     assert usage.read_bytes > RATE * 2 * float(SECONDS) * 0.75
 
 
+@pytest.mark.attack(number=30)
 @pytest.mark.bench
-def test_30_a_neighbour_keeps_what_the_policy_leaves(sandbox, disk) -> None:
+def test_a_neighbour_keeps_what_the_policy_leaves(sandbox, disk) -> None:
     """A neighbour's reads alone, beside a flood with a rate, and beside one without: in turn, for some rounds.
 
     The bound of a rate: of the disk, the neighbour loses no more than that rate (and a fifth, for seeks). Whoever else uses this

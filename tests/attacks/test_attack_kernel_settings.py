@@ -15,35 +15,40 @@ REFUSED = {"EROFS", "EPERM", "EACCES", "ENOENT"}
 CAP_SYS_RESOURCE = 24
 
 
+@pytest.mark.attack(number=1)
 @BOTH
-def test_01_settings_of_the_kernel_cannot_be_written(run_attack, user) -> None:
+def test_settings_of_the_kernel_cannot_be_written(run_attack, user) -> None:
     found = run_attack("attack_01_proc_sys", user=user)
     assert found.pop("writable") == []
     assert set(found.values()) <= REFUSED, found
 
 
-def test_01_without_a_sandbox_root_writes_them() -> None:
+@pytest.mark.attack(number=1)
+def test_without_a_sandbox_root_writes_them() -> None:
     name = "/proc/sys/kernel/hostname"  # of a UTS namespace of its own
     assert run_unguarded("attack_01_proc_sys", name, wrapper=("unshare", "--uts")) == {name: "done"}
 
 
+@pytest.mark.attack(number=2)
 @BOTH
-def test_02_files_about_the_host_are_closed_or_empty(run_attack, user) -> None:
+def test_files_about_the_host_are_closed_or_empty(run_attack, user) -> None:
     found = run_attack("attack_02_kernel_files", user=user)
     telling = {name for name, how in found.items() if how == "tells"}
     assert telling <= {"config.gz"}  # how the kernel was built is public
     assert set(found.values()) <= {"ENOENT", "EACCES", "EPERM", "empty", "zeroed", "tells"}
 
 
-def test_02_without_a_sandbox_they_tell() -> None:
+@pytest.mark.attack(number=2)
+def test_without_a_sandbox_they_tell() -> None:
     found = run_unguarded("attack_02_kernel_files")
     assert {"cmdline", "interrupts", "iomem", "timer_list", "slabinfo"} <= {
         n for n, how in found.items() if how == "tells"
     }
 
 
+@pytest.mark.attack(number=3)
 @BOTH
-def test_03_there_is_no_sys(run_attack, user) -> None:
+def test_there_is_no_sys(run_attack, user) -> None:
     found = run_attack("attack_03_sys", "--create", user=user)
     assert found["entries"] == []
     assert found["types"] == ["devpts", "overlay", "proc", "tmpfs"]
@@ -51,15 +56,17 @@ def test_03_there_is_no_sys(run_attack, user) -> None:
     assert found["mount"] == "EPERM"
 
 
+@pytest.mark.attack(number=3)
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="no such setting here")
-def test_03_without_a_sandbox_root_writes_there() -> None:
+def test_without_a_sandbox_root_writes_there() -> None:
     found = run_unguarded("attack_03_sys", "--no-mount")
     assert "kernel" in found["entries"]
     assert found["hugepages"] == "done"
 
 
+@pytest.mark.attack(number=4)
 @BOTH
-def test_04_no_release_agent_runs_on_the_host(run_attack, user, tmp_path) -> None:
+def test_no_release_agent_runs_on_the_host(run_attack, user, tmp_path) -> None:
     marker = tmp_path / "marker"
     found = run_attack("attack_04_release_agent", str(marker), user=user)
     assert (found["unshare"], found["mount"], found["direct"]) == ("EPERM", "EPERM", "EPERM")
@@ -67,7 +74,8 @@ def test_04_no_release_agent_runs_on_the_host(run_attack, user, tmp_path) -> Non
     assert not marker.exists()
 
 
-def test_04_without_the_filter_namespaces_are_made_and_the_next_belt_holds(run_attack, tmp_path) -> None:
+@pytest.mark.attack(number=4)
+def test_without_the_filter_namespaces_are_made_and_the_next_belt_holds(run_attack, tmp_path) -> None:
     marker = tmp_path / "marker"
     found = run_attack("attack_04_release_agent", str(marker), seccomp="none")
     assert found["unshare"] == "done"
@@ -75,8 +83,9 @@ def test_04_without_the_filter_namespaces_are_made_and_the_next_belt_holds(run_a
     assert not marker.exists()
 
 
+@pytest.mark.attack(number=5)
 @BOTH
-def test_05_limits_cannot_be_raised_from_inside(run_attack, user) -> None:
+def test_limits_cannot_be_raised_from_inside(run_attack, user) -> None:
     found = run_attack("attack_05_own_limits", user=user)
     assert found.pop("cgroup paths") == ["/"]
     assert found.pop("cgroup file systems") == []
@@ -91,17 +100,20 @@ def host_has(capability: int) -> bool:
     return bool(int(line.split()[1], 16) >> capability & 1)
 
 
-def test_05_without_a_sandbox_root_goes_first() -> None:
+@pytest.mark.attack(number=5)
+def test_without_a_sandbox_root_goes_first() -> None:
     found = run_unguarded("attack_05_own_limits")
     assert found["nice -5"] == found["ioprio real-time"] == "done"
     assert found["cgroup file systems"] != []
 
 
+@pytest.mark.attack(number=50)
 @BOTH
-def test_50_the_machine_cannot_be_changed(run_attack, user) -> None:
+def test_the_machine_cannot_be_changed(run_attack, user) -> None:
     assert set(run_attack("attack_50_the_machine", user=user).values()) == {"EPERM"}
 
 
-def test_50_without_a_sandbox_root_changes_its_name() -> None:
+@pytest.mark.attack(number=50)
+def test_without_a_sandbox_root_changes_its_name() -> None:
     names = ("sethostname", "setdomainname")
     assert run_unguarded("attack_50_the_machine", *names, wrapper=("unshare", "--uts")) == dict.fromkeys(names, "done")

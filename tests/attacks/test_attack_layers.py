@@ -21,8 +21,9 @@ def marks_of(tree: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.attack(number=40)
 @pytest.mark.parametrize("user", [User.BUILD, User.ROOT])
-def test_40_marks_planted_inside_do_not_reach_a_layer(sandbox, tmp_path: Path, rootfs: Path, user: User) -> None:
+def test_marks_planted_inside_do_not_reach_a_layer(sandbox, tmp_path: Path, rootfs: Path, user: User) -> None:
     instance = sandbox(name="plants")
     if user is User.BUILD:
         instance.run(Step(argv=("chown", "1000:1000", "/srv"), user=User.ROOT), lambda _: None)
@@ -41,7 +42,8 @@ def test_40_marks_planted_inside_do_not_reach_a_layer(sandbox, tmp_path: Path, r
     assert_inert(sandbox(name="uses", lowers=(layer, rootfs)))
 
 
-def test_40_marks_planted_on_the_host_are_dropped_too(sandbox, tmp_path: Path, rootfs: Path) -> None:
+@pytest.mark.attack(number=40)
+def test_marks_planted_on_the_host_are_dropped_too(sandbox, tmp_path: Path, rootfs: Path) -> None:
     """The kernel refuses trusted.* inside; this asks what would be if it did not."""
     instance = sandbox(name="plants")
     script = "mkdir -p /srv/marked; echo f > /srv/marked/f; chmod 755 /srv"

@@ -26,8 +26,9 @@ def logged(instance, way: str, most: int, path: Path):
     return result, path.read_bytes().decode("utf-8")  # strictly: the file is always valid
 
 
+@pytest.mark.attack(number=32)
 @pytest.mark.parametrize("way", ["line", "lines"])
-def test_32_endless_output_is_cut_and_called_a_flood(sandbox, tmp_path: Path, way: str) -> None:
+def test_endless_output_is_cut_and_called_a_flood(sandbox, tmp_path: Path, way: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     instance = sandbox(log=LogLimits(max_bytes=MIB, max_line_bytes=4096))
     result, text = logged(instance, way, 1 << 30, tmp_path / "log")
@@ -39,7 +40,8 @@ def test_32_endless_output_is_cut_and_called_a_flood(sandbox, tmp_path: Path, wa
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 64 * MIB, "nothing piles up"
 
 
-def test_32_a_huge_line_within_the_budget_loses_its_middle(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=32)
+def test_a_huge_line_within_the_budget_loses_its_middle(sandbox, tmp_path: Path) -> None:
     instance = sandbox(log=LogLimits(max_bytes=64 * MIB, max_line_bytes=4096))
     result, text = logged(instance, "line", 16 * MIB, tmp_path / "log")
     assert (result.stopped_by, result.output_truncated) == (None, True)
@@ -48,14 +50,16 @@ def test_32_a_huge_line_within_the_budget_loses_its_middle(sandbox, tmp_path: Pa
     assert "bytes of this line are left out" in text
 
 
-def test_32_with_a_larger_limit_everything_is_kept(sandbox, tmp_path: Path) -> None:
+@pytest.mark.attack(number=32)
+def test_with_a_larger_limit_everything_is_kept(sandbox, tmp_path: Path) -> None:
     result, text = logged(sandbox(), "lines", 3 * MIB, tmp_path / "log")
     assert (result.stopped_by, result.output_truncated) == (None, False)
     assert len(text) == result.output_bytes >= 3 * MIB
 
 
+@pytest.mark.attack(number=32)
 @pytest.mark.parametrize("way", ["controls", "garbage"])
-def test_32_what_terminals_obey_never_reaches_the_log(sandbox, tmp_path: Path, way: str) -> None:
+def test_what_terminals_obey_never_reaches_the_log(sandbox, tmp_path: Path, way: str) -> None:
     instance = sandbox()
     result, text = logged(instance, way, 0, tmp_path / "log")
     assert result.ok

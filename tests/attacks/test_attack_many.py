@@ -49,8 +49,9 @@ class Footprint:
         )
 
 
+@pytest.mark.attack(number=44)
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
-def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
+def test_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
     def one(number: int) -> None:
         with backend.create(InstanceSpec(instance_id=f"n{number}", lowers=(rootfs,), policy=POLICY)) as instance:
             instance.start()
@@ -73,7 +74,8 @@ def test_44_nothing_grows(backend, dirs, rootfs: Path, count: int) -> None:
     assert rss_bytes(launchers) - helper < 2 * MIB
 
 
-def test_44_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
+@pytest.mark.attack(number=44)
+def test_what_is_not_closed_would_show(backend, dirs, rootfs: Path) -> None:
     """The same look at one sandbox that lives: every figure but the threads' is another one, and memory that is kept is seen."""
     forgotten = backend.create(InstanceSpec(instance_id="forgotten", lowers=(rootfs,), policy=POLICY))
     with contextlib.ExitStack() as stack:

@@ -23,8 +23,9 @@ ROOMY = DiskLimits(max_bytes=512 * MIB, max_inodes=2000)  # so that memory is wh
 WANTED_MIB = {"pipes": 60}
 
 
+@pytest.mark.attack(number=27)
 @pytest.mark.parametrize("way", WAYS)
-def test_27_a_memory_hog_dies_alone(sandbox, way: str) -> None:
+def test_a_memory_hog_dies_alone(sandbox, way: str) -> None:
     neighbour = sandbox(name="neighbour")
     hog = sandbox(name="hog", memory=SMALL, disk=ROOMY)
     said = run_script(hog, "attack_27_memory_hog", way, str(WANTED_MIB.get(way, 200)))
@@ -36,8 +37,9 @@ def test_27_a_memory_hog_dies_alone(sandbox, way: str) -> None:
     assert calm.result.usage.oom_kills == 0
 
 
+@pytest.mark.attack(number=27)
 @pytest.mark.parametrize("way", WAYS)
-def test_27_without_the_limit_the_hog_gets_what_it_wants(sandbox, way: str) -> None:
+def test_without_the_limit_the_hog_gets_what_it_wants(sandbox, way: str) -> None:
     wanted = WANTED_MIB.get(way, 100)
     roomy = sandbox(memory=MemoryLimits(max_bytes=512 * MIB), disk=ROOMY)
     said = run_script(roomy, "attack_27_memory_hog", way, str(wanted))
@@ -63,8 +65,9 @@ KERNEL_WAYS += ["semaphores", "queues"]
 UNCOUNTED = {"netlink", "udp"}  # by the cgroup, were it not for our guards
 
 
+@pytest.mark.attack(number=27)
 @pytest.mark.parametrize("way", KERNEL_WAYS)
-def test_27_what_the_kernel_keeps_for_a_build_is_counted_or_refused(sandbox, way: str) -> None:
+def test_what_the_kernel_keeps_for_a_build_is_counted_or_refused(sandbox, way: str) -> None:
     hog = sandbox(memory=SMALL, disk=ROOMY, network=NetworkMode.LOOPBACK)
     said = run_script(hog, "attack_27_kernel_memory", way, "150")
     if said.result.stopped_by is FailureClass.OOM:
@@ -76,8 +79,9 @@ def test_27_what_the_kernel_keeps_for_a_build_is_counted_or_refused(sandbox, way
     assert (ended == "EAFNOSUPPORT") is (way == "netlink")
 
 
+@pytest.mark.attack(number=27)
 @pytest.mark.parametrize("way", sorted(UNCOUNTED))
-def test_27_without_the_guard_the_kernel_takes_what_nobody_counts(sandbox, way: str) -> None:
+def test_without_the_guard_the_kernel_takes_what_nobody_counts(sandbox, way: str) -> None:
     if way == "udp" and CgroupHost.detect().version("memory") is not Version.V1:
         pytest.skip("cgroup v2 counts socket buffers under memory.max")
     hog = sandbox(memory=SMALL, disk=ROOMY, network=NetworkMode.LOOPBACK, seccomp="none")
@@ -88,8 +92,9 @@ def test_27_without_the_guard_the_kernel_takes_what_nobody_counts(sandbox, way: 
     assert said.result.usage.peak_memory_bytes < 40 * MIB
 
 
+@pytest.mark.attack(number=28)
 @pytest.mark.parametrize(("what", "wanted"), [("bytes", 48 * MIB), ("files", 12_000)])
-def test_28_a_full_disk_ends_the_build_and_is_not_the_hosts(sandbox, rootfs: Path, what: str, wanted: int) -> None:
+def test_a_full_disk_ends_the_build_and_is_not_the_hosts(sandbox, rootfs: Path, what: str, wanted: int) -> None:
     full = sandbox(disk=DiskLimits(max_bytes=16 * MIB, max_inodes=4000))
     said = run_script(full, "attack_28_fill_disk", what, str(wanted))
     assert said.result.stopped_by is FailureClass.DISK_FULL, said
@@ -100,13 +105,15 @@ def test_28_a_full_disk_ends_the_build_and_is_not_the_hosts(sandbox, rootfs: Pat
     assert os.fstat(full._upper_fd).st_dev not in devices
 
 
+@pytest.mark.attack(number=28)
 @pytest.mark.parametrize(("what", "wanted"), [("bytes", 48 * MIB), ("files", 12_000)])
-def test_28_with_more_room_the_same_fits(sandbox, what: str, wanted: int) -> None:
+def test_with_more_room_the_same_fits(sandbox, what: str, wanted: int) -> None:
     said = run_script(sandbox(), "attack_28_fill_disk", what, str(wanted))
     assert (said.result.stopped_by, said.text) == (None, f"done {wanted}\n")
 
 
-def test_28_files_without_end_stop_at_the_inodes_in_bounded_time(sandbox) -> None:
+@pytest.mark.attack(number=28)
+def test_files_without_end_stop_at_the_inodes_in_bounded_time(sandbox) -> None:
     said = run_script(sandbox(), "attack_28_fill_disk", "files", "10000000")
     assert said.result.stopped_by is FailureClass.DISK_FULL
     stopped_at = int(said.text.split()[2].rstrip(":"))
@@ -114,7 +121,8 @@ def test_28_files_without_end_stop_at_the_inodes_in_bounded_time(sandbox) -> Non
     assert said.result.usage.wall_s < 20
 
 
-def test_29_dev_is_closed_and_its_memory_is_the_builds(sandbox) -> None:
+@pytest.mark.attack(number=29)
+def test_dev_is_closed_and_its_memory_is_the_builds(sandbox) -> None:
     instance = sandbox(disk=DiskLimits(max_bytes=16 * MIB, max_inodes=4000))
     said = run_script(instance, "attack_29_fill_dev")
     found = {words[0]: (words[1], int(words[2])) for words in map(str.split, said.text.splitlines())}
@@ -124,12 +132,14 @@ def test_29_dev_is_closed_and_its_memory_is_the_builds(sandbox) -> None:
     assert 14 * MIB < found["shm"][1] <= 18 * MIB, "one tmpfs, one cap, whatever the path"
 
 
-def test_29_with_more_room_shm_takes_more(sandbox) -> None:
+@pytest.mark.attack(number=29)
+def test_with_more_room_shm_takes_more(sandbox) -> None:
     said = run_script(sandbox(), "attack_29_fill_dev")
     assert int(next(line for line in said.text.splitlines() if line.startswith("shm")).split()[2]) > 48 * MIB
 
 
-def test_27_what_a_dead_hog_held_is_given_back(sandbox) -> None:
+@pytest.mark.attack(number=27)
+def test_what_a_dead_hog_held_is_given_back(sandbox) -> None:
     hog = sandbox(memory=MemoryLimits(max_bytes=256 * MIB), disk=ROOMY)
     assert run_script(hog, "attack_27_memory_hog", "sysv", "100").result.ok
     hog.stop()

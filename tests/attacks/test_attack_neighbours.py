@@ -73,8 +73,9 @@ def work_s(instance) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.attack(number=25)
 @pytest.mark.timeout(600)
-def test_25_two_hostile_builds_leave_a_third_within_a_fifth_of_its_time(sandbox) -> None:
+def test_two_hostile_builds_leave_a_third_within_a_fifth_of_its_time(sandbox) -> None:
     """Alone and beside them in turn, medians: what the machine does otherwise hits both alike."""
     honest = sandbox(policy=replace(load_policy("default"), network=NetworkMode.NONE, best_effort=frozenset({"*"})))
     work_s(honest)

@@ -32,8 +32,9 @@ def bystander() -> Iterator[int]:
         process.kill()
 
 
+@pytest.mark.attack(number=10)
 @BOTH
-def test_10_proc_shows_no_path_and_no_descriptor_of_the_host(run_attack, user) -> None:
+def test_proc_shows_no_path_and_no_descriptor_of_the_host(run_attack, user) -> None:
     found = run_attack("attack_10_proc_walk", user=user)
     assert found["pids"][0] == 1
     assert len(found["pids"]) == 2
@@ -45,14 +46,16 @@ def test_10_proc_shows_no_path_and_no_descriptor_of_the_host(run_attack, user) -
     assert all(re.fullmatch(r"/proc/\d+/fd|pipe:\[\d+\]", target) for target in own.values()), own
 
 
-def test_10_without_a_sandbox_root_walks_in(bystander) -> None:
+@pytest.mark.attack(number=10)
+def test_without_a_sandbox_root_walks_in(bystander) -> None:
     found = run_unguarded("attack_10_proc_walk", str(bystander))
     assert found["links"][f"{bystander}/root"] == "/"
     assert set(found["opened"].values()) == {"done"}
 
 
+@pytest.mark.attack(number=10)
 @BOTH
-def test_10_no_file_of_proc_tells_where_the_host_keeps_things(sandbox, dirs, rootfs, user, monkeypatch) -> None:
+def test_no_file_of_proc_tells_where_the_host_keeps_things(sandbox, dirs, rootfs, user, monkeypatch) -> None:
     secret = secrets.token_hex(24)
     monkeypatch.setenv("LXCBUILD_PLANTED_SECRET", secret)
     words = [secret, os.fspath(dirs.run), os.fspath(rootfs), f"lxcbuild-{dirs.cgroup.removeprefix('lxcbuild-')}"]
@@ -65,7 +68,8 @@ def test_10_no_file_of_proc_tells_where_the_host_keeps_things(sandbox, dirs, roo
     assert found["links"] > 20
 
 
-def test_10_without_a_sandbox_the_same_search_finds_them() -> None:
+@pytest.mark.attack(number=10)
+def test_without_a_sandbox_the_same_search_finds_them() -> None:
     secret, program = secrets.token_hex(24), os.path.realpath("/usr/bin/sleep")
     with subprocess.Popen([program, "60"], env={"PLANTED": secret}) as process:
         found = run_unguarded("attack_10_all_of_proc", secret[::-1], program[::-1], "--only", f"/proc/{process.pid}")
@@ -74,8 +78,9 @@ def test_10_without_a_sandbox_the_same_search_finds_them() -> None:
     assert {("environ", secret[::-1]), ("exe", program[::-1]), ("maps", program[::-1])} <= hits
 
 
+@pytest.mark.attack(number=11)
 @BOTH
-def test_11_pid_1_cannot_be_overwritten(run_attack, rootfs, user) -> None:
+def test_pid_1_cannot_be_overwritten(run_attack, rootfs, user) -> None:
     interpreter = Path(rootfs, os.path.relpath((rootfs / "usr/bin/python3").resolve(), rootfs))
     before = [hashlib.sha256(path.read_bytes()).digest() for path in (RUNNER, interpreter)]
     found = run_attack("attack_11_overwrite_init", user=user)
@@ -83,15 +88,17 @@ def test_11_pid_1_cannot_be_overwritten(run_attack, rootfs, user) -> None:
     assert [hashlib.sha256(path.read_bytes()).digest() for path in (RUNNER, interpreter)] == before
 
 
-def test_11_without_read_only_mounts_a_file_is_overwritten(tmp_path) -> None:
+@pytest.mark.attack(number=11)
+def test_without_read_only_mounts_a_file_is_overwritten(tmp_path) -> None:
     copy = tmp_path / "copy"
     copy.write_text("#!/bin/true")
     assert set(run_unguarded("attack_11_overwrite_init", str(copy)).values()) == {"done"}
     assert copy.read_text() == ""
 
 
+@pytest.mark.attack(number=12)
 @BOTH
-def test_12_secrets_of_the_orchestrator_are_nowhere_inside(sandbox, user, monkeypatch) -> None:
+def test_secrets_of_the_orchestrator_are_nowhere_inside(sandbox, user, monkeypatch) -> None:
     secret = secrets.token_hex(24)
     monkeypatch.setenv("LXCBUILD_PLANTED_SECRET", secret)
     instance = sandbox()
@@ -106,7 +113,8 @@ def test_12_secrets_of_the_orchestrator_are_nowhere_inside(sandbox, user, monkey
     assert found["read"] > 20  # its memory was really read
 
 
-def test_12_in_the_orchestrator_itself_the_secret_is_found(monkeypatch) -> None:
+@pytest.mark.attack(number=12)
+def test_in_the_orchestrator_itself_the_secret_is_found(monkeypatch) -> None:
     secret = secrets.token_hex(24)
     monkeypatch.setenv("LXCBUILD_PLANTED_SECRET", secret)
     found = run_unguarded("attack_12_secrets", secret[::-1], str(os.getpid()))
@@ -114,7 +122,8 @@ def test_12_in_the_orchestrator_itself_the_secret_is_found(monkeypatch) -> None:
     assert f"{os.getpid()}/mem" in found["hits"]
 
 
-def test_16_a_daemon_cannot_change_a_sealed_result(sandbox, tmp_path) -> None:
+@pytest.mark.attack(number=16)
+def test_a_daemon_cannot_change_a_sealed_result(sandbox, tmp_path) -> None:
     instance = sandbox()
     run_script(instance, "attack_16_late_writer", "/out/result")
     mine = processes_in_range(instance._id_start)
@@ -128,7 +137,8 @@ def test_16_a_daemon_cannot_change_a_sealed_result(sandbox, tmp_path) -> None:
     assert first == taken.sha256 == hashlib.sha256(taken.path.read_bytes()).hexdigest()
 
 
-def test_16_without_a_sandbox_the_daemon_writes_on(tmp_path) -> None:
+@pytest.mark.attack(number=16)
+def test_without_a_sandbox_the_daemon_writes_on(tmp_path) -> None:
     result = tmp_path / "result"
     daemon = run_unguarded("attack_16_late_writer", str(result))["daemon"]
     pidfd = os.pidfd_open(daemon)
@@ -142,7 +152,8 @@ def test_16_without_a_sandbox_the_daemon_writes_on(tmp_path) -> None:
         os.close(pidfd)
 
 
-def test_20_processes_of_the_host_and_pid_1_are_out_of_reach(run_attack, bystander) -> None:
+@pytest.mark.attack(number=20)
+def test_processes_of_the_host_and_pid_1_are_out_of_reach(run_attack, bystander) -> None:
     found = run_attack("attack_20_other_processes", str(bystander), str(os.getpid()))
     assert set(found.pop("1").values()) == {"EPERM"}
     for outcomes in found.values():
@@ -150,32 +161,37 @@ def test_20_processes_of_the_host_and_pid_1_are_out_of_reach(run_attack, bystand
         assert outcomes["kill"] == outcomes["ptrace"] == "ESRCH"
 
 
-def test_20_without_a_sandbox_root_reaches_them(bystander) -> None:
+@pytest.mark.attack(number=20)
+def test_without_a_sandbox_root_reaches_them(bystander) -> None:
     found = run_unguarded("attack_20_other_processes", str(bystander))[str(bystander)]
     assert found["kill 0"] == found["ptrace"] == found["pidfd_getfd"] == "done"
 
 
-def test_51_the_build_user_stays_who_it_is(run_attack) -> None:
+@pytest.mark.attack(number=51)
+def test_the_build_user_stays_who_it_is(run_attack) -> None:
     found = run_attack("attack_51_regain_rights")
     assert found.pop("bounding set") == []
     assert {found.pop("new privileges"), found.pop("filter off")} == {"EINVAL"}
     assert set(found.values()) == {"EPERM"}, found
 
 
-def test_51_without_the_filter_a_new_namespace_can_be_had(run_attack) -> None:
+@pytest.mark.attack(number=51)
+def test_without_the_filter_a_new_namespace_can_be_had(run_attack) -> None:
     found = run_attack("attack_51_regain_rights", seccomp="none")
     assert found["weaker filter"] == "done"
     assert found["setuid"] == found["capset"] == found["ambient"] == "EPERM"  # other belts
 
 
-def test_52_programs_without_a_file_have_no_more_rights(run_attack) -> None:
+@pytest.mark.attack(number=52)
+def test_programs_without_a_file_have_no_more_rights(run_attack) -> None:
     found = run_attack("attack_52_odd_programs")
     assert found["anonymous"] == found["/dev/shm"] == ["1000", "0" * 16, "2", "1"]
     assert found["write /dev"] == "EROFS"
     assert found["run the runner"] == 1  # it refuses to be anything but PID 1
 
 
-def test_52_without_a_sandbox_they_have_those_of_who_runs_them(tmp_path) -> None:
+@pytest.mark.attack(number=52)
+def test_without_a_sandbox_they_have_those_of_who_runs_them(tmp_path) -> None:
     found = run_unguarded("attack_52_odd_programs", str(tmp_path))
     own = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     wanted = [own[name].split()[0] for name in ("Uid", "CapEff", "Seccomp", "NoNewPrivs")]

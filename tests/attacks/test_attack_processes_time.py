@@ -29,7 +29,8 @@ def gone_within(instance, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_25_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> None:
+@pytest.mark.attack(number=25)
+def test_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> None:
     bomb = sandbox(pids_max=64, time=TimeLimits(wall_s=20))
     said = run_script(bomb, "attack_25_fork_bomb", "1.5", str(1 << 30))
     assert said.result.stopped_by in (FailureClass.PIDS_EXHAUSTED, FailureClass.TIMEOUT), said
@@ -41,7 +42,8 @@ def test_25_a_fork_bomb_runs_into_its_limit_and_is_gone_in_a_second(sandbox) -> 
     assert processes_in_range(bomb._id_start) == []
 
 
-def test_25_a_fork_bomb_that_never_gives_up_ends_at_the_wall_clock(sandbox) -> None:
+@pytest.mark.attack(number=25)
+def test_a_fork_bomb_that_never_gives_up_ends_at_the_wall_clock(sandbox) -> None:
     bomb = sandbox(pids_max=64, time=TimeLimits(wall_s=1.5))
     begun = time.monotonic()
     said = run_script(bomb, "attack_25_fork_bomb", "600", str(1 << 30))
@@ -51,13 +53,15 @@ def test_25_a_fork_bomb_that_never_gives_up_ends_at_the_wall_clock(sandbox) -> N
     gone_within(bomb, 1)
 
 
-def test_25_without_the_limit_the_processes_are_made(sandbox) -> None:
+@pytest.mark.attack(number=25)
+def test_without_the_limit_the_processes_are_made(sandbox) -> None:
     said = run_script(sandbox(pids_max=400), "attack_25_fork_bomb", "10", "150")
     assert (said.result.stopped_by, said.text) == (None, "made=150 denied=0\n")
 
 
+@pytest.mark.attack(number=26)
 @pytest.mark.parametrize("kind", ["deaf", "hydra"])
-def test_26_daemons_end_with_their_step(sandbox, kind: str) -> None:
+def test_daemons_end_with_their_step(sandbox, kind: str) -> None:
     instance = sandbox(pids_max=64)
     said = run_script(instance, "attack_26_daemons", kind)
     assert said.text.endswith("left behind\n"), said
@@ -67,8 +71,9 @@ def test_26_daemons_end_with_their_step(sandbox, kind: str) -> None:
     assert processes_in_range(instance._id_start) == []
 
 
+@pytest.mark.attack(number=26)
 @pytest.mark.parametrize("kind", ["deaf", "hydra"])
-def test_26_daemons_do_not_survive_a_kill_in_the_middle(sandbox, kind: str) -> None:
+def test_daemons_do_not_survive_a_kill_in_the_middle(sandbox, kind: str) -> None:
     instance = sandbox(pids_max=64)
     timer = threading.Timer(0.4, instance.cancel)
     timer.start()
@@ -78,7 +83,8 @@ def test_26_daemons_do_not_survive_a_kill_in_the_middle(sandbox, kind: str) -> N
     assert processes_in_range(instance._id_start) == []
 
 
-def test_26_without_a_sandbox_the_daemon_lives_on(tmp_path: Path) -> None:
+@pytest.mark.attack(number=26)
+def test_without_a_sandbox_the_daemon_lives_on(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     done = subprocess.run([sys.executable, SCRIPTS / "attack_26_daemons.py", "deaf", alive], stdin=subprocess.DEVNULL)
     assert done.returncode == 0
@@ -107,25 +113,29 @@ def spun(instance, percent: float) -> float:
     return usage.cpu_s / usage.wall_s
 
 
+@pytest.mark.attack(number=31)
 @pytest.mark.parametrize("percent", [25.0, 10.0])
-def test_31_spinning_threads_get_no_more_than_the_quota(sandbox, percent: float) -> None:
+def test_spinning_threads_get_no_more_than_the_quota(sandbox, percent: float) -> None:
     spun(sandbox(cpu=CpuLimits(quota_percent=percent)), percent)
 
 
+@pytest.mark.attack(number=31)
 @pytest.mark.bench
 @pytest.mark.parametrize("percent", [25.0, 10.0])
-def test_31_spinning_threads_get_all_of_the_quota(sandbox, percent: float) -> None:
+def test_spinning_threads_get_all_of_the_quota(sandbox, percent: float) -> None:
     """Where nobody else uses the CPUs up."""
     instance = sandbox(cpu=CpuLimits(quota_percent=percent))
     once(lambda: spun(instance, percent), lambda share: share >= percent / 100 * 0.90)
 
 
-def test_31_without_a_quota_nothing_is_throttled(sandbox) -> None:
+@pytest.mark.attack(number=31)
+def test_without_a_quota_nothing_is_throttled(sandbox) -> None:
     assert run_script(sandbox(), "attack_31_cpu_spin", "4", "2").result.usage.throttled_s == 0
 
 
+@pytest.mark.attack(number=31)
 @pytest.mark.bench
-def test_31_without_a_quota_it_gets_more(sandbox) -> None:
+def test_without_a_quota_it_gets_more(sandbox) -> None:
     instance = sandbox()
     once(
         lambda: run_script(instance, "attack_31_cpu_spin", "4", "2").result.usage,
@@ -133,8 +143,9 @@ def test_31_without_a_quota_it_gets_more(sandbox) -> None:
     )
 
 
+@pytest.mark.attack(number=31)
 @pytest.mark.bench
-def test_31_weights_divide_contended_cpus(sandbox) -> None:
+def test_weights_divide_contended_cpus(sandbox) -> None:
     """Three parts to one, on one processor; other programs on it take from both alike. Medians, because they are not steady."""
     light = sandbox(name="light", cpu=CpuLimits(weight=100, cpuset="0"))
     heavy = sandbox(name="heavy", cpu=CpuLimits(weight=300, cpuset="0"))
@@ -158,28 +169,32 @@ def test_31_weights_divide_contended_cpus(sandbox) -> None:
     once(lambda: statistics.median(share() for _ in range(3)), lambda share: abs(share - 0.75) < 0.05)
 
 
+@pytest.mark.attack(number=33)
 @pytest.mark.parametrize("way", ["quiet", "talking", "stopped", "deaf", "stop-all", "vfork", "traced"])
-def test_33_what_never_ends_is_ended_at_the_wall_clock(sandbox, way: str) -> None:
+def test_what_never_ends_is_ended_at_the_wall_clock(sandbox, way: str) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=1.5)), "attack_33_hang", way)
     assert said.result.stopped_by is FailureClass.TIMEOUT
     assert said.result.usage.wall_s >= 1.5
     assert quick(said.result.usage.wall_s - 1.5, 2.5)
 
 
+@pytest.mark.attack(number=33)
 @pytest.mark.parametrize("way", ["quiet", "stopped", "deaf"])
-def test_33_what_says_nothing_is_ended_as_silent(sandbox, way: str) -> None:
+def test_what_says_nothing_is_ended_as_silent(sandbox, way: str) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=60, silence_s=1.0)), "attack_33_hang", way)
     assert said.result.stopped_by is FailureClass.SILENT
     assert said.result.usage.wall_s >= 1.0
     assert quick(said.result.usage.wall_s - 1.0, 3)
 
 
-def test_33_what_talks_is_not_silent(sandbox) -> None:
+@pytest.mark.attack(number=33)
+def test_what_talks_is_not_silent(sandbox) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=2.5, silence_s=1.0)), "attack_33_hang", "talking")
     assert said.result.stopped_by is FailureClass.TIMEOUT
 
 
-def test_33_cpu_time_has_a_clock_of_its_own(sandbox) -> None:
+@pytest.mark.attack(number=33)
+def test_cpu_time_has_a_clock_of_its_own(sandbox) -> None:
     said = run_script(sandbox(time=TimeLimits(wall_s=60, cpu_s=1.0)), "attack_31_cpu_spin", "2", "50")
     assert said.result.stopped_by is FailureClass.TIMEOUT
     assert said.result.usage.cpu_s < 1.0 + 2.5

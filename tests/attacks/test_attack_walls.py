@@ -22,20 +22,23 @@ ALLOWED_NODES = [
 ]  # fmt: skip
 
 
+@pytest.mark.attack(number=6)
 @BOTH
 @pytest.mark.parametrize("seccomp", ["build", "none"])
-def test_06_no_device_can_be_made_and_none_is_there_but_the_allowed(run_attack, user, seccomp) -> None:
+def test_no_device_can_be_made_and_none_is_there_but_the_allowed(run_attack, user, seccomp) -> None:
     found = run_attack("attack_06_devices", user=user, seccomp=seccomp)
     assert "done" not in found["made"].values(), found
     assert found["nodes"] == ALLOWED_NODES
 
 
-def test_06_without_a_sandbox_root_makes_one(tmp_path) -> None:
+@pytest.mark.attack(number=6)
+def test_without_a_sandbox_root_makes_one(tmp_path) -> None:
     assert set(run_unguarded("attack_06_devices", str(tmp_path))["made"].values()) == {"done"}
 
 
+@pytest.mark.attack(number=7)
 @BOTH
-def test_07_no_namespace_is_made_or_entered(run_attack, user) -> None:
+def test_no_namespace_is_made_or_entered(run_attack, user) -> None:
     found = run_attack("attack_07_namespaces", user=user)
     assert {found.pop("clone3"), found.pop("clone3 user")} == {"ENOSYS"}
     foreign = {found.pop(name) for name in list(found) if name.startswith("setns of PID 1")}
@@ -43,38 +46,44 @@ def test_07_no_namespace_is_made_or_entered(run_attack, user) -> None:
     assert set(found.values()) == {"EPERM"}, found
 
 
-def test_07_without_the_filter_namespaces_nest(run_attack) -> None:
+@pytest.mark.attack(number=7)
+def test_without_the_filter_namespaces_nest(run_attack) -> None:
     found = run_attack("attack_07_namespaces", seccomp="none")
     assert found["unshare user"] == found["clone user"] == found["nested"] == "done"
 
 
+@pytest.mark.attack(number=8)
 @BOTH
-def test_08_nothing_is_mounted_or_unmounted(run_attack, user) -> None:
+def test_nothing_is_mounted_or_unmounted(run_attack, user) -> None:
     found = run_attack("attack_08_mounts", user=user)
     assert found.pop("mask is still there") is True
     assert set(found.values()) == {"EPERM"}, found
 
 
-def test_08_without_the_filter_the_missing_capability_still_refuses(run_attack) -> None:
+@pytest.mark.attack(number=8)
+def test_without_the_filter_the_missing_capability_still_refuses(run_attack) -> None:
     found = run_attack("attack_08_mounts", user=User.ROOT, seccomp="none")
     assert found.pop("mask is still there") is True
     assert "done" not in found.values(), found
 
 
-def test_08_without_a_sandbox_root_mounts(tmp_path) -> None:
+@pytest.mark.attack(number=8)
+def test_without_a_sandbox_root_mounts(tmp_path) -> None:
     found = run_unguarded("attack_08_mounts", "--safe", str(tmp_path), wrapper=("unshare", "--mount"))
     assert found["tmpfs"] == found["bind"] == found["new interface"] == "done"
 
 
+@pytest.mark.attack(number=9)
 @BOTH
-def test_09_there_is_no_way_out_of_the_root(run_attack, user, open_place) -> None:
+def test_there_is_no_way_out_of_the_root(run_attack, user, open_place) -> None:
     canary = open_place / "canary"
     canary.touch()
     found = run_attack("attack_09_chroot", str(canary), user=user)
     assert found == {"dots": False, "chroot": "EPERM", "climbed": False, "root is its own parent": True}
 
 
-def test_09_a_plain_chroot_lets_root_out(open_place) -> None:
+@pytest.mark.attack(number=9)
+def test_a_plain_chroot_lets_root_out(open_place) -> None:
     (open_place / "canary").touch()
     (open_place / "cell").mkdir()
     (open_place / "cell" / "tmp").mkdir()
@@ -83,10 +92,11 @@ def test_09_a_plain_chroot_lets_root_out(open_place) -> None:
     assert found["climbed"] is True
 
 
+@pytest.mark.attack(number=13)
 @pytest.mark.parametrize(
     "place", ["dev", "proc", "sys", "build", "out", "in", "tmp", "dev/null", "dev/shm", "dev/pts", "dev/.runner"]
 )
-def test_13_links_of_an_image_never_lead_to_the_host(sandbox, rootfs, tmp_path, place) -> None:
+def test_links_of_an_image_never_lead_to_the_host(sandbox, rootfs, tmp_path, place) -> None:
     canary = tmp_path / "canary"
     canary.mkdir()
     (canary / "null").write_text("untouched")
@@ -103,7 +113,8 @@ def test_13_links_of_an_image_never_lead_to_the_host(sandbox, rootfs, tmp_path, 
     assert digest(canary) == before
 
 
-def test_13_naive_preparation_of_such_an_image_reaches_the_host(tmp_path) -> None:
+@pytest.mark.attack(number=13)
+def test_naive_preparation_of_such_an_image_reaches_the_host(tmp_path) -> None:
     canary = tmp_path / "canary"
     canary.mkdir()
     before = digest(canary)
@@ -112,8 +123,9 @@ def test_13_naive_preparation_of_such_an_image_reaches_the_host(tmp_path) -> Non
     assert digest(canary) != before
 
 
+@pytest.mark.attack(number=14)
 @BOTH
-def test_14_nothing_is_pushed_into_terminals(run_attack, user) -> None:
+def test_nothing_is_pushed_into_terminals(run_attack, user) -> None:
     found = run_attack("attack_14_terminal_input", user=user)
     assert found.pop("/dev/tty") == "ENXIO"
     missing = {found.pop(name) for name in ("/dev/console", "/dev/tty0", "/dev/tty1")}
@@ -121,11 +133,13 @@ def test_14_nothing_is_pushed_into_terminals(run_attack, user) -> None:
     assert set(found.values()) == {"EPERM"}, found
 
 
-def test_14_without_a_sandbox_root_types_for_others() -> None:
+@pytest.mark.attack(number=14)
+def test_without_a_sandbox_root_types_for_others() -> None:
     assert run_unguarded("attack_14_terminal_input", "--own-only") == {"own terminal": "done"}
 
 
-def test_21_setuid_and_setcap_programs_gain_nothing(sandbox) -> None:
+@pytest.mark.attack(number=21)
+def test_setuid_and_setcap_programs_gain_nothing(sandbox) -> None:
     instance = sandbox()
     assert run_script(instance, "attack_21_privileged_files", "prepare", user=User.ROOT).document == {"setcap": "EPERM"}
     found = run_script(instance, "attack_21_privileged_files", "run").document
@@ -133,7 +147,8 @@ def test_21_setuid_and_setcap_programs_gain_nothing(sandbox) -> None:
     assert [found[name] for name in ("setuid", "setgid", "setcap")] == [nothing] * 3
 
 
-def test_21_without_a_sandbox_they_do(open_place) -> None:
+@pytest.mark.attack(number=21)
+def test_without_a_sandbox_they_do(open_place) -> None:
     assert run_unguarded("attack_21_privileged_files", "prepare", str(open_place)) == {"setcap": "done"}
     stranger = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups")
     shutil.copytree(Path(__file__).parent / "scripts", open_place / "scripts")
@@ -145,15 +160,17 @@ def test_21_without_a_sandbox_they_do(open_place) -> None:
     assert int(found["setcap"]["eff"], 16) == 0x1FF
 
 
+@pytest.mark.attack(number=24)
 @BOTH
-def test_24_interfaces_of_the_kernel_are_closed(run_attack, user) -> None:
+def test_interfaces_of_the_kernel_are_closed(run_attack, user) -> None:
     found = run_attack("attack_24_kernel_interfaces", user=user)
     absent = {name for name, how in found.items() if how == "ENOSYS"}
     assert absent == {"io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup"}
     assert {how for name, how in found.items() if name not in absent} == {"EPERM"}
 
 
-def test_24_without_the_filter_some_are_open_to_anybody(run_attack) -> None:
+@pytest.mark.attack(number=24)
+def test_without_the_filter_some_are_open_to_anybody(run_attack) -> None:
     found = run_attack("attack_24_kernel_interfaces", seccomp="none")
     assert {"add_key", "keyctl", "kcmp", "move_pages"} <= {name for name, how in found.items() if how == "done"}, found
 
@@ -175,8 +192,9 @@ def digest(tree: Path) -> str:
     return total.hexdigest()
 
 
+@pytest.mark.attack(number=41)
 @BOTH
-def test_41_the_base_never_changes(run_attack, rootfs, user) -> None:
+def test_the_base_never_changes(run_attack, rootfs, user) -> None:
     before = digest(rootfs)
     found = run_attack("attack_41_image_files", user=user)
     assert found["lower paths"] == []
@@ -189,7 +207,8 @@ def test_41_the_base_never_changes(run_attack, rootfs, user) -> None:
     assert digest(rootfs) == before
 
 
-def test_41_a_change_would_show_in_the_digest(tmp_path) -> None:
+@pytest.mark.attack(number=41)
+def test_a_change_would_show_in_the_digest(tmp_path) -> None:
     (tmp_path / "file").write_text("good")
     before = digest(tmp_path)
     (tmp_path / "file").write_text("evil")

@@ -67,12 +67,11 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
 LESS_OFTEN = ("xz-bomb-fills", "tar-absolute", "tar-hard-link-out", "tar-device", "zip-dotdot")
 
 
+@pytest.mark.attack(number=38)
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in LESS_OFTEN else []) for kind in ARCHIVES]
 )
-def test_38_hostile_archives_are_refused_in_the_sandbox(
-    build: Any, tmp_path: Path, state: StateDirs, kind: str
-) -> None:
+def test_hostile_archives_are_refused_in_the_sandbox(build: Any, tmp_path: Path, state: StateDirs, kind: str) -> None:
     make, classes = ARCHIVES[kind]
     archive = make(tmp_path)
     assert archive.stat().st_size < 16 << 20
@@ -87,6 +86,7 @@ def test_38_hostile_archives_are_refused_in_the_sandbox(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.attack(number=38)
 @pytest.mark.parametrize(
     ("project", "classes"),
     [
@@ -94,7 +94,7 @@ def test_38_hostile_archives_are_refused_in_the_sandbox(
         ("wheel_leads_out", ("compile-failed", "gate-rejected", "wrote-outside")),
     ],
 )
-def test_38_hostile_wheels_are_unpacked_in_the_sandbox_only(
+def test_hostile_wheels_are_unpacked_in_the_sandbox_only(
     build: Any, tmp_path: Path, project: str, classes: tuple[str, ...]
 ) -> None:
     done = build(packing.sdist(packing.MISBEHAVING / project, tmp_path))

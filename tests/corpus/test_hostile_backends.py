@@ -137,8 +137,9 @@ SAID = {
 IN_VAIN = ("rules", "output")
 
 
+@pytest.mark.attack(number=47)
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in OFTEN else [pytest.mark.slow]) for k in CASES])
-def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Path, kind: str) -> None:
+def test_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Path, kind: str) -> None:
     attack, modules, data = CASES[kind]
     project = tmp_path / "evil"
     project.mkdir()
@@ -158,7 +159,8 @@ def test_47_what_a_backend_slips_in_is_never_published(build: Any, tmp_path: Pat
     assert published == []
 
 
-def test_47_the_same_project_without_the_attack_is_built(build: Any, tmp_path: Path) -> None:
+@pytest.mark.attack(number=47)
+def test_the_same_project_without_the_attack_is_built(build: Any, tmp_path: Path) -> None:
     project = tmp_path / "evil"
     project.mkdir()
     (project / "evil.py").write_text("X = 1\n")
@@ -166,7 +168,8 @@ def test_47_the_same_project_without_the_attack_is_built(build: Any, tmp_path: P
     assert build(sdist(project, tmp_path)).build["status"] == "built"
 
 
-def test_47_a_package_cannot_end_its_own_check(build: Any, tmp_path: Path) -> None:
+@pytest.mark.attack(number=47)
+def test_a_package_cannot_end_its_own_check(build: Any, tmp_path: Path) -> None:
     project = tmp_path / "evil"
     project.mkdir()
     (project / "evil_forger.py").write_text(FORGER)

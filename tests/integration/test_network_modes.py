@@ -154,6 +154,7 @@ def test_a_witness_outside_sees_no_more_than_that(
     assert ("default" in seen.routes) is bool(others)
 
 
+@pytest.mark.attack(number=17)
 def test_the_sinkhole_ends_everything_and_knows_who_it_was(start: Any) -> None:
     met, result = attempts(start(NetworkMode.SINKHOLE), EVERYWHERE + LOCAL)
     assert {label: met[label] for label in ("tcp4", "tcp6", "udp4", "udp6", "ping4", "url")} == {
@@ -200,6 +201,7 @@ def test_attempts_belong_to_the_step_that_made_them(start: Any) -> None:
     assert set(said(attempts(instance, connect.format(2))[1])) == {("tcp", "9.9.9.9:2")}
 
 
+@pytest.mark.attack(number=17)
 def test_a_flood_of_connects_is_bounded_and_costs_the_build(start: Any) -> None:
     instance = start(NetworkMode.SINKHOLE)
     script = """
@@ -238,6 +240,7 @@ def _guards(instance: LxcInstance) -> list[int]:
     return [instance._guard_pid]
 
 
+@pytest.mark.attack(number=17)
 def test_the_guard_is_out_of_reach_and_dies_with_the_sandbox(start: Any) -> None:
     instance = start(NetworkMode.SINKHOLE)
     (guard,) = _guards(instance)
@@ -276,6 +279,7 @@ attempt("address", lambda: change(20, struct.pack("=BBBBI", 2, 8, 0, 0, 1) + str
 """
 
 
+@pytest.mark.attack(number=17)
 @pytest.mark.parametrize("user", list(User))
 @pytest.mark.parametrize("seccomp", ["build", "none"])
 def test_nobody_inside_can_change_the_network(start: Any, user: User, seccomp: str) -> None:
@@ -284,6 +288,7 @@ def test_nobody_inside_can_change_the_network(start: Any, user: User, seccomp: s
     assert len(met) == 4
 
 
+@pytest.mark.attack(number=17)
 def test_the_same_changes_succeed_where_they_are_allowed(tmp_path: Path) -> None:
     """The counter-test: in a network namespace of its own, with privileges, nothing refuses them for being malformed."""
     script = tmp_path / "script.py"

@@ -53,24 +53,27 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) 
     return said.err
 
 
+@pytest.mark.attack(number=49)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_49_a_name_is_refused_with_a_clear_error(
+def test_a_name_is_refused_with_a_clear_error(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused(capfd, tmp_path, "build", "--target", "debian/bookworm", "--", text)
 
 
+@pytest.mark.attack(number=49)
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text])
-def test_49_a_version_is_refused_with_a_clear_error(
+def test_a_version_is_refused_with_a_clear_error(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused(capfd, tmp_path, "build", "--target", "debian/bookworm", "--", f"idna=={text}")
 
 
+@pytest.mark.attack(number=49)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_49_a_target_is_refused_with_a_clear_error(
+def test_a_target_is_refused_with_a_clear_error(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -78,8 +81,9 @@ def test_49_a_target_is_refused_with_a_clear_error(
         refused(capfd, tmp_path, "build", f"--target={target}", "idna")
 
 
+@pytest.mark.attack(number=49)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_49_other_words_are_refused_with_a_clear_error(
+def test_other_words_are_refused_with_a_clear_error(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -88,7 +92,8 @@ def test_49_other_words_are_refused_with_a_clear_error(
     refused(capfd, tmp_path, "explain", "--", text)
 
 
-def test_49_notes_are_one_safe_line_whatever_they_name() -> None:
+@pytest.mark.attack(number=49)
+def test_notes_are_one_safe_line_whatever_they_name() -> None:
     remarks: list[str] = []
     work: Any = SimpleNamespace(
         notes=[],

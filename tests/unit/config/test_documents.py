@@ -44,6 +44,7 @@ def test_duplicate_keys_are_refused() -> None:
     assert "x.y: appears twice" in brief("x:\n  y: 1\n  y: 1\n")
 
 
+@pytest.mark.attack(number=48)
 def test_a_billion_laughs_end_early() -> None:
     levels = ['l0: &l0 ["lol", "lol", "lol", "lol", "lol", "lol", "lol", "lol", "lol"]']
     levels += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 10)]

@@ -26,6 +26,7 @@ def bounded_time():
         yield
 
 
+@pytest.mark.attack(number=48)
 @pytest.mark.parametrize(
     "data",
     [
@@ -43,12 +44,13 @@ def bounded_time():
         b"",
     ],
 )
-def test_48_a_hostile_document_is_refused(data: bytes) -> None:
+def test_a_hostile_document_is_refused(data: bytes) -> None:
     with pytest.raises(DocumentError):
         documents.load(data)
 
 
-def test_48_of_a_vast_result_no_more_is_read_than_a_document_may_have(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_of_a_vast_result_no_more_is_read_than_a_document_may_have(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -60,7 +62,8 @@ def test_48_of_a_vast_result_no_more_is_read_than_a_document_may_have(tmp_path: 
     assert result_bytes(files, "other.json") == b""
 
 
-def test_48_texts_come_out_bounded_and_clean() -> None:
+@pytest.mark.attack(number=48)
+def test_texts_come_out_bounded_and_clean() -> None:
     value = {
         "schema": 1,
         "long": "x" * 100_000,
@@ -78,11 +81,13 @@ def test_48_texts_come_out_bounded_and_clean() -> None:
             reader.texts(key)
 
 
-def test_48_requirements_that_would_break_their_parser_are_passed_over() -> None:
+@pytest.mark.attack(number=48)
+def test_requirements_that_would_break_their_parser_are_passed_over() -> None:
     data = f"Metadata-Version: 2.1\nName: x\nVersion: 1\nRequires-Dist: {NESTED}\nRequires-Dist: y\n".encode()
     assert parse_metadata(data, where="x").requires_dist == ("y",)
 
 
+@pytest.mark.attack(number=48)
 @pytest.mark.parametrize(
     "data",
     [
@@ -94,12 +99,13 @@ def test_48_requirements_that_would_break_their_parser_are_passed_over() -> None
         b"Name: x\nVersion: 1\n" + b"A: b\n" * 2_000_000,
     ],
 )
-def test_48_hostile_metadata_is_refused(data: bytes) -> None:
+def test_hostile_metadata_is_refused(data: bytes) -> None:
     with pytest.raises(BrokenSdistError):
         parse_metadata(data, where="x")
 
 
-def test_48_a_wheel_that_lists_millions_of_members_is_refused_unread(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_a_wheel_that_lists_millions_of_members_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("x-1.dist-info/METADATA", "Name: x\nVersion: 1\n")

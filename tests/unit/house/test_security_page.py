@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 from tests import ROOT
@@ -17,10 +18,25 @@ def test_every_named_test_exists() -> None:
     assert {name for name in named if f"def {name}(" not in written} == set()
 
 
-def test_every_attack_names_a_test() -> None:
-    rows = re.findall(r"^\| \d+ \|.*$", TABLE, re.MULTILINE)
-    assert rows
-    assert [row for row in rows if "`test_" not in row] == []
+def numbers_of_tests() -> dict[str, set[int]]:
+    """The attacks that each test is marked with."""
+    found: dict[str, set[int]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                marks = " ".join(map(ast.unparse, node.decorator_list))
+                found[node.name] = set(map(int, re.findall(r"mark\.attack\(number=(\d+)\)", marks)))
+    return found
+
+
+def test_every_attack_names_tests_with_its_number() -> None:
+    marked = numbers_of_tests()
+    rows = {int(number): row for number, row in re.findall(r"^\| (\d+) \|(.*)$", TABLE, re.MULTILINE)}
+    assert set(rows) == set().union(*marked.values())
+    for number, row in rows.items():
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, number
+        assert [name for name in named if number not in marked[name]] == []
 
 
 def test_every_named_file_exists() -> None:

@@ -247,6 +247,7 @@ def test_closing_keeps_the_ownership_files_clean(fresh_state: StateDirs) -> None
     assert list(fresh_state.locks.glob("owner-*")) == []
 
 
+@pytest.mark.attack(number=49)
 def test_hostile_text_is_stored_harmlessly(fresh_state: StateDirs) -> None:
     nasty = "x'); DROP TABLE build; --\0\udcff\x1b[31m%s%(a)s?"
     why = Failure(failure_class=FailureClass.COMPILE_FAILED, phase=Phase.COMPILE, brief=nasty, details="a" * 10_000_000)

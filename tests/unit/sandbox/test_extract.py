@@ -196,6 +196,7 @@ def test_long_names_and_shell_characters_are_names_like_others(tree: Tree) -> No
     assert [file.name for file in tree.extract()] == sorted(names)
 
 
+@pytest.mark.attack(number=37)
 def test_a_sparse_file_within_the_limits_stays_sparse(tree: Tree) -> None:
     with (tree.out / "x").open("wb") as file:
         file.write(b"start")

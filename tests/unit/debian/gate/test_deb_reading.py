@@ -124,6 +124,7 @@ def spoiled(archive: bytes, at: int, dice: random.Random) -> bytes:
     return archive[:at] + fixed + archive[at + 512 :]
 
 
+@pytest.mark.attack(number=47)
 @needs_dpkg
 def test_what_is_accepted_of_spoiled_headers_is_unpacked_as_it_was_read(written: Path, tmp_path: Path) -> None:
     dice = random.Random(1)
@@ -160,13 +161,15 @@ def zeros(path: Path, size_bytes: int) -> None:
     path.write_bytes(debs.ar(parts))
 
 
-def test_48_zeros_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_zeros_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
     zeros(tmp_path / "a.deb", 1 << 30)
     with within(0.5), pytest.raises(ArtifactError, match="unpacks to more bytes than allowed"):
         read_deb(tmp_path / "a.deb")
 
 
-def test_48_a_set_of_packages_has_no_more_to_spend_than_one(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_a_set_of_packages_has_no_more_to_spend_than_one(tmp_path: Path) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(debs.deb(tree=[Entry("./usr/z", bytes(40 << 20))]))
     read_deb(path)
@@ -177,7 +180,8 @@ def test_48_a_set_of_packages_has_no_more_to_spend_than_one(tmp_path: Path) -> N
         read_deb(path, budget=budget)
 
 
-def test_48_a_large_package_that_packs_as_code_does_is_read(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_a_large_package_that_packs_as_code_does_is_read(tmp_path: Path) -> None:
     text = random.Random(2).randbytes(3 << 20)
     data = b"".join(text[at : at + 4096] * 34 for at in range(0, len(text), 4096))
     path = tmp_path / "a.deb"
@@ -186,7 +190,8 @@ def test_48_a_large_package_that_packs_as_code_does_is_read(tmp_path: Path) -> N
     assert read_deb(path).members[-1].size_bytes == 100 << 20
 
 
-def test_48_reading_may_take_so_long_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.attack(number=48)
+def test_reading_may_take_so_long_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(debs.deb())
     clock = functools.partial(next, itertools.count(0, 40))
@@ -195,7 +200,8 @@ def test_48_reading_may_take_so_long_and_no_longer(tmp_path: Path, monkeypatch: 
         read_deb(path)
 
 
-def test_48_members_cost_the_same_however_many_there_are(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_members_cost_the_same_however_many_there_are(tmp_path: Path) -> None:
     path = tmp_path / "a.deb"
     above = "./usr/share/" + "d/" * 30
     path.write_bytes(debs.deb(tree=[Entry(f"{above}{number}") for number in range(10_000)], compression="gz"))

@@ -39,6 +39,7 @@ REQUEST = GateRequest(
 judged = functools.partial(gating.judged, base=REQUEST)
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
@@ -56,13 +57,12 @@ judged = functools.partial(gating.judged, base=REQUEST)
         (Entry(f"{SITE}/other.pth", b"import os\n"), "startup"),
     ],
 )
-def test_46_a_source_package_brings_no_foreign_files_and_no_startup_code(
-    tmp_path: Path, entry: Entry, rule: str
-) -> None:
+def test_a_source_package_brings_no_foreign_files_and_no_startup_code(tmp_path: Path, entry: Entry, rule: str) -> None:
     assert rule in rules(judged(tmp_path, entry))
 
 
-def test_46_what_the_suite_makes_of_the_same_source_may_be_built_again(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_what_the_suite_makes_of_the_same_source_may_be_built_again(tmp_path: Path) -> None:
     entries = [
         Entry("./etc/cron.daily/demo", b"x", mode=0o755),
         Entry("./etc/pam.d/demo", b"x"),
@@ -73,7 +73,8 @@ def test_46_what_the_suite_makes_of_the_same_source_may_be_built_again(tmp_path:
     assert rules(judged(tmp_path, *entries, owners=None, sources=None)) == {"layout", "startup"}
 
 
-def test_46_an_owner_is_judged_by_its_source_package_not_by_its_name(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_an_owner_is_judged_by_its_source_package_not_by_its_name(tmp_path: Path) -> None:
     suite = debs.Suite(programs={"demo": ("python3-demo",)}, made_from={"python3-demo": "unrelated"})
     report = judged(tmp_path, owners=suite_owners(suite), sources=suite.sources)
     assert {"name", "owned"} <= rules(report)
@@ -81,19 +82,21 @@ def test_46_an_owner_is_judged_by_its_source_package_not_by_its_name(tmp_path: P
     assert "owned" not in rules(judged(tmp_path, owners=suite_owners(same), sources=same.sources))
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "field", ["Essential: Yes", "essential: YES", "Protected: yes", "Important: yEs", "Essential: x"]
 )
-def test_46_no_package_makes_itself_indispensable(tmp_path: Path, field: str) -> None:
+def test_no_package_makes_itself_indispensable(tmp_path: Path, field: str) -> None:
     control = debs.CONTROL.replace("Description:", f"{field}\nDescription:")
     assert rules(judged(tmp_path, control=control)) == {"field"}
     assert judged(tmp_path, control=control.replace(field, "Essential: no")).accepted
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name", ["Revision", "package-revision", "Recommended", "Optional", "CLASS", "Status", "Conffiles"]
 )
-def test_46_obsolete_fields_change_nothing_that_the_gate_saw(tmp_path: Path, name: str) -> None:
+def test_obsolete_fields_change_nothing_that_the_gate_saw(tmp_path: Path, name: str) -> None:
     control = debs.CONTROL.replace("Description:", f"{name}: 99\nDescription:")
     assert rules(judged(tmp_path, control=control)) == {"field"}
     ordinary = "Multi-Arch: foreign\nBreaks: x (<< 1)\nXb-Something: y\n"
@@ -128,6 +131,7 @@ def judged_project(tmp_path: Path, *entries: Entry, **request: object) -> GateRe
 COMPLETIONS = "./usr/share/bash-completion/completions"
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name",
     [
@@ -140,11 +144,12 @@ COMPLETIONS = "./usr/share/bash-completion/completions"
         "./usr/share/fish/vendor_completions.d/ll.fish",
     ],
 )
-def test_46_completions_are_for_the_packages_own_commands(tmp_path: Path, name: str) -> None:
+def test_completions_are_for_the_packages_own_commands(tmp_path: Path, name: str) -> None:
     assert "command" in rules(judged_project(tmp_path, Entry(name, b"x")))
 
 
-def test_46_completions_of_own_commands_are_accepted_however_they_are_called(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_completions_of_own_commands_are_accepted_however_they_are_called(tmp_path: Path) -> None:
     names = [
         f"{COMPLETIONS}/{name}"
         for name in ("demo", "_demo", "demo.bash", "demo-completion.bash", "demo.bash-completion")
@@ -156,6 +161,7 @@ def test_46_completions_of_own_commands_are_accepted_however_they_are_called(tmp
 ZSH = "./usr/share/zsh/vendor-completions/_demo"
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "entry",
     [
@@ -185,11 +191,12 @@ ZSH = "./usr/share/zsh/vendor-completions/_demo"
         Entry(ZSH, kind=b"1", link="./usr/bin/demo", mode=0o755),
     ],
 )
-def test_46_completions_of_zsh_are_for_what_their_first_line_says(tmp_path: Path, entry: Entry) -> None:
+def test_completions_of_zsh_are_for_what_their_first_line_says(tmp_path: Path, entry: Entry) -> None:
     assert "command" in rules(judged_project(tmp_path, entry))
 
 
-def test_46_functions_of_zshs_own_are_nobodys_completions(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_functions_of_zshs_own_are_nobodys_completions(tmp_path: Path) -> None:
     entries = (
         Entry("./usr/bin/path_files", b"x", mode=0o755),
         Entry(f"{ZSH[:-5]}_path_files", b"#compdef path_files\n"),
@@ -197,13 +204,15 @@ def test_46_functions_of_zshs_own_are_nobodys_completions(tmp_path: Path) -> Non
     assert rules(judged_project(tmp_path, *entries)) == {"command"}
 
 
-def test_46_completions_of_zsh_for_own_commands_are_accepted(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_completions_of_zsh_for_own_commands_are_accepted(tmp_path: Path) -> None:
     entries = (Entry(ZSH, b"#compdef  demo demo-more \n_demo() {}\n"), Entry("./usr/bin/demo-more", b"x", mode=0o755))
     assert judged_project(tmp_path, *entries).findings == ()
     file = Entry("./usr/share/zsh/site-functions/_demo", b"#compdef demo")
     assert judged_project(tmp_path, file).findings == ()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "entry",
     [
@@ -216,11 +225,12 @@ def test_46_completions_of_zsh_for_own_commands_are_accepted(tmp_path: Path) -> 
         Entry("./usr/share/applications/firefox-esr.desktop", b"x"),
     ],
 )
-def test_46_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, entry: Entry) -> None:
+def test_what_others_have_for_themselves_gets_nothing_added(tmp_path: Path, entry: Entry) -> None:
     assert rules(judged_project(tmp_path, entry)) == {"owned"}
 
 
-def test_46_a_project_named_like_foreign_headers_brings_none_of_them(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_a_project_named_like_foreign_headers_brings_none_of_them(tmp_path: Path) -> None:
     def judge(directory: str, header: str, **included: tuple[str, ...]) -> set[str]:
         owners = project_owners(debs.Suite(included={"demo.sys/types.h": included["owners"]}))
         entry = Entry(f"./usr/include/{directory}/{header}", b"x")
@@ -232,8 +242,9 @@ def test_46_a_project_named_like_foreign_headers_brings_none_of_them(tmp_path: P
     assert judge("python3", "Demo_Sys/types.h", owners=()) == set()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize("place", ["etc/NetworkManager", "usr/share/dkms"])
-def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
+def test_a_project_gets_no_directory_that_another_package_has(tmp_path: Path, place: str) -> None:
     project = place.rpartition("/")[2]
     tree = [
         dataclasses.replace(e, name=e.name.replace("demo-1.0.dist-info", f"{project}-1.0.dist-info")) for e in debs.TREE
@@ -248,6 +259,7 @@ def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path,
     assert judge(owners=("python3-demo", "dkms")) == judge(owners=()) == set()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name",
     [
@@ -264,11 +276,12 @@ def test_46_a_project_gets_no_directory_that_another_package_has(tmp_path: Path,
         "python2.7-dbg",
     ],
 )
-def test_46_links_of_alternatives_are_nobodys_to_bring(tmp_path: Path, name: str) -> None:
+def test_links_of_alternatives_are_nobodys_to_bring(tmp_path: Path, name: str) -> None:
     assert rules(judged_project(tmp_path, Entry(f"./usr/bin/{name}", b"x", mode=0o755))) == {"command"}
 
 
-def test_46_namespaces_and_what_is_called_after_the_project_stay_open(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_namespaces_and_what_is_called_after_the_project_stay_open(tmp_path: Path) -> None:
     entries = [
         Entry(f"{SITE}/zope/demo/__init__.py", b"x"),
         Entry(f"{SITE}/mpl_toolkits/demo/__init__.py", b"x"),

@@ -20,6 +20,7 @@ from tests.support.gating import REQUEST, judge, rules
 LONG = "./usr/lib/python3/dist-packages/demo/" + "/".join(["directory"] * 12) + "/module.py"
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize("compression", ["xz", "gz", ""])
 def test_an_honest_package_is_accepted(tmp_path: Path, compression: str) -> None:
     report = judge(tmp_path, debs.deb(compression=compression))
@@ -74,6 +75,7 @@ def test_what_dh_python_7_writes_has_no_script_finding(tmp_path: Path) -> None:
     assert not judge(tmp_path, debs.deb(scripts={"postinst": hostile})).accepted
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
@@ -138,6 +140,7 @@ def test_writing_through_an_own_link_is_rejected(tmp_path: Path) -> None:
     assert "format" in rules(judge(tmp_path, debs.deb(tree=[*debs.TREE, *extra])))
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "script",
     [
@@ -162,6 +165,7 @@ def test_other_control_files_reject_the_package(tmp_path: Path, name: str) -> No
     assert "control-file" in rules(judge(tmp_path, debs.deb(scripts={name: "x\n"})))
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -219,7 +223,8 @@ def test_files_that_no_document_lists_are_rejected(tmp_path: Path) -> None:
     assert "set" in rules(check(REQUEST, [*debs.build(tmp_path), extra]))
 
 
-def test_48_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.attack(number=48)
+def test_after_a_fatal_finding_no_further_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def reading(path: Path, budget: Budget) -> Deb:
@@ -279,6 +284,7 @@ def test_a_malformed_archive_is_rejected(tmp_path: Path, package: bytes) -> None
     assert "format" in rules(judge(tmp_path, package))
 
 
+@pytest.mark.attack(number=38)
 def test_a_bomb_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
     bomb = debs.ar(
         [
@@ -294,11 +300,12 @@ def test_a_bomb_is_read_no_further_than_the_bound(tmp_path: Path) -> None:
         read_deb(path, max_data_bytes=1024 * 1024)
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "character",
     [*"\0\x07\x1b\x7f\x80\x85\x9b\x9f\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"],
 )
-def test_46_a_field_with_what_terminals_or_pages_obey_is_refused(character: str) -> None:
+def test_a_field_with_what_terminals_or_pages_obey_is_refused(character: str) -> None:
     for text in (f"Description: a {character}b", f"Description: a\n {character}b", f"Maintainer: a {character}"):
         with pytest.raises(ArtifactError, match="control characters"):
             parse_stanza(f"{text}\n".encode(), what="it")

@@ -25,6 +25,7 @@ def refused(report: GateReport) -> set[tuple[str, str]]:
     return {(finding.rule, finding.subject) for finding in report.findings if finding.fatal}
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("name", "to"),
     [
@@ -62,7 +63,7 @@ def refused(report: GateReport) -> set[tuple[str, str]]:
         ("./usr/bin/demo2", "demo3"),
     ],
 )
-def test_46_a_link_to_anything_but_an_own_file_beside_it_is_refused(tmp_path: Path, name: str, to: str) -> None:
+def test_a_link_to_anything_but_an_own_file_beside_it_is_refused(tmp_path: Path, name: str, to: str) -> None:
     entries = [
         Entry("./etc/demo/conf", b"x"),
         Entry(f"{SHARE}/data/x", b"x"),
@@ -72,7 +73,8 @@ def test_46_a_link_to_anything_but_an_own_file_beside_it_is_refused(tmp_path: Pa
     assert refused(judged(tmp_path, *entries, link(name, to))) == {("link", name[2:])}
 
 
-def test_46_links_that_lead_through_links_are_judged_by_where_they_end(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_links_that_lead_through_links_are_judged_by_where_they_end(tmp_path: Path) -> None:
     loop = [link(f"{SHARE}/a", "b"), link(f"{SHARE}/b", "a")]
     assert refused(judged(tmp_path, *loop)) == {("link", "usr/share/demo/a"), ("link", "usr/share/demo/b")}
     chain = [link(f"{SHARE}/a", "b"), link(f"{SHARE}/b", "c"), link(f"{SHARE}/c", "../../../etc")]
@@ -84,13 +86,15 @@ def test_46_links_that_lead_through_links_are_judged_by_where_they_end(tmp_path:
     assert not judged(tmp_path, *endless, Entry(f"{SHARE}/3000", b"x")).accepted
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize("project", ["locale", "icons", "pixmaps"])
-def test_46_a_shared_directory_is_nobodys_own(tmp_path: Path, project: str) -> None:
+def test_a_shared_directory_is_nobodys_own(tmp_path: Path, project: str) -> None:
     entries = [link(f"./usr/share/{project}/de", "en"), Entry(f"./usr/share/{project}/en", b"x")]
     assert ("link", f"usr/share/{project}/de") in refused(judged(tmp_path, *entries, project=project))
 
 
-def test_46_links_to_own_files_are_accepted(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_links_to_own_files_are_accepted(tmp_path: Path) -> None:
     compiled = "./usr/lib/x86_64-linux-gnu/python3-demo"
     entries = [
         link("./usr/bin/demo2", "demo"),
@@ -111,7 +115,8 @@ def test_46_links_to_own_files_are_accepted(tmp_path: Path) -> None:
     assert not [finding for finding in report.findings if finding.rule in ("link", "layout")]
 
 
-def test_46_a_link_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_a_link_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
     suite = debs.Suite(programs={"sudo": ["sudo"]}, imported={"yaml": ["python3-yaml"]}, made_from={"sudo": "sudo"})
     assert refused(judged(tmp_path, link("./usr/bin/sudo", "demo"), owners=project_owners(suite))) == {
         ("owned", "usr/bin/sudo")
@@ -135,6 +140,7 @@ def test_links_of_a_debian_source_package_lead_where_they_like(tmp_path: Path) -
     assert judged(tmp_path, *entries, rules=RuleSet.ANY).accepted
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("to", "below", "written"),
     [
@@ -148,7 +154,7 @@ def test_links_of_a_debian_source_package_lead_where_they_like(tmp_path: Path) -
         ("data/x", "evil", "usr/share/demo/data/x/evil"),
     ],
 )
-def test_46_dpkg_writes_through_links_so_accepted_ones_stay_in_the_package(
+def test_dpkg_writes_through_links_so_accepted_ones_stay_in_the_package(
     tmp_path: Path, to: str, below: str, written: str
 ) -> None:
     if shutil.which("dpkg") is None:

@@ -42,6 +42,7 @@ def test_the_blocks_of_every_release_are_accepted(tmp_path: Path, name: str, bod
     assert judged(tmp_path, scripts={name: HEAD + body}).findings == ()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("name", "body"),
     [
@@ -61,10 +62,11 @@ def test_the_blocks_of_every_release_are_accepted(tmp_path: Path, name: str, bod
         ("postinst", "exit 0\n" + COMPILE),
     ],
 )
-def test_46_lines_of_a_known_block_are_none_elsewhere(tmp_path: Path, name: str, body: str) -> None:
+def test_lines_of_a_known_block_are_none_elsewhere(tmp_path: Path, name: str, body: str) -> None:
     assert rules(judged(tmp_path, scripts={name: HEAD + body})) == {"script"}
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name",
     [
@@ -88,11 +90,12 @@ def test_46_lines_of_a_known_block_are_none_elsewhere(tmp_path: Path, name: str,
         *("a\u2028b", "a\u00a0b", "a\u200fb"),
     ],
 )
-def test_46_names_that_a_shell_or_a_pattern_obeys_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_a_shell_or_a_pattern_obeys_are_refused(tmp_path: Path, name: str) -> None:
     assert rules(judged(tmp_path, Entry(f"{SITE}/{name}", b"x"))) == {"name"}
 
 
-def test_46_a_directorys_name_is_acted_on_as_well(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_a_directorys_name_is_acted_on_as_well(tmp_path: Path) -> None:
     assert rules(judged(tmp_path, Entry(f"{SITE}/a (b).py", kind=b"5", mode=0o755))) == {"name"}
 
 

@@ -16,6 +16,7 @@ from tests.support.gating import REQUEST, SITE, judged, rules
 from tests.support.timing import within
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
@@ -58,10 +59,11 @@ from tests.support.timing import within
         (Entry(f"{SITE}/demo/apt", kind=b"2", link="../apt", mode=0o777), "link"),
     ],
 )
-def test_46_what_others_would_run_rejects_the_package(tmp_path: Path, entry: Entry, rule: str) -> None:
+def test_what_others_would_run_rejects_the_package(tmp_path: Path, entry: Entry, rule: str) -> None:
     assert rule in rules(judged(tmp_path, entry))
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name",
     [
@@ -70,11 +72,12 @@ def test_46_what_others_would_run_rejects_the_package(tmp_path: Path, entry: Ent
         "./usr/lib/x86_64-linux-gnu/libevil.so.1",
     ],
 )
-def test_46_libraries_that_the_linker_finds_reject_the_package(tmp_path: Path, name: str) -> None:
+def test_libraries_that_the_linker_finds_reject_the_package(tmp_path: Path, name: str) -> None:
     report = judged(tmp_path, Entry(name, b"x"), compiled=True, control=debs.CONTROL.replace(": all", ": amd64"))
     assert any(finding.rule == "layout" and finding.subject == name[2:] for finding in report.findings)
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("project", "below"),
     [
@@ -87,9 +90,7 @@ def test_46_libraries_that_the_linker_finds_reject_the_package(tmp_path: Path, n
         ("Demo", "libdemo.so.1"),
     ],
 )
-def test_46_beside_libraries_only_a_directory_of_its_own_name_is_allowed(
-    tmp_path: Path, project: str, below: str
-) -> None:
+def test_beside_libraries_only_a_directory_of_its_own_name_is_allowed(tmp_path: Path, project: str, below: str) -> None:
     def judge(directory: str) -> set[str]:
         entry = Entry(f"./usr/lib/x86_64-linux-gnu/{directory}/{below}", b"x")
         control = debs.CONTROL.replace(": all", ": amd64")
@@ -100,18 +101,21 @@ def test_46_beside_libraries_only_a_directory_of_its_own_name_is_allowed(
     assert judge("python3-demo") == set()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize("directory", ["sys", "openssl", "numpy", "cpython", "internal", "demo2", "x/demo"])
-def test_46_headers_lie_below_the_projects_name(tmp_path: Path, directory: str) -> None:
+def test_headers_lie_below_the_projects_name(tmp_path: Path, directory: str) -> None:
     entry = Entry(f"./usr/include/python3.11/{directory}/types.h", b"x")
     assert rules(judged(tmp_path, entry)) == {"layout"}
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize("project", ["polkit-1", "dbus-1", "initramfs-tools", "perl5", "X11", "ca-certificates", "gdb"])
-def test_46_a_project_named_like_a_system_directory_gets_none(tmp_path: Path, project: str) -> None:
+def test_a_project_named_like_a_system_directory_gets_none(tmp_path: Path, project: str) -> None:
     report = judged(tmp_path, Entry(f"./usr/share/{project}/actions/evil", b"x"), project=project)
     assert "layout" in rules(report)
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
@@ -125,15 +129,16 @@ def test_46_a_project_named_like_a_system_directory_gets_none(tmp_path: Path, pr
         ("requests-99.0-py3.11.egg/EGG-INFO/PKG-INFO", "startup"),
     ],
 )
-def test_46_a_package_claims_no_other_project(tmp_path: Path, name: str, rule: str) -> None:
+def test_a_package_claims_no_other_project(tmp_path: Path, name: str, rule: str) -> None:
     pth = (Entry(f"{SITE}/demo.pth", b"demo/boot\n"), Entry(f"{SITE}/demo/boot/demo_x.py"))
     assert rules(judged(tmp_path, Entry(f"{SITE}/{name}", b"Name: requests\nVersion: 99.0\n"), *pth)) == {rule}
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "name", ["usercustomize.py", "apport_python_hook/__init__.py", "sitecustomize.abi3.so", "x.start"]
 )
-def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp_path: Path, name: str) -> None:
+def test_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp_path: Path, name: str) -> None:
     entries = [Entry(f"{SITE}/demo/boot/{name}", b"x"), Entry(f"{SITE}/demo/boot/own.py", b"x")]
     assert "startup" not in rules(judged(tmp_path, *entries))
     report = judged(tmp_path, *entries, Entry(f"{SITE}/demo.pth", b"demo/boot \n"))
@@ -142,21 +147,24 @@ def test_46_a_directory_that_a_pth_file_names_is_searched_like_the_one_above(tmp
     assert all(finding.subject.startswith(hook) for finding in report.findings if finding.rule == "startup")
 
 
-def test_46_foreign_modules_are_protected_below_directories_of_pth_files(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_foreign_modules_are_protected_below_directories_of_pth_files(tmp_path: Path) -> None:
     owners = suite_owners(debs.Suite(imported={"six": ("python3-six",)}))
     entries = [Entry(f"{SITE}/demo/vendored/six.py", b"x"), Entry(f"{SITE}/demo.pth", b"demo/vendored\n")]
     assert judged(tmp_path, entries[0], owners=owners).accepted
     assert rules(judged(tmp_path, *entries, owners=owners)) == {"owned"}
 
 
-def test_48_a_pth_file_of_many_lines_is_judged_at_once(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_a_pth_file_of_many_lines_is_judged_at_once(tmp_path: Path) -> None:
     lines = "\n".join(f"d{number}" for number in range(9_000)).encode()
     entries = [Entry(f"{SITE}/d{number}/x.py") for number in range(9_000)]
     with within(10):
         assert judged(tmp_path, Entry(f"{SITE}/demo.pth", lines), *entries).accepted
 
 
-def test_46_what_is_harmless_is_accepted(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_what_is_harmless_is_accepted(tmp_path: Path) -> None:
     report = judged(
         tmp_path,
         Entry(f"{SITE}/demo.pth", b"# our plugins\n\ndemo/vendored\ndemo.d\n"),
@@ -173,6 +181,7 @@ def test_46_what_is_harmless_is_accepted(tmp_path: Path) -> None:
     assert report.findings == ()
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "path",
     [
@@ -186,20 +195,22 @@ def test_46_what_is_harmless_is_accepted(tmp_path: Path) -> None:
         "usr/lib/python3/dist-packages/six/__init__.so",
     ],
 )
-def test_46_code_that_takes_the_place_of_anothers_is_theirs(tmp_path: Path, path: str) -> None:
+def test_code_that_takes_the_place_of_anothers_is_theirs(tmp_path: Path, path: str) -> None:
     owners = suite_owners(debs.Suite(programs={"sudo": ("sudo",)}, imported={"six": ("python3-six",)}))
     assert "owned" in rules(judged(tmp_path, Entry(f"./{path}", b"x"), owners=owners))
 
 
+@pytest.mark.attack(number=46)
 @pytest.mark.parametrize(
     "line", ["ESSENTIAL: yes", "pre-depends: evil", "rEPLACES: libc6", "Protected: yes", "PROVIDES: six"]
 )
-def test_46_fields_are_found_however_they_are_written(tmp_path: Path, line: str) -> None:
+def test_fields_are_found_however_they_are_written(tmp_path: Path, line: str) -> None:
     control = debs.CONTROL.replace("Description:", f"{line}\nDescription:")
     assert "field" in rules(judged(tmp_path, control=control))
 
 
-def test_46_one_kind_of_binary_package(tmp_path: Path) -> None:
+@pytest.mark.attack(number=46)
+def test_one_kind_of_binary_package(tmp_path: Path) -> None:
     extra = tmp_path / "python3-demo_1.0-0~lxcbuild1~deb12_all.udeb"
     files = debs.build(tmp_path)
     extra.write_bytes(debs.deb())
@@ -211,6 +222,7 @@ def test_46_one_kind_of_binary_package(tmp_path: Path) -> None:
 # -- attack 48: what reads packages is bounded in time and memory
 
 
+@pytest.mark.attack(number=48)
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -222,7 +234,7 @@ def test_46_one_kind_of_binary_package(tmp_path: Path) -> None:
         (b"Description: " + b"x" * (2 << 20), "more than"),
     ],
 )
-def test_48_a_hostile_stanza_is_read_or_refused_at_once(data: bytes, why: str | None) -> None:
+def test_a_hostile_stanza_is_read_or_refused_at_once(data: bytes, why: str | None) -> None:
     with within(3):
         if why is None:
             assert parse_stanza(data, what="it")["Description"].count("\n") == 300_000
@@ -231,14 +243,16 @@ def test_48_a_hostile_stanza_is_read_or_refused_at_once(data: bytes, why: str | 
                 parse_stanza(data, what="it")
 
 
-def test_48_an_archive_of_millions_of_members_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_an_archive_of_millions_of_members_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(debs.ar([("debian-binary", b"2.0\n")]) + debs.ar([("x", b"")])[8:] * 1_000_000)
     with within(3), pytest.raises(ArtifactError, match="does not consist of"):
         read_deb(path)
 
 
-def test_48_names_may_not_fill_the_readers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.attack(number=48)
+def test_names_may_not_fill_the_readers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debtar, "_MAX_NAMES_BYTES", 1024 * 1024)
     names = [Entry(f"./usr/share/demo/{'n' * 4000}{number}") for number in range(300)]
     path = tmp_path / "a.deb"
@@ -249,5 +263,6 @@ def test_48_names_may_not_fill_the_readers_memory(tmp_path: Path, monkeypatch: p
         read_deb(path)
 
 
-def test_48_depth_is_bounded(tmp_path: Path) -> None:
+@pytest.mark.attack(number=48)
+def test_depth_is_bounded(tmp_path: Path) -> None:
     assert "format" in rules(judged(tmp_path, Entry("./usr/share/demo/" + "d/" * 200 + "x", b"x")))

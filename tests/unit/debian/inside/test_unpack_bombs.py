@@ -31,7 +31,8 @@ def refused(archive: Path, folder: Path, why: str) -> None:
         unpack(archive, folder / "src")
 
 
-def test_38_a_sparse_member_counts_by_the_size_that_it_claims(tmp_path: Path) -> None:
+@pytest.mark.attack(number=38)
+def test_a_sparse_member_counts_by_the_size_that_it_claims(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with (tmp_path / "a/holes").open("wb") as file:
         file.truncate(1 << 40)
@@ -41,14 +42,16 @@ def test_38_a_sparse_member_counts_by_the_size_that_it_claims(tmp_path: Path) ->
     refused(archive, tmp_path, "unpacks to more than")
 
 
-def test_38_pax_headers_cannot_lengthen_names_without_end(tmp_path: Path) -> None:
+@pytest.mark.attack(number=38)
+def test_pax_headers_cannot_lengthen_names_without_end(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(sdists.member("a/" + "n" * (8 * MIB)))
     refused(archive, tmp_path, "too long a name")
 
 
-def test_38_a_pax_size_is_not_believed_beyond_the_cap(tmp_path: Path) -> None:
+@pytest.mark.attack(number=38)
+def test_a_pax_size_is_not_believed_beyond_the_cap(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
     info = sdists.member("a/x")
     info.pax_headers = {"size": str(1 << 50)}
@@ -57,7 +60,8 @@ def test_38_a_pax_size_is_not_believed_beyond_the_cap(tmp_path: Path) -> None:
     refused(archive, tmp_path, "unpacks to more than|cannot be read")
 
 
-def test_38_members_of_a_zip_that_share_their_data_count_each(tmp_path: Path) -> None:
+@pytest.mark.attack(number=38)
+def test_members_of_a_zip_that_share_their_data_count_each(tmp_path: Path) -> None:
     plain = io.BytesIO()
     with zipfile.ZipFile(plain, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("a/x", bytes(MIB))
@@ -72,8 +76,9 @@ def test_38_members_of_a_zip_that_share_their_data_count_each(tmp_path: Path) ->
     refused(archive, tmp_path, "unpacks to more than|cannot be read")
 
 
+@pytest.mark.attack(number=38)
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_38_other_compressions_of_a_zip_are_capped_too(tmp_path: Path, compression: int) -> None:
+def test_other_compressions_of_a_zip_are_capped_too(tmp_path: Path, compression: int) -> None:
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w", compression) as zipped:
         zipped.writestr("a/x", bytes(24 * MIB))
@@ -81,7 +86,8 @@ def test_38_other_compressions_of_a_zip_are_capped_too(tmp_path: Path, compressi
     refused(archive, tmp_path, "unpacks to more than")
 
 
-def test_38_a_careless_reader_writes_where_the_archive_says_and_as_much(tmp_path: Path) -> None:
+@pytest.mark.attack(number=38)
+def test_a_careless_reader_writes_where_the_archive_says_and_as_much(tmp_path: Path) -> None:
     """The counter-test: the same kinds of archives, by the standard library without a filter."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
