@@ -49,7 +49,7 @@ def differing(served: Mapping[str, Path], alone: Mapping[str, Path]) -> list[str
 
 
 class NotForThisSuiteError(Exception):
-    """The suite has not what the project's build needs: nothing was built in either way."""
+    """The suite has not what is to be built, or not what its build needs: nothing was built in either way."""
 
 
 def lxcbuild(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,13 +97,19 @@ def compare_suite(target: str, samples: Sequence[Sample]) -> Iterator[Row]:
         row: Row = {"target": target, "sample": sample.name, "kind": sample.kind}
         with tempfile.TemporaryDirectory(prefix="lxcbuild-compare-") as scratch:
             try:
-                source = Path(scratch) / sample.name
-                what = sample.requirement or os.fspath(fetch_source(sample.name, Target.parse(target), source))
-                yield row | compare(what, target)
+                yield row | compare(sample.requirement or _source_package(sample.name, target, Path(scratch)), target)
             except NotForThisSuiteError as error:
                 yield row | {"absent": str(error)}
-            except (LxcbuildError, RuntimeError) as error:
+            except RuntimeError as error:
                 yield row | {"error": str(error)}
+
+
+def _source_package(name: str, target: str, scratch: Path) -> str:
+    """The .dsc of that name. Raises NotForThisSuiteError where no mirror has it."""
+    try:
+        return os.fspath(fetch_source(name, Target.parse(target), scratch / name))
+    except LxcbuildError as error:
+        raise NotForThisSuiteError(f"no source package {name}: {error}") from error
 
 
 def line(row: Row) -> str:
