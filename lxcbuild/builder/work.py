@@ -27,8 +27,9 @@ from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseR
 from lxcbuild.pypi.index.model import Release
 from lxcbuild.pypi.versions.buildset import Chosen
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
-from lxcbuild.sandbox.logs import LogWriter, one_line
+from lxcbuild.sandbox.logs import LogWriter
 from lxcbuild.state.claims import Claim
+from lxcbuild.text import one_line
 
 
 class Work(Struct, kw_only=True):

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lxcbuild.cli.render import Ui, safe
+from lxcbuild.cli.render import Ui
 from lxcbuild.config.ranges import seconds_text
 from lxcbuild.farm.progress import Picture, Progress
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start
+from lxcbuild.text import for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -114,10 +115,10 @@ class View(Progress):
         elif self._console is not None:
             from rich.text import Text
 
-            self._console.print(Text(safe(text)), soft_wrap=True)
+            self._console.print(Text(for_terminal(text)), soft_wrap=True)
             return
         else:
-            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {safe(text)}\n")
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {for_terminal(text)}\n")
         sys.stderr.flush()
 
 
@@ -177,9 +178,9 @@ def draw(picture: Picture, *, rows: int = _MAX_ROWS) -> RenderableType:
     table.columns[1].max_width = None
     for activity in sorted(picture.running, key=lambda item: item.since)[:rows]:
         again = f"again ({activity.attempt}): " if activity.attempt > 1 else ""
-        project = Text(safe(again + short_key(activity.key)), no_wrap=True, overflow="ellipsis")
+        project = Text(for_terminal(again + short_key(activity.key)), no_wrap=True, overflow="ellipsis")
         taken, expected = seconds_text(now - activity.since), Text(seconds_text(activity.expected_s), "dim")
-        table.add_row(Text(safe(activity.worker)), project, Text(activity.phase), Text(taken), expected)
+        table.add_row(Text(for_terminal(activity.worker)), project, Text(activity.phase), Text(taken), expected)
     lines: list[RenderableType] = [table]
     if len(picture.running) > rows:
         lines.append(Text(f"and {len(picture.running) - rows} more", "dim"))

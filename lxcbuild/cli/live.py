@@ -14,7 +14,6 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from lxcbuild.cli.monitors import LineTail, note_text, outcome_text, phase_text, progress_text
-from lxcbuild.cli.render import safe
 from lxcbuild.config.ranges import seconds_text
 from lxcbuild.events import (
     BuildEnded,
@@ -27,6 +26,7 @@ from lxcbuild.events import (
     PhaseStarted,
     Progress,
 )
+from lxcbuild.text import for_terminal
 
 
 @dataclasses.dataclass(slots=True)
@@ -76,9 +76,11 @@ class Live:
 
     def _take(self, event: Event) -> list[Text]:
         if isinstance(event, BuildStarted):
-            self._running[event.build_id] = _Activity(safe(event.name))
-            self._names[event.build_id] = safe(event.name)
-            return [Text.assemble((safe(event.name), "bold"), (f"  for {event.target}  ({event.build_id})", "dim"))]
+            self._running[event.build_id] = _Activity(for_terminal(event.name))
+            self._names[event.build_id] = for_terminal(event.name)
+            return [
+                Text.assemble((for_terminal(event.name), "bold"), (f"  for {event.target}  ({event.build_id})", "dim"))
+            ]
         if isinstance(event, Output):
             return self._output(event)
         if isinstance(event, PhaseStarted):

@@ -9,10 +9,11 @@ from typing import IO, Any
 
 import msgspec
 
-from lxcbuild.cli.render import outcome_document, safe
+from lxcbuild.cli.render import outcome_document
 from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, Progress
 from lxcbuild.model import Outcome, Status
+from lxcbuild.text import for_log, for_terminal
 
 _TAIL_BYTES = 4096  # of the unfinished last line; more is never looked at
 _PROGRESS_EVERY_S = 5.0
@@ -59,8 +60,8 @@ class PlainLines:
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, BuildStarted):
-            self._names[event.build_id] = safe(event.name)
-            return [f"{safe(event.name)}: build {event.build_id} for {event.target}"]
+            self._names[event.build_id] = for_terminal(event.name)
+            return [f"{for_terminal(event.name)}: build {event.build_id} for {event.target}"]
         if isinstance(event, PhaseEnded):
             return [f"{self._name(event.build_id)}: {phase_text(event)}"]
         if isinstance(event, Note):
@@ -95,11 +96,10 @@ class LineTail:
 
     def feed(self, data: bytes) -> list[str]:
         """Take bytes as they came; give the lines that are now complete, filtered for a terminal."""
-        from lxcbuild.sandbox.logs import printable
 
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-_TAIL_BYTES:]
-        return [printable(line[:_TAIL_BYTES]).rstrip() for line in lines]
+        return [for_log(line[:_TAIL_BYTES]).rstrip() for line in lines]
 
 
 def phase_text(event: PhaseEnded) -> str:
@@ -114,26 +114,27 @@ def phase_text(event: PhaseEnded) -> str:
 def note_text(event: Note, names: dict[str, str]) -> str:
     """A note with the name of its build."""
     name = f"{names.get(event.build_id, event.build_id)}: " if event.build_id else ""
-    return f"{name}{'warning: ' if event.warning else ''}{safe(event.text)}"
+    return f"{name}{'warning: ' if event.warning else ''}{for_terminal(event.text)}"
 
 
 def progress_text(event: Progress) -> str:
     """How far a long task is."""
     show = bytes_text if event.unit == "bytes" else lambda count: f"{count:g} {event.unit}"
     if event.total is None:
-        return f"{safe(event.task)}: {show(event.done)}"
+        return f"{for_terminal(event.task)}: {show(event.done)}"
     share = f" ({event.done / event.total:.0%})" if event.total else ""
-    return f"{safe(event.task)}: {show(event.done)} of {show(event.total)}{share}"
+    return f"{for_terminal(event.task)}: {show(event.done)} of {show(event.total)}{share}"
 
 
 def outcome_text(outcome: Outcome) -> str:
     """How a build ended, in one line."""
     wall_s = sum(record.usage.wall_s for record in outcome.phases)
-    what = safe(f"{outcome.name} {outcome.version}".strip())
+    what = for_terminal(f"{outcome.name} {outcome.version}".strip())
     if outcome.status is Status.BUILT:
         return f"{what} built for {outcome.target} in {seconds_text(wall_s)}"
     if outcome.status is Status.OFFICIAL:
         return f"{what} is official in {outcome.target}: nothing was built"
     assert outcome.failure is not None, outcome
     failure = outcome.failure
-    return f"{what} failed for {outcome.target}: {failure.failure_class.value} in {failure.phase.value}: {safe(failure.brief)}"
+    where = f"{failure.failure_class.value} in {failure.phase.value}"
+    return f"{what} failed for {outcome.target}: {where}: {for_terminal(failure.brief)}"

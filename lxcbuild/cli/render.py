@@ -1,6 +1,6 @@
 """How lxcbuild speaks: data on standard output, talk on standard error; rich on a terminal, plain lines elsewhere.
 
-Text that hostile code may have touched (log lines, names, failure details) goes to a terminal through :func:`safe` only.
+Text that hostile code may have touched (log lines, names, failure details) goes through ``text.for_terminal`` only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.state.paths import StateDirs
+from lxcbuild.text import for_terminal
 
 if TYPE_CHECKING:
     import click
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
 Mark = Literal["ok", "warn", "fail", "info"]
 _MARKS: dict[str, tuple[str, str]] = {"ok": ("✓", "32"), "warn": ("!", "33"), "fail": ("✗", "31"), "info": ("·", "2")}
 _SHORT_DETAILS = 4  # lines of details that are shown without -v
-
-
-def safe(text: str) -> str:
-    """Text without anything that a terminal would obey: control characters, escapes and direction marks become visible."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" if ord(c) < 256 else "\ufffd" for c in text
-    )
 
 
 class Ui(Struct):
@@ -59,14 +53,14 @@ class Ui(Struct):
 
     def line(self, text: str = "") -> None:
         """Print one line of data."""
-        sys.stdout.write(f"{safe(text)}\n")
+        sys.stdout.write(f"{for_terminal(text)}\n")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
         """Print a table: aligned for people on a terminal, tab-separated without decoration elsewhere.
 
         ``right`` names the columns that are set flush right (numbers).
         """
-        cells = [[safe(str(cell)).replace("\n", " ") for cell in row] for row in rows]
+        cells = [[for_terminal(str(cell)).replace("\n", " ") for cell in row] for row in rows]
         if not sys.stdout.isatty():
             for row in ([*columns], *cells):
                 sys.stdout.write("\t".join(row) + "\n")
@@ -101,7 +95,7 @@ class Ui(Struct):
         """Print one line with a mark of success or failure, as data."""
         sign, colour = _MARKS[mark]
         shown = self._paint(sign, colour, sys.stdout) if _is_utf8(sys.stdout) else f"[{mark}]"
-        sys.stdout.write(f"{shown} {safe(text)}\n")
+        sys.stdout.write(f"{shown} {for_terminal(text)}\n")
 
     def error(self, error: LxcbuildError) -> None:
         """Print an error: what is wrong, details when short or asked for, and how to mend it."""
@@ -122,9 +116,11 @@ class Ui(Struct):
         lines = (details or "").splitlines()
         if lines and (self.verbosity or len(lines) <= _SHORT_DETAILS):
             for detail in lines:
-                sys.stderr.write(f"  {safe(detail)}\n")
+                sys.stderr.write(f"  {for_terminal(detail)}\n")
         elif lines:
-            sys.stderr.write(f"  {safe(lines[-1])[:200]}\n  ({len(lines)} lines of details: run again with -v)\n")
+            sys.stderr.write(
+                f"  {for_terminal(lines[-1])[:200]}\n  ({len(lines)} lines of details: run again with -v)\n"
+            )
         if resolution:
             self.hint(resolution)
 
@@ -165,7 +161,7 @@ class Ui(Struct):
         if self.log_format == "json":
             self._json_line({"event": kind, "text": text})
             return
-        first, *rest = safe(text).split("\n")
+        first, *rest = for_terminal(text).split("\n")
         label = "" if kind == "note" else self._paint(f"{kind}:", colour, sys.stderr) + " "
         sys.stderr.write("\n".join([f"{label}{first}", *(f"  {line}" for line in rest)]) + "\n")
         sys.stderr.flush()
@@ -277,4 +273,4 @@ def _is_utf8(stream: Any) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
-__all__ = ["Ui", "bytes_text", "error_document", "outcome_document", "record_document", "safe", "seconds_text"]
+__all__ = ["Ui", "bytes_text", "error_document", "outcome_document", "record_document", "seconds_text"]

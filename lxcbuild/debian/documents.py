@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.model import FailureClass
+from lxcbuild.text import for_documents
 
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 #: In one text of a list. Lists hold requirements, whose parser descends one level per parenthesis and ends in a RecursionError.
 _MAX_PARENTHESES = 50
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class DocumentError(ValueError):
@@ -39,7 +38,7 @@ class Reader:
             return None
         if not isinstance(value, str) or len(value) > limit:
             raise DocumentError(f"{self._at(key)} is no text of at most {limit} characters")
-        return clean(value)
+        return for_documents(value)
 
     def line(self, key: str, *, limit: int = 1000) -> str | None:
         """A text without line feeds, stripped; None when it is empty."""
@@ -61,7 +60,7 @@ class Reader:
             raise DocumentError(f"{self._at(key)} holds something else than texts of at most {limit} characters")
         if any(item.count("(") > _MAX_PARENTHESES for item in value):
             raise DocumentError(f"{self._at(key)} holds a text with more than {_MAX_PARENTHESES} parentheses")
-        return tuple(" ".join(clean(item).split()) for item in value)
+        return tuple(" ".join(for_documents(item).split()) for item in value)
 
     def number(self, key: str, *, limit: int = 2**63) -> int:
         """A whole number from 0 to ``limit``; absent is 0."""
@@ -108,12 +107,7 @@ class Reader:
 def _line(value: object, limit: int, where: str) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise DocumentError(f"{where} holds something else than texts of at most {limit} characters")
-    return " ".join(clean(value).split())
-
-
-def clean(text: str) -> str:
-    """The text without control characters, bidirectional overrides and lone surrogates; line feeds and tabs stay."""
-    return _CONTROL.sub("", text)
+    return " ".join(for_documents(value).split())
 
 
 def load(data: bytes) -> Reader:

@@ -12,6 +12,7 @@ import msgspec
 from lxcbuild.ledger.records import RUNNING, BuildRecord, NewBuild, shown_status
 from lxcbuild.ledger.sql import Row
 from lxcbuild.model import Artifact, Failure, FailureClass, LayerUse, Outcome, Phase, PhaseRecord, Status, Target, Usage
+from lxcbuild.text import for_storage
 
 _MAX_TEXT = 64 * 1024  # characters of one text; whole logs are files
 _MAX_NAME = 255
@@ -23,7 +24,7 @@ _USAGE = Usage.__struct_fields__
 def clean(value: Any) -> Any:
     """A value that every database can store: no NUL, no lone surrogates, no endless text, JSON types in containers."""
     if isinstance(value, str):
-        return value[:_MAX_TEXT].replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+        return for_storage(value, longest=_MAX_TEXT)
     if isinstance(value, Mapping):
         return {clean(str(key)): clean(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

@@ -14,7 +14,7 @@ from lxcbuild.ledger.records import BuildRecord
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Phase
 from lxcbuild.report.clusters import cluster
-from lxcbuild.sandbox.logs import printable
+from lxcbuild.text import for_log
 
 _PAGE = 50
 _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
@@ -197,7 +197,7 @@ def _phases(record: BuildRecord) -> tuple[tuple[str, float], ...]:
 
 def _text(text: str, limit: int, *, lines: bool = False) -> str:
     """Nothing that reorders, hides or commands; bounded."""
-    shown = printable(text[: 2 * limit])
+    shown = for_log(text[: 2 * limit])
     if not lines:
         shown = " ".join(shown.split())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

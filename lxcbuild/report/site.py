@@ -1,7 +1,7 @@
 """Writes the static site: pages from templates with autoescape, a search index in pieces, logs within bounds.
 
 The site needs no server and nothing from elsewhere: scripts and styles are files of its own, and its Content-Security-Policy allows
-nothing else. Texts of packages come through :func:`lxcbuild.sandbox.logs.printable` and Jinja2's autoescape.
+nothing else. Texts of packages come through :func:`lxcbuild.text.for_log` and Jinja2's autoescape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lxcbuild import __version__
 from lxcbuild.errors import InputError
 from lxcbuild.report import gather, plots
 from lxcbuild.report.gather import Build, Group
-from lxcbuild.sandbox.logs import printable
+from lxcbuild.text import for_log
 
 MARK = ".lxcbuild-report"
 _ROWS = 250  # of one page of a list
@@ -188,10 +188,10 @@ def _excerpt(path: Path) -> tuple[str, str, int]:
     with os.fdopen(fd, "rb") as file:
         size = os.fstat(fd).st_size
         if size <= _HEAD_BYTES + _TAIL_BYTES:
-            return printable(file.read(_HEAD_BYTES + _TAIL_BYTES)), "", 0
+            return for_log(file.read(_HEAD_BYTES + _TAIL_BYTES)), "", 0
         head = file.read(_HEAD_BYTES)
         file.seek(size - _TAIL_BYTES)
-        return printable(head), printable(file.read(_TAIL_BYTES)), size - _HEAD_BYTES - _TAIL_BYTES
+        return for_log(head), for_log(file.read(_TAIL_BYTES)), size - _HEAD_BYTES - _TAIL_BYTES
 
 
 def _bytes(count: float) -> str:

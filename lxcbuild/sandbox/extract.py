@@ -13,8 +13,8 @@ from lxcbuild.linux.paths import open_hostile_directory, open_hostile_file
 from lxcbuild.model import OutputLimits
 from lxcbuild.sandbox.base import ExtractedFile
 from lxcbuild.sandbox.delta import changes, save_delta
-from lxcbuild.sandbox.logs import one_line, printable
 from lxcbuild.sandbox.staging import staged_directory
+from lxcbuild.text import for_log, one_line
 
 __all__ = ["changes", "extract", "save_delta"]
 
@@ -126,7 +126,7 @@ def _checked_name(raw: bytes) -> str:
     if (
         not name
         or len(raw) > 255
-        or printable(name) != name
+        or for_log(name) != name
         or "\n" in name
         or "\t" in name
         or name.startswith(("-", ".."))

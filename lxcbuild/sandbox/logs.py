@@ -1,4 +1,4 @@
-"""Hostile output on its way to people and files: caps on bytes and line lengths, filters for terminals, the build's log file."""
+"""Hostile output on its way to people and files: caps on bytes and line lengths, and the build's log file."""
 
 from __future__ import annotations
 
@@ -10,71 +10,19 @@ from types import TracebackType
 from typing import Self
 
 from lxcbuild.model import LogLimits
+from lxcbuild.text import for_log, one_line, split_lines
 
 #: What is kept of the end of an output that was too long, and of the end of a line.
 TAIL_BYTES = 64 * 1024
 _LINE_TAIL_BYTES = 1024
 
-# ECMA-48: control sequences (CSI), control strings (OSC, DCS, SOS, PM, APC) ended by ST or BEL, and two- or three-byte escapes.
-# Strings are bounded: an unterminated one is not allowed to swallow what follows, and none goes beyond the beginning of another
-# (so that nothing is read again and again, however many begin and none ends).
-_SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x1b\x07\n\x90\x98\x9b-\x9f]{0,4096}(?:\x07|\x1b\\|\x9c)"
-    r"|\x1b[ -/]{1,4}[0-~]"
-    r"|\x1b[0-OQ-WYZ\\`-~]"
-)
 #: How our own lines in a log begin (LogWriter), and what comes before lines of the output that begin so.
 _OURS = re.compile(r"^(?==== |\[lxcbuild: )", re.MULTILINE)
 _MARK = "| "
-_PLAIN = bytes(range(0x20, 0x7F)) + b"\n\t"
-_NEWLINE = re.compile(r"\r+\n?")
-# C0 but newline and tab, DEL, C1, surrogates; bidirectional marks, embeddings, overrides and isolates; line and paragraph
-# separators, interlinear and tag characters; what has no width or is drawn as nothing (soft hyphen, joiners, fillers, zero-width
-# spaces; Unicode's Default_Ignorable_Code_Point but the variation selectors of emoji): what shows text as another one than it is.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\ud800-\udfff\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-
-
-def printable(data: bytes | str) -> str:
-    """``data`` as text that cannot do anything to a terminal.
-
-    Of the control characters only newline and tab remain (carriage returns become newlines); escape sequences are left out,
-    other controls, invalid UTF-8 and characters that reorder or hide text are shown as backslash escapes. The result is
-    always encodable as UTF-8. It is not HTML-safe: escape it there.
-    """
-    if isinstance(data, bytes):
-        if not data.translate(None, _PLAIN):
-            return data.decode("ascii")
-        if b"\n" in data[:-1]:  # nothing to be replaced goes beyond a newline, and most lines are plain
-            return "".join(map(printable, split_lines(data)))
-    text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
-    return _UNSAFE.sub(_escaped, _NEWLINE.sub("\n", _SEQUENCE.sub("", text)))
-
-
-def split_lines(data: bytes) -> list[bytes]:
-    """Split after newlines only (``bytes.splitlines`` also splits at carriage returns and more)."""
-    parts = data.split(b"\n")
-    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def one_line(data: bytes | str, *, longest: int = 200) -> str:
-    """``data`` as a single safe line of at most ``longest`` characters, for error messages and tables."""
-    text = " ".join(printable(data[: longest * 8]).split())
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 class PrintableStream:
-    """:func:`printable` for output that comes in pieces: sequences and characters that straddle two pieces are seen whole."""
+    """:func:`for_log` for output that comes in pieces: sequences and characters that straddle two pieces are seen whole."""
 
     def __init__(self, *, longest_line_bytes: int = 256 * 1024) -> None:
         self._held = bytearray()
@@ -89,12 +37,12 @@ class PrintableStream:
         end = end or len(data)
         ready = bytes(self._held) + data[:end]
         self._held = bytearray(data[end:])
-        return printable(ready)
+        return for_log(ready)
 
     def finish(self) -> str:
         """The safe text of what is left, an incomplete last line."""
         rest, self._held = bytes(self._held), bytearray()
-        return printable(rest)
+        return for_log(rest)
 
 
 class LogCap:

@@ -15,7 +15,6 @@ from lxcbuild.builder.jobs import result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.checks import variation
-from lxcbuild.debian.documents import clean
 from lxcbuild.debian.source import compilation, conversion
 from lxcbuild.debian.steps import DEBS, SOURCE, Job
 from lxcbuild.errors import LxcbuildError
@@ -23,6 +22,7 @@ from lxcbuild.images.layer import Layer
 from lxcbuild.model import NetworkMode
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
+from lxcbuild.text import for_documents
 
 _DIFFOSCOPE = (
     "diffoscope-minimal",
@@ -193,5 +193,5 @@ def _explain(work: Work, files: Mapping[str, ExtractedFile], differing: Sequence
         work.abandon_instance()
         brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
         return "\n".join([*alone, f"diffoscope could not compare them: {brief}"])
-    text = clean(result_bytes(out, variation.EXPLANATION).decode("utf-8", "replace"))
+    text = for_documents(result_bytes(out, variation.EXPLANATION).decode("utf-8", "replace"))
     return "\n".join([*alone, text])[: 256 * 1024]

@@ -14,7 +14,7 @@ from lxcbuild.debian.steps import OUT, Job, Missing, StepFailure
 from lxcbuild.model import Failure, FailureClass, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
-from lxcbuild.sandbox.logs import one_line
+from lxcbuild.text import one_line
 
 #: Where a build may write: its own directories, and places that are scratch by definition.
 _OWN_PREFIXES = ("/build", OUT, "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/lxcbuild", "/in")  # noqa: S108 - paths inside

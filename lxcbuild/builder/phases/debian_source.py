@@ -12,7 +12,6 @@ from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
-from lxcbuild.debian.documents import clean
 from lxcbuild.debian.gate.artifacts import ArtifactError
 from lxcbuild.debian.sourcepackage import MAX_DSC_BYTES, Dsc, SourcePackage
 from lxcbuild.debian.steps import SOURCE, StepFailure
@@ -22,6 +21,7 @@ from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass, Phase, Source, SourceKind
 from lxcbuild.pypi.files.local import copy_into_cache, from_path
 from lxcbuild.sandbox.base import Bind, ExtractedFile
+from lxcbuild.text import for_documents
 
 #: What dpkg-buildpackage needs beyond the toolchain: most source packages build their archives as a pretended root.
 _BUILD_TOOLS = ("fakeroot",)
@@ -120,7 +120,7 @@ def _result(work: Work, end: JobEnd, files: Mapping[str, ExtractedFile]) -> Sour
 
 
 def _unpacking_failed(work: Work, end: JobEnd) -> Exception:
-    lines = [line for line in clean(end.tail[-8192:].decode("utf-8", "replace")).splitlines() if line.strip()]
+    lines = [line for line in for_documents(end.tail[-8192:].decode("utf-8", "replace")).splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line] or lines or ["no reason was given"]
     return fail(
         FailureClass.BROKEN_SDIST,

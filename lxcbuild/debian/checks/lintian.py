@@ -12,9 +12,9 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from lxcbuild.debian.documents import clean
 from lxcbuild.debian.steps import OUT, InsideStep, Job
 from lxcbuild.errors import BadNameError
+from lxcbuild.text import for_documents
 
 RESULT = "lintian.txt"
 PACKAGES = ("lintian",)
@@ -64,7 +64,7 @@ def lintian_job(names: Sequence[str]) -> Job:
 
 def parse_lintian(data: bytes) -> tuple[Finding, ...]:
     """Errors, then warnings, each in lintian's order; at most 200 of each."""
-    text = clean(data[:_MAX_BYTES].decode("utf-8", "replace"))
+    text = for_documents(data[:_MAX_BYTES].decode("utf-8", "replace"))
     found = [
         Finding(level=match["level"], package=match["package"], tag=match["tag"], more=match["more"].strip()[:300])
         for line in text.splitlines()

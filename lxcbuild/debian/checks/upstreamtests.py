@@ -11,11 +11,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lxcbuild.debian import documents, steps
-from lxcbuild.debian.documents import DocumentError, clean
+from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.conversion import RESERVED_MODULES
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.text import for_documents
 
 FOUND, RESULT = "tests-found.json", "tests.json"
 #: Extras for tests; ``dev`` only where a project has none of the others.
@@ -167,7 +168,7 @@ def parse_run(data: bytes) -> TestsRun | StepFailure:
 
 def usage_error(tail: bytes) -> str:
     """What pytest says of options or a configuration that it does not take; empty where it says nothing."""
-    text = clean(tail[-16 * 1024 :].decode("utf-8", "replace"))
+    text = for_documents(tail[-16 * 1024 :].decode("utf-8", "replace"))
     found = re.findall(r"(?m)^(?:ERROR: )?(?:[\w./-]{1,100}: )?(?:error|ERROR): (\S.{0,300})$", text)
     return str(found[-1]) if found else ""
 

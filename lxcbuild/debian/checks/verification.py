@@ -12,11 +12,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian import documents, steps
-from lxcbuild.debian.documents import DocumentError, Reader, clean
+from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.source.control import check_package_name
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
+from lxcbuild.text import for_documents
 
 RESULT = "verification.json"
 _DEB_NAME = re.compile(r"[a-z0-9][A-Za-z0-9.+~_%-]{1,250}\.deb")
@@ -122,7 +123,7 @@ def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job
 
 def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:
     """``dep-missing`` when apt or dpkg names a relation that nothing here satisfies, else ``install-failed``."""
-    text = clean(tail[-32 * 1024 :].decode("utf-8", "replace"))
+    text = for_documents(tail[-32 * 1024 :].decode("utf-8", "replace"))
     details = "\n".join(text.strip().splitlines()[-20:])
     unmet = [match["what"] or match["more"] for match in _UNMET.finditer(text)]
     unmet += [match["what"] for match in _DPKG_UNMET.finditer(text)]

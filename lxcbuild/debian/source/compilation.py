@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from lxcbuild.debian import steps
-from lxcbuild.debian.documents import DocumentError, clean, load
+from lxcbuild.debian.documents import DocumentError, load
 from lxcbuild.debian.source.decisive import decisive_lines
 from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
+from lxcbuild.text import for_documents
 
 #: What a build is told about the world; nothing of the host's environment comes along.
 BASE_ENVIRONMENT: Mapping[str, str] = {
@@ -271,7 +272,7 @@ def missing_in_tail(tail: bytes) -> tuple[Missing, ...]:
 
 def _readable(tail: bytes) -> str:
     """The end of a log for patterns: bounded, without control characters, long lines without their ends."""
-    lines = clean(tail[-_TAIL_BYTES:].decode("utf-8", "replace")).split("\n")
+    lines = for_documents(tail[-_TAIL_BYTES:].decode("utf-8", "replace")).split("\n")
     return "\n".join(line[:_LINE_LENGTH] for line in lines)
 
 

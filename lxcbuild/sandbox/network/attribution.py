@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lxcbuild.text import in_ascii
+
 _ARGUMENTS, _ARGUMENT_CHARS, _ANCESTORS = 8, 160, 6
 #: How long one search may take: a build with very many processes and descriptors stays anonymous then.
 _SEARCH_S = 0.2
@@ -77,7 +79,12 @@ def describe(pid: int, *, root_pid: int) -> Culprit | None:
                 break
             ancestors.append(_arguments(parent))
             parent = above
-        return Culprit(int(status["NSpid"].split()[-1]), clean(status["Name"]), _arguments(pid), tuple(ancestors))
+        return Culprit(
+            int(status["NSpid"].split()[-1]),
+            in_ascii(status["Name"], longest=_ARGUMENT_CHARS),
+            _arguments(pid),
+            tuple(ancestors),
+        )
     except (FileNotFoundError, ProcessLookupError, KeyError):
         return None
 
@@ -90,9 +97,4 @@ def _status(pid: int) -> dict[str, str]:
 def _arguments(pid: int) -> tuple[str, ...]:
     with Path(f"/proc/{pid}/cmdline").open("rb") as file:
         words = file.read(8192).split(b"\0")[:_ARGUMENTS]
-    return tuple(clean(word.decode(errors="replace")) for word in words if word)
-
-
-def clean(text: str) -> str:
-    """Printable ASCII of bounded length."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text[:_ARGUMENT_CHARS])
+    return tuple(in_ascii(word.decode(errors="replace"), longest=_ARGUMENT_CHARS) for word in words if word)

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from lxcbuild.cli import monitors
 from lxcbuild.cli.live import Live
-from lxcbuild.cli.render import safe
 from lxcbuild.config.ranges import age_text, bytes_text, seconds_text, time_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, PhaseStarted, Progress
 from lxcbuild.model import Artifact, Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
@@ -47,10 +46,6 @@ def test_seconds(seconds: float, text: str) -> None:
 def test_moments() -> None:
     assert time_text("not a time") == "not a time"
     assert age_text("2026-01-01T00:00:00+00:00", now=datetime(2026, 1, 1, 0, 2, 5, tzinfo=UTC)) == "2 min 05 s ago"
-
-
-def test_safe_text_has_no_controls() -> None:
-    assert safe("a\x1b[31mb\r\x07\u202e\u2028c\n") == "a\\x1b[31mb\\x0d\\x07\ufffd\ufffdc\n"
 
 
 def a_build(status: Status = Status.BUILT, failure: Failure | None = None) -> list[Event]:

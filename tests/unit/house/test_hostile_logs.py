@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from lxcbuild import text
 from lxcbuild.cli.verbs.records import explain
 from lxcbuild.debian.checks import lintian, upstreamtests, verification
 from lxcbuild.debian.source import compilation, cratejobs, decisive
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import Phase
 from lxcbuild.report import clusters
-from lxcbuild.sandbox import logs
 from tests.support.patterns import patterns_of, repeated, worst
 from tests.support.timing import within
 
@@ -35,9 +35,9 @@ READERS: list[tuple[Callable[[bytes], Any], ModuleType, int]] = [
     (lintian.parse_lintian, lintian, TAIL),
     (lambda tail: cratejobs.crate_names(tail.decode("utf-8", "replace")), cratejobs, TAIL),
     (lambda tail: clusters.cluster(tail.decode("utf-8", "replace"), project="a"), clusters, TAIL),
-    (logs.printable, logs, TAIL),
-    (lambda tail: logs.printable(tail.decode("utf-8", "replace")), logs, TAIL),
-    (logs.one_line, logs, TAIL),
+    (text.for_log, text, TAIL),
+    (lambda tail: text.for_log(tail.decode("utf-8", "replace")), text, TAIL),
+    (text.one_line, text, TAIL),
 ]
 #: What is no beginning of a pattern, and was worse.
 MORE = (
@@ -61,6 +61,8 @@ def own_patterns(module: ModuleType) -> Iterator[re.Pattern[Any]]:
         yield from patterns_of(value)
     if module is compilation:
         yield from map(re.compile, requirement_table().phrases)
+    if module is text:  # compiled when first used
+        yield from map(re.compile, text.PATTERNS)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,8 @@ def worst_of() -> Callable[[ModuleType], list[str]]:
 @pytest.mark.parametrize("number", range(len(READERS)))
 def test_the_end_of_a_log_is_read_in_no_time(number: int, worst_of: Callable[[ModuleType], list[str]]) -> None:
     read, module, length = READERS[number]
-    for text in worst_of(module):
-        data = repeated(repeated(text, length) + "\n", TAIL).encode("utf-8", "replace")
+    for worse in worst_of(module):
+        data = repeated(repeated(worse, length) + "\n", TAIL).encode("utf-8", "replace")
         with within(1):
             read(data)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,46 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcbuild.model import LogLimits
-from lxcbuild.sandbox.logs import TAIL_BYTES, LogCap, LogWriter, PrintableStream, one_line, printable
-
-
-@pytest.mark.parametrize(
-    ("raw", "shown"),
-    [
-        (b"plain text\n\tindented", "plain text\n\tindented"),
-        ("käse ✓ 日本".encode(), "käse ✓ 日本"),
-        (b"\x1b[31mred\x1b[0m", "red"),
-        (b"\x1b[2J\x1b[1;1Hcleared", "cleared"),
-        (b"\x1b]0;title\x07x\x1b]52;c;aGk=\x1b\\y", "xy"),
-        (b"\x1bP+q544e\x1b\\z", "z"),
-        (b"\x1bc\x1b(0reset", "reset"),
-        (b"\x1b]0;never ended", "\\x1b]0;never ended"),
-        (b"a\x1b", "a\\x1b"),
-        (b"\x00\x07\x08\x7f", "\\x00\\x07\\x08\\x7f"),
-        ("\x9b31mred \x85 \x9d0;t\x9cx".encode(), "red \\x85 x"),
-        (b"\xff\xfe\xc3", "\\xff\\xfe\\xc3"),
-        (b"10%\r20%\r\n", "10%\n20%\n"),
-        ("user\u202egnp.exe \u2066x\u2069 \u200f".encode(), "user\\u202egnp.exe \\u2066x\\u2069 \\u200f"),
-        ("a\u2028b\ufeff\U000e0041".encode(), "a\\u2028b\\ufeff\\U000e0041"),
-        ("re\u200bqu\u200dest\u2060s \xad\u3164\u180e".encode(), "re\\u200bqu\\u200dest\\u2060s \\xad\\u3164\\u180e"),
-        ("\u2714\ufe0f done".encode(), "\u2714\ufe0f done"),
-        ("str with \udcff surrogate", "str with \\udcff surrogate"),
-    ],
-)
-def test_printable(raw: bytes | str, shown: str) -> None:
-    assert printable(raw) == shown
-
-
-@given(st.binary())
-def test_printable_is_always_tame(raw: bytes) -> None:
-    text = printable(raw)
-    text.encode("utf-8")
-    assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
-    assert not [
-        c
-        for c in text
-        if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLE", "LRE", "RLI", "LRI", "FSI", "PDI", "PDF")
-    ]
+from lxcbuild.sandbox.logs import TAIL_BYTES, LogCap, LogWriter, PrintableStream
+from lxcbuild.text import for_log
 
 
 @given(
@@ -61,18 +22,13 @@ def test_printable_is_always_tame(raw: bytes) -> None:
 )
 def test_a_stream_in_pieces_is_filtered_like_the_whole(pieces: list[bytes]) -> None:
     stream = PrintableStream()
-    assert "".join(stream.feed(piece) for piece in pieces) + stream.finish() == printable(b"".join(pieces))
+    assert "".join(stream.feed(piece) for piece in pieces) + stream.finish() == for_log(b"".join(pieces))
 
 
 def test_a_stream_holds_no_endless_line() -> None:
     stream = PrintableStream(longest_line_bytes=100)
     assert stream.feed(b"x" * 60) == ""
     assert stream.feed(b"x" * 60) == "x" * 120
-
-
-def test_one_line() -> None:
-    assert one_line("a\n  b\tc\x1b[1m") == "a b c"
-    assert one_line("x" * 300) == "x" * 197 + "..."
 
 
 def cap_all(limits: LogLimits, pieces: list[bytes]) -> tuple[bytes, LogCap]:

@@ -10,6 +10,7 @@ from lxcbuild.cli.options import json_option, pass_ui
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import BuildRecord
+from lxcbuild.text import for_log
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -37,11 +38,9 @@ def log(ui: Ui, /, *, build_id: str | None, raw: bool, as_json: bool) -> None:
         return
     filtered = sys.stdout.isatty() and not raw
     if filtered:
-        from lxcbuild.sandbox.logs import printable
-
         with path.open("rb") as file:
             for line in iter(lambda: file.readline(_CHUNK_BYTES), b""):
-                sys.stdout.write(printable(line))
+                sys.stdout.write(for_log(line))
     else:
         sys.stdout.flush()
         with path.open("rb") as file:
