@@ -15,6 +15,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})", re.ASCII)
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]{1,3})\s*", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,7}(?:\.\d{1,6})?)\s*%", re.ASCII)
+_CPU_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _MAX_BYTES = 2**60  # an EiB: beyond it is a slip of the pen, and cgroup v1 counts in signed 64 bits
 
 
@@ -58,6 +59,20 @@ def parse_seconds(value: object) -> float:
     if not text or total >= 2**40:
         raise ValueError(f"{_shown(value)} is not a duration; write it as 90s, 20min or 1h30min")
     return total
+
+
+def parse_cpu_list(text: str) -> frozenset[int]:
+    """The kernel's list format, ``0-3,7``; raises ValueError on anything else."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _CPU_RANGE.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"{text[:60]!r} is not a list of CPUs such as 0-3,7")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if high < low:
+            raise ValueError(f"{part} runs backwards")
+        found.update(range(low, high + 1))
+    return frozenset(found)
 
 
 def bytes_text(count: int) -> str:

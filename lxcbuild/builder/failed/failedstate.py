@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from lxcbuild.errors import ImageError, LxcbuildError, StateGoneError
 from lxcbuild.files import sha256_of
 from lxcbuild.images import pack
 from lxcbuild.images.image import ImageRecord
+from lxcbuild.ledger.records import is_id_part
 from lxcbuild.model import Converter, Failure, Phase, Policy, Target
 from lxcbuild.sandbox.base import Bind, User
 from lxcbuild.state import locks
@@ -33,7 +33,6 @@ from lxcbuild.state.paths import StateDirs
 UPPER = "upper.tar.zst"
 STATE = "state.json"
 BINDS = "binds"
-_ID = re.compile(r"[0-9a-z][0-9a-z-]{0,63}")
 
 
 class KeptCommand(Struct, frozen=True, kw_only=True):
@@ -204,7 +203,7 @@ def _same_file(source: Path, destination: Path) -> None:
 def place_of(dirs: StateDirs, build_id: str) -> Path:
     """The directory of a kept state; raises :class:`StateGoneError`."""
     place = dirs.failed / build_id
-    if not _ID.fullmatch(build_id) or not (place / STATE).is_file():
+    if not is_id_part(build_id) or not (place / STATE).is_file():
         raise StateGoneError(
             f"the state of build {build_id[:64]} is not kept",
             details="kept are the newest failures in a sandbox, for a limited time (retention.yaml: failed_states)",
@@ -232,9 +231,7 @@ def kept(dirs: StateDirs) -> list[Path]:
     """The directories of all kept states, the newest first."""
     if not dirs.failed.is_dir():
         return []
-    return sorted(
-        (path for path in dirs.failed.iterdir() if _ID.fullmatch(path.name)), key=lambda p: p.name, reverse=True
-    )
+    return sorted((path for path in dirs.failed.iterdir() if is_id_part(path.name)), key=lambda p: p.name, reverse=True)
 
 
 # -- removing -------------------------------------------------------------------------------------------------------

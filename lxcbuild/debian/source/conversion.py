@@ -28,7 +28,6 @@ from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter, FailureClass
 
 RESULT = "conversion.json"
-DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@localhost>"
 #: Names below dist-packages that no project should own; dh_python3 and pybuild abort on, or drop, most of them.
 RESERVED_MODULES = frozenset(
     {
@@ -79,7 +78,7 @@ class ConversionPlan(Struct, frozen=True, kw_only=True):
     supersedes: tuple[str, ...] = ()
     #: py3dist-overrides: project name to relations ("" drops the requirement: not for this Python, or part of it).
     overrides: Mapping[str, str] = field(default_factory=dict)
-    maintainer: str = DEFAULT_MAINTAINER
+    maintainer: str
     environment: Mapping[str, str] = field(default_factory=dict)
     converter: Converter = Converter.PYPROJECT
     #: Patch licence fields away that the suite's backend is too old for (set it when a build requirement is outdated).

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -262,12 +261,7 @@ class _Watch(Struct):
 
     @classmethod
     def start(cls) -> _Watch:
-        return cls(time.monotonic(), _cpu_s())
+        return cls(time.monotonic(), time.process_time())
 
     def spent(self) -> tuple[float, float]:
-        return time.monotonic() - self.wall, _cpu_s() - self.cpu
-
-
-def _cpu_s() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime
+        return time.monotonic() - self.wall, time.process_time() - self.cpu

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from lxcbuild.config.units import parse_cpu_list
 from lxcbuild.linux.cgroups.cgroup import DEVICES, CgroupHost, Version
 from lxcbuild.model import Policy
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write, missing
 
-_CPU_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 PERIOD_US = 100_000  # the kernel's default cpu.max period; long enough to be cheap, short enough not to be noticed
 
 
@@ -86,17 +85,6 @@ def _cpu_quota(policy: Policy, facts: Facts) -> Limit:
 def _percent_of_quota(*texts: str) -> float | None:
     quota, period = " ".join(texts).split()
     return None if quota in ("max", "-1") else 100 * int(quota) / int(period)
-
-
-def parse_cpu_list(text: str) -> frozenset[int]:
-    """The kernel's list format, ``0-3,7``; raises ValueError on anything else."""
-    found: set[int] = set()
-    for part in text.split(","):
-        match = _CPU_RANGE.fullmatch(part.strip())
-        if match is None:
-            raise ValueError(f"{text[:60]!r} is not a list of CPUs such as 0-3,7")
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(found)
 
 
 def _cpu_set(policy: Policy, facts: Facts) -> Limit:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcbuild.config.units import bytes_text, parse_bytes, parse_percent, parse_seconds, seconds_text
+from lxcbuild.config.units import bytes_text, parse_bytes, parse_cpu_list, parse_percent, parse_seconds, seconds_text
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,12 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
         except ValueError as error:
             result = str(error)
         assert (len(result) < 200) if isinstance(result, str) else (isinstance(result, int | float) and result >= 0)
+
+
+def test_cpu_lists() -> None:
+    assert parse_cpu_list("0-3,7") == {0, 1, 2, 3, 7}
+    for bad in ("", "a", "1-", "-1", "1-2-3", "0-99999999"):
+        with pytest.raises(ValueError, match="not a list of CPUs"):
+            parse_cpu_list(bad)
+    with pytest.raises(ValueError, match="3-1 runs backwards"):
+        parse_cpu_list("0,3-1")

@@ -22,7 +22,7 @@ from lxcbuild.model import (
     Policy,
     TimeLimits,
 )
-from lxcbuild.sandbox.limits.compute import parse_cpu_list, shares_of_weight
+from lxcbuild.sandbox.limits.compute import shares_of_weight
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted, enforce, plan_limits, read_back
 from lxcbuild.sandbox.limits.io import bfq_weight
 
@@ -310,13 +310,6 @@ def test_weights_become_the_kernels_shares(weight: int, shares: int) -> None:
 @pytest.mark.parametrize(("weight", "bfq"), [(1, 1), (100, 100), (1090, 190), (10000, 1000)])
 def test_weights_become_bfq_weights(weight: int, bfq: int) -> None:
     assert bfq_weight(weight) == bfq
-
-
-def test_cpu_lists() -> None:
-    assert parse_cpu_list("0-3,7") == {0, 1, 2, 3, 7}
-    for bad in ("", "a", "1-", "-1", "1-2-3", "0-99999999"):
-        with pytest.raises(ValueError, match="not a list of CPUs"):
-            parse_cpu_list(bad)
 
 
 def test_threads_follow_the_cpus_allotted() -> None:
