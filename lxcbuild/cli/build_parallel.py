@@ -150,7 +150,7 @@ def _keys(
                 job = PlannedJob(target=str(request.target), members=(member,))
                 key = job.key
                 if key in found:  # the same release, asked for in two ways
-                    member = member.model_copy(update={"name": f"{name} {position}"[:200]})
+                    member = replace(member, name=f"{name} {position}"[:200])
                     key = PlannedJob(target=str(request.target), members=(member,)).key
                 found[key] = (request, member)
     finally:

@@ -90,7 +90,7 @@ def _with_layers(
             layers += layers_of(made, str(target), recorded, ground_of(target, images), store, after=len(layers))
     finally:
         store.close()
-    return made.model_copy(update={"layers": tuple(layers)})
+    return replace(made, layers=tuple(layers))
 
 
 def ground_of(target: Target, images: ImageStore) -> Ground:

@@ -151,7 +151,7 @@ def estimate_for(costs: Iterable[tuple[float, float, int]], *, members: int, lim
     peaks = [cost[2] for cost in known] if not unknown else []
     return Estimate(
         seconds=round(seconds, 2),
-        cpus=busy,
+        cpus=float(busy),
         memory_bytes=memory_need(peaks, limit_bytes=limit_bytes),
         measured=not unknown,
     )

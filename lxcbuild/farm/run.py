@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 
+import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lxcbuild.builder.failures import failure_of
 from lxcbuild.builder.ready import Ready
@@ -129,12 +131,12 @@ class Head(Struct, kw_only=True):
         for place, data in walk_results(self.store, self.settings.run):
             self._record_all(results.parse(data, place=place))
             self.store.remove(place)
-        self.plan = self.plan.model_copy(update={"jobs": dict(self.plan.jobs)})  # it may grow
+        self.plan = replace(self.plan, jobs=dict(self.plan.jobs))  # it may grow
         self._places = places(self.plan.jobs)
         ended: dict[str, Mapping[str, object]] = {}
         for entry in self.journal.earlier:
             if entry["event"] == "added":
-                jobs = {key: PlannedJob.model_validate(job) for key, job in entry["jobs"].items()}
+                jobs = {key: msgspec.convert(job, PlannedJob) for key, job in entry["jobs"].items()}
                 self._widen_plan(jobs, entry["key"])
             elif entry["event"] in ("built", "failed"):
                 ended[str(entry["key"])] = entry
@@ -386,10 +388,9 @@ class Head(Struct, kw_only=True):
             return
         names = ", ".join(sorted(f"{item.name} {item.version}" for item in result.wanted))
         self.watcher.note(f"{key} also needs {names}")
-        jobs = {name: job.model_dump(mode="json") for name, job in made.jobs.items()}
-        self.journal.write(
-            "added", key=key, jobs={**jobs, key: self._with_needs(key, made.needs).model_dump(mode="json")}
-        )
+        jobs = {name: msgspec.to_builtins(job) for name, job in made.jobs.items()}
+        jobs[key] = msgspec.to_builtins(self._with_needs(key, made.needs))
+        self.journal.write("added", key=key, jobs=jobs)
         self._widen_plan({**made.jobs, key: self._with_needs(key, made.needs)}, key)
         pruned = self._schedule.add(self._task(name) for name in made.jobs)
         for name, job in made.jobs.items():
@@ -403,7 +404,7 @@ class Head(Struct, kw_only=True):
 
     def _with_needs(self, key: str, needs: Sequence[str]) -> PlannedJob:
         job = self.plan.jobs[key]
-        return job.model_copy(update={"needs": tuple(sorted({*job.needs, *needs}))})
+        return replace(job, needs=tuple(sorted({*job.needs, *needs})))
 
     def _widen_plan(self, jobs: Mapping[str, PlannedJob], key: str) -> None:
         assert key in jobs, key

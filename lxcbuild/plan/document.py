@@ -6,55 +6,59 @@ file follows from it: the order, and which versions a job is pinned to (those of
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import fields
 
 from lxcbuild import __version__
+from lxcbuild.config.structs import convert, dotted_path, nearest
 from lxcbuild.errors import InputError
 from lxcbuild.plan.dependencies import components, reachable
 
 FORMAT = 1
 
-Text = Annotated[str, Field(max_length=4096)]
-Key = Annotated[str, Field(min_length=1, max_length=1000)]
-PackageText = Annotated[str, Field(max_length=400, pattern=r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+:~-]+=[0-9a-f]{64}$")]
-TargetText = Annotated[str, Field(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+(/[a-z0-9-]+)?$")]
+Text = Annotated[str, Meta(max_length=4096)]
+Key = Annotated[str, Meta(min_length=1, max_length=1000)]
+PackageText = Annotated[str, Meta(max_length=400, pattern=r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+:~-]+=[0-9a-f]{64}\Z")]
+TargetText = Annotated[str, Meta(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+(/[a-z0-9-]+)?\Z")]
+Count = Annotated[int, Meta(ge=0)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
 
 
-class Estimate(_Table):
+class Estimate(_Table, frozen=True):
     """What a job is expected to cost. ``measured``: by earlier builds of the same project; else by the policy's rule."""
 
-    seconds: Annotated[float, Field(ge=0)] = 30.0
-    cpus: Annotated[float, Field(gt=0)] = 1.0
-    memory_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    seconds: Annotated[float, Meta(ge=0)] = 30.0
+    cpus: Annotated[float, Meta(gt=0)] = 1.0
+    memory_bytes: Count = 1 << 30
     measured: bool = False
 
 
-class Member(_Table):
+class Member(_Table, frozen=True):
     """One build of a job. ``requirement`` is what is asked for; ``sha256`` its source archive's, "" if unknown."""
 
     name: Text
     version: Text
     requirement: Text
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     asked: bool = True  # by the user, not only by other projects
     requirements_known: bool = True  # False: the index does not tell; they are found out when it is built
     has_older: bool = False  # there may be older releases, for others that need it where this one cannot be built
 
 
-class PlannedJob(_Table):
+class PlannedJob(_Table, frozen=True):
     """One job; see the top."""
 
     target: TargetText
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    members: Annotated[tuple[Member, ...], Meta(min_length=1)]
     needs: tuple[Key, ...] = ()
     policy: Text = "default"
     backend: Text = "auto"
@@ -66,14 +70,14 @@ class PlannedJob(_Table):
         return job_key(self.target, {member.name: member.version for member in self.members})
 
 
-class PlannedTarget(_Table):
+class PlannedTarget(_Table, frozen=True):
     """What the plan was resolved for."""
 
     python: Text
     image: Text = ""  # digest
 
 
-class Official(_Table):
+class Official(_Table, frozen=True):
     """A project that the target ships, which is why it is not built."""
 
     target: TargetText
@@ -81,7 +85,7 @@ class Official(_Table):
     version: Text
 
 
-class Refused(_Table):
+class Refused(_Table, frozen=True):
     """A project that cannot be planned, and why: ``failure`` is one of the failure classes."""
 
     target: TargetText
@@ -90,16 +94,16 @@ class Refused(_Table):
     brief: Text
 
 
-class PlannedLayer(_Table):
+class PlannedLayer(_Table, frozen=True):
     """A set of packages (name=version=sha256) above the toolchain that several builds have in common, made before them.
 
     ``parent`` is a position in the list, or None; ``builds`` is how many stand on it.
     """
 
     target: TargetText
-    packages: Annotated[tuple[PackageText, ...], Field(min_length=1)]
-    parent: Annotated[int, Field(ge=0)] | None = None
-    builds: Annotated[int, Field(ge=0)] = 0
+    packages: Annotated[tuple[PackageText, ...], Meta(min_length=1)]
+    parent: Count | None = None
+    builds: Count = 0
     seconds_saved: float = 0.0
 
 
@@ -119,17 +123,17 @@ class _Needs(Mapping[str, tuple[str, ...]]):
         return len(self._jobs)
 
 
-class Plan(_Table):
+class Plan(_Table, frozen=True):
     """The whole file. ``jobs`` are by key."""
 
-    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)] = FORMAT
     lxcbuild: Text = __version__
-    targets: dict[TargetText, PlannedTarget] = Field(default_factory=dict)
-    options: dict[str, str | bool | None] = Field(default_factory=dict)
+    targets: dict[TargetText, PlannedTarget] = field(default_factory=dict)
+    options: dict[str, str | bool | None] = field(default_factory=dict)
     layers: tuple[PlannedLayer, ...] = ()
     official: tuple[Official, ...] = ()
     refused: tuple[Refused, ...] = ()
-    jobs: dict[Key, PlannedJob] = Field(default_factory=dict)
+    jobs: dict[Key, PlannedJob] = field(default_factory=dict)
 
     def needs(self) -> Mapping[str, tuple[str, ...]]:
         """Who needs whom, by key: a view, because it is asked for with every job of a plan that may have half a million."""
@@ -152,29 +156,47 @@ def job_key(target: str, versions: Mapping[str, str]) -> str:
 
 def dump_plan(plan: Plan) -> str:
     """The plan as text that :func:`parse_plan` reads: the same plan gives the same bytes."""
-    table = plan.model_dump(mode="json", exclude={"jobs"})
+    table = {name: msgspec.to_builtins(getattr(plan, name)) for name in plan.__struct_fields__ if name != "jobs"}
     for name in ("official", "refused"):
         table[name] = sorted(table[name], key=lambda item: json.dumps(item, sort_keys=True))
-    jobs = {key: plan.jobs[key].model_dump(mode="json", exclude_defaults=True) for key in sorted(plan.jobs)}
-    for job in jobs.values():
-        job["needs"] = sorted(job.get("needs", ()))
+    jobs = {key: {**_sparse(plan.jobs[key]), "needs": sorted(plan.jobs[key].needs)} for key in sorted(plan.jobs)}
     return json.dumps({**table, "jobs": jobs}, indent=1, ensure_ascii=False) + "\n"
 
 
-def parse_plan(text: str | bytes, *, name: str = "the plan") -> Plan:
+def _sparse(value: Any) -> Any:
+    """Plain data without what is as it is by default."""
+    if isinstance(value, Struct):
+        defaults = _defaults(type(value))
+        return {name: _sparse(own) for name, usual in defaults if (own := getattr(value, name)) != usual}
+    return [_sparse(each) for each in value] if isinstance(value, tuple) else value
+
+
+@functools.cache
+def _defaults(kind: type[Struct]) -> tuple[tuple[str, object], ...]:
+    return tuple((each.name, each.default) for each in fields(kind))
+
+
+def parse_plan(text: bytes | str, *, name: str = "the plan") -> Plan:
     """Read a plan, also one that a person has edited; raises :class:`InputError` that names the place."""
     try:
-        plan = Plan.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
+        plan = msgspec.json.decode(text, type=Plan)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        told = _mistakes(text) or [f"the whole file: {error}"]
         raise InputError(
-            f"{name}: {place}: {first['msg']}",
-            details="\n".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:20]),
+            f"{name}: {told[0]}",
+            details="\n".join(told[:20]),
             resolution="mend it there, or make the plan again: lxcbuild plan --from FILE -o FILE",
         ) from None
     _check(plan, name)
     return plan
+
+
+def _mistakes(text: bytes | str) -> list[str]:
+    try:
+        found = convert(msgspec.json.decode(text), Plan)[1]
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # it is no JSON at all, and the reader has said so
+        return []
+    return [f"{dotted_path(each.at) or 'the whole file'}: {each.problem}" for each in found]
 
 
 def _check(plan: Plan, name: str) -> None:
@@ -192,9 +214,8 @@ def _check(plan: Plan, name: str) -> None:
     for key, job in plan.jobs.items():
         for other in job.needs:
             if other not in plan.jobs:
-                near = get_close_matches(other, plan.jobs, n=1)
                 raise InputError(
-                    f"{name}: jobs.{key}.needs: there is no job {other}.{f' Perhaps {near[0]}?' if near else ''}",
+                    f"{name}: jobs.{key}.needs: there is no job {other}.{nearest(other, plan.jobs)}",
                     resolution="name a job of the plan, or remove the line",
                 )
     for component in components(plan.needs()):

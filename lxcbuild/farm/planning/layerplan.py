@@ -109,7 +109,7 @@ def worth_making(
                 packages=tuple(sorted(layer.packages)),
                 parent=place.get(layer.parent),
                 builds=uses[layer.packages],
-                seconds_saved=round(saved, 1),
+                seconds_saved=round(float(saved), 1),
             )
         )
     return found

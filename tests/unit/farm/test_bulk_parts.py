@@ -69,11 +69,15 @@ def test_a_plan_survives_its_file_and_is_the_same_text_whatever_the_order() -> N
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda p: p["jobs"][key("b")]["needs"].append(key("aa")), f"no job {key('aa')}. Perhaps {key('a')}?"),
+        (
+            lambda p: p["jobs"][key("b")]["needs"].append(key("aa")),
+            f"no job {key('aa')}. Perhaps you meant '{key('a')}'.",
+        ),
         (lambda p: p["jobs"].update({"x": p["jobs"].pop(key("a"))}), "jobs.x: its members make it"),
         (lambda p: p["jobs"][key("a")].update(needs=[key("b")]), "need each other"),
         (lambda p: p["jobs"][key("a")].update(colour="red"), f"jobs.{key('a')}.colour"),
-        (lambda p: p.update(format=2), "format"),
+        (lambda p: p.update(format=2), "format: must be at most 1, not 2"),
+        (lambda p: p["jobs"][key("a")].update(needs=5, estimate={"seconds": -1}), "needs: must be a list, not 5"),
         (lambda p: p["jobs"][key("a")]["members"][0].update(sha256="short"), "sha256"),
     ],
 )
@@ -84,6 +88,23 @@ def test_mistakes_of_editing_are_told_with_their_place(change: object, said: str
         parse_plan(json.dumps(edited), name="mine.json")
     assert said in str(caught.value)
     assert str(caught.value).startswith("mine.json: ")
+
+
+def test_all_mistakes_of_a_plan_are_told() -> None:
+    edited = json.loads(dump_plan(plan(job("a"))))
+    edited["jobs"][key("a")].update(needs=5, estimate={"seconds": -1}, polisy="x", target="debian/bookworm\n")
+    with pytest.raises(InputError) as caught:
+        parse_plan(json.dumps(edited))
+    place = f"jobs.{key('a')}"
+    assert (caught.value.details or "").splitlines() == [
+        f"{place}.polisy: there is no such key. Perhaps you meant 'policy'.",
+        f"{place}.target: 'debian/bookworm\\n' does not match ^[a-z0-9.+-]+/[a-z0-9.+-]+(/[a-z0-9-]+)?",
+        f"{place}.needs: must be a list, not 5",
+        f"{place}.estimate.seconds: must be at least 0, not -1",
+    ]
+    for text in ("{", b"\xff", b"[" * 100_000, "[]"):
+        with pytest.raises(InputError, match="the whole file"):
+            parse_plan(text)
 
 
 def test_projects_that_need_each_other_become_one_job() -> None:
