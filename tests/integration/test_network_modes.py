@@ -22,7 +22,7 @@ from lxcbuild.model import NetworkAttempt, NetworkMode
 from lxcbuild.sandbox.base import Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.lxc_instance import LxcInstance
-from lxcbuild.sandbox.network import sinkhole
+from lxcbuild.sandbox.network.attempts import MAX_ATTEMPTS
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import POLICY, processes_of, spec
 from tests.support.timing import quick
@@ -220,7 +220,7 @@ attempt("after", lambda: socket.create_connection(("8.8.8.8", 443)))
     # first packet of the connection after the flood, too: TCP repeats it after 1 and after 3 seconds (RFC 6298).
     met, result = attempts(instance, script, within_s=4)
     assert met["after"] == "ECONNREFUSED"
-    assert len(result.network) == sinkhole.MAX_ATTEMPTS
+    assert len(result.network) == MAX_ATTEMPTS
     assert 0 < result.network_lost < 10000
     (guard,) = _guards(instance)
     status = dict(line.split(":", 1) for line in Path(f"/proc/{guard}/status").read_text().splitlines())

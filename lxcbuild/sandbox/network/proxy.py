@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
+from lxcbuild.sandbox.network.attempts import Attempt
 from lxcbuild.sandbox.network.proxyrequest import BadRequestError, Request, is_listed, is_public, parse_request
-from lxcbuild.sandbox.network.sinkhole import Attempt
 
 if TYPE_CHECKING:
     from lxcbuild.sandbox.network.sinkhole import Guard

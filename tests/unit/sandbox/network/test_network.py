@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 
 from lxcbuild.sandbox.network import network, sinkhole
+from lxcbuild.sandbox.network.attempts import MAX_ATTEMPTS, Attempt, Attempts
 from lxcbuild.sandbox.network.attribution import Culprit
 from lxcbuild.sandbox.network.proxyrequest import is_listed, is_public
-from lxcbuild.sandbox.network.sinkhole import Attempt, Names, Recorder, is_special
+from lxcbuild.sandbox.network.sinkhole import Names, is_special
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,12 @@ def found() -> Culprit:
 
 
 def test_what_is_remembered_is_bounded_and_the_rest_is_counted() -> None:
-    recorder = Recorder()
-    for port in range(sinkhole.MAX_ATTEMPTS + 50):
+    recorder = Attempts()
+    for port in range(MAX_ATTEMPTS + 50):
         for _ in range(3):
             recorder.add(Attempt("tcp", None, "9.9.9.9", port), found)
     attempts, lost = recorder.take()
-    assert len(attempts) == sinkhole.MAX_ATTEMPTS
+    assert len(attempts) == MAX_ATTEMPTS
     assert {attempt.count for attempt in attempts} == {3}
     assert {attempt.pid for attempt in attempts} == {7}
     assert lost == 150
@@ -89,7 +90,7 @@ def test_what_is_remembered_is_bounded_and_the_rest_is_counted() -> None:
 
 
 def test_processes_that_are_gone_are_not_searched_without_end() -> None:
-    recorder, searches = Recorder(), []
+    recorder, searches = Attempts(), []
 
     def nobody() -> None:
         searches.append(1)
@@ -102,7 +103,7 @@ def test_processes_that_are_gone_are_not_searched_without_end() -> None:
 
 
 def test_a_name_that_was_used_is_said_once() -> None:
-    recorder = Recorder()
+    recorder = Attempts()
     recorder.add(Attempt("dns", "github.com", None, None), found)
     recorder.add(Attempt("dns", "index.builds.io", None, None), found)
     recorder.add(Attempt("tcp", "github.com", None, 443), found)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lxcbuild.sandbox.network import proxy
+from lxcbuild.sandbox.network.attempts import Attempts
 from lxcbuild.sandbox.network.proxyrequest import BadRequestError, parse_request
-from lxcbuild.sandbox.network.sinkhole import Recorder
 
 
 def test_requests_are_read_and_rewritten() -> None:
@@ -122,7 +122,7 @@ class Guard:
     """As much of the guard as the proxy needs."""
 
     def __init__(self) -> None:
-        self.recorder = Recorder()
+        self.recorder = Attempts()
 
     def local_peer(self, *_: Any) -> None:
         return None
