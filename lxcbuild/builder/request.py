@@ -16,27 +16,37 @@ from lxcbuild.model import SourceKind, Target
 DEFAULT_MAINTAINER = "lxcbuild <lxcbuild@example.org>"
 
 
-class BuildRequest(Struct, frozen=True, kw_only=True):
-    """One request: this requirement (or local path) for this target."""
+class BuildOptions(Struct, frozen=True, kw_only=True):
+    """What the builds of one command line, or of one plan, have in common."""
+
+    converter: ConverterChoice = ConverterChoice.AUTO
+    maintainer: str = DEFAULT_MAINTAINER
+    strict_debian: bool = False  # build with packages of the distribution only
+    fork_server: bool = True  # as far as the policy allows it, too
+    newer_than_official: bool = True  # where the suite has a requirement in a version that does not do
+    lintian: bool = False  # let lintian judge the packages
+    tests: bool = False  # run the project's own tests on the packages
+
+
+class BuildRequest(BuildOptions, frozen=True, kw_only=True):
+    """One build: this requirement (or local path) for this target, with these options."""
 
     requirement: str
     target: Target
     path: Path | None = None  # a local sdist, .dsc or directory, instead of the index
     kind: SourceKind = SourceKind.SDIST
-    converter: ConverterChoice = ConverterChoice.AUTO
     force: bool = False  # build although the distribution ships it
     output: Path | None = None  # where the user wants the packages, besides the store
-    maintainer: str = DEFAULT_MAINTAINER
-    fork_server: bool = True  # as far as the policy allows it, too
-    strict_debian: bool = False  # build with packages of the distribution only
     with_deps: bool = True  # build what the suite lacks of its requirements, too
-    newer_than_official: bool = True  # where the suite has a requirement in a version that does not do
     rebuild: bool = False  # although the very same was built before
-    lintian: bool = False  # let lintian judge the packages
-    tests: bool = False  # run the project's own tests on the packages
     check_reproducible: bool = False  # build twice under different circumstances and compare
     needed_by: str = ""  # what this is a requirement of; empty: the user asked for it
     hashes: tuple[tuple[str, str], ...] = ()  # (algorithm, digest): the source archive must have one of them; none: any
+
+    @property
+    def options(self) -> BuildOptions:
+        """What it has in common with others."""
+        return BuildOptions(**{name: getattr(self, name) for name in BuildOptions.__struct_fields__})
 
     @property
     def wants_checks(self) -> bool:

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 
 from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.layering import nearest_stack
+from lxcbuild.cli.main import configure_logging
 from lxcbuild.config.overrides import Overrides, load_overrides
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.config.sharing import load_sharing
 from lxcbuild.debian.archive.apt import AptArchive
 from lxcbuild.debian.archive.contents import ContentsIndex
-from lxcbuild.events import Monitor
+from lxcbuild.events import BuildEnded, Event, Monitor, PhaseEnded
 from lxcbuild.images.layer import Share
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
+from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Target
 from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.sandbox.lxc import LxcBackend
@@ -94,3 +96,25 @@ def _keep_within_budget(layers: LayerStore) -> None:
 
         cold, hot = budgets()
         evict(layers, cold_bytes=cold, hot_bytes=hot)
+
+
+@contextlib.contextmanager
+def bulk_build_context(dirs: StateDirs, monitor: Monitor, *, policy: str) -> Iterator[BuildContext]:
+    """The same in a process of its own, which inherits nothing of how the head speaks: only warnings are shown."""
+    configure_logging(log_format="text", verbosity=0, plain=True)
+    with build_context(dirs, monitor, policy=policy) as context:
+        yield context
+
+
+class Recorder:
+    """A monitor that writes finished phases and builds into the ledger, as they happen."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def emit(self, event: Event) -> None:
+        """Record it, if there is anything to record."""
+        if isinstance(event, PhaseEnded):
+            self._ledger.phase(event.build_id, event.record)
+        elif isinstance(event, BuildEnded):
+            self._ledger.finish(event.outcome)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from lxcbuild.builder.phases.collect import hand_over
 from lxcbuild.builder.ready import Ready, dependencies_of
 from lxcbuild.builder.request import BuildRequest
-from lxcbuild.cli.bulk_context import bulk_build_context
+from lxcbuild.cli.build_context import bulk_build_context
 from lxcbuild.config.overrides import load_overrides
 from lxcbuild.config.policies import load_policy
 from lxcbuild.config.recipes import load_recipe
@@ -23,7 +23,7 @@ from lxcbuild.events import BuildEnded, BuildPutAside, Monitor, Note
 from lxcbuild.farm.artifacts import DirectoryStore
 from lxcbuild.farm.engines.engine import JobEvent
 from lxcbuild.farm.engines.local import LocalEngine
-from lxcbuild.farm.jobs import estimate_for, known_failures, options_of
+from lxcbuild.farm.jobs import estimate_for, known_failures, options_text
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.progress import Progress
 from lxcbuild.farm.run import Head
@@ -51,7 +51,7 @@ def build_parallel(
     for target in {request.target for request in requests}:
         load_recipe(target)
     keys = _keys(requests, ui.dirs, monitor)
-    plan = Plan(options=options_of(requests[0]), jobs=_planned(keys, policy))
+    plan = Plan(options=options_text(requests[0].options), jobs=_planned(keys, policy))
     ui.dirs.bulk.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=ui.dirs.bulk, prefix="build-") as scratch,

@@ -6,18 +6,21 @@ Nothing heavy may be imported here: ``lxcbuild --version`` and ``--help`` have a
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from msgspec import Struct
 
-from lxcbuild import __version__
+from lxcbuild import __version__, log
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import CancelledError, DiskFullError, LxcbuildError
 from lxcbuild.state.paths import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, StateDirs
@@ -26,6 +29,13 @@ EXIT_USAGE = 2
 EXIT_BUG = 70  # sysexits.h: EX_SOFTWARE
 EXIT_CANCELLED = CancelledError.exit_code
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+
+class BugError(LxcbuildError):
+    """An exception that nobody expected."""
+
+    reference: ClassVar[str] = "bug"
+    exit_code: ClassVar[int] = EXIT_BUG
 
 
 class Verb(Struct, frozen=True):
@@ -82,7 +92,9 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = verb.place.partition(":")
         if not verb.quiet:
-            _configure_logging(ctx.find_object(Ui))
+            ui = ctx.find_object(Ui)
+            assert ui is not None, "the group was given one"
+            configure_logging(log_format=ui.log_format, verbosity=ui.verbosity, plain=ui.plain)
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command), verb.place
         return command
@@ -183,8 +195,6 @@ def _unexpected(ui: Ui, error: Exception) -> int:
         )
         ui.error(full)
         return full.exit_code
-    from lxcbuild.cli.bug import report_bug
-
     ui.error(report_bug(error, ui.dirs, show=ui.verbosity > 0))
     return EXIT_BUG
 
@@ -212,8 +222,65 @@ def _signals_unwind() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _configure_logging(ui: Ui | None) -> None:
-    from lxcbuild.cli.log_setup import configure_logging
+def report_bug(error: Exception, dirs: StateDirs, *, show: bool) -> BugError:
+    """Save the traceback below ``lib/crashes`` (or the temporary directory, for callers who may not write there)."""
+    import traceback
 
-    if ui is not None:
-        configure_logging(log_format=ui.log_format, verbosity=ui.verbosity, plain=ui.plain)
+    text = "".join(traceback.format_exception(error))
+    path = _save(text, dirs.lib / "crashes")
+    said = str(error).partition("\n")[0][:200]
+    return BugError(
+        f"this is a bug in lxcbuild: {type(error).__name__}: {said}",
+        details=text if show else None,
+        resolution=f"please report it with the file {path}"
+        if path
+        else "run it again with -v and report what it prints",
+    )
+
+
+def _save(text: str, directory: Path) -> Path | None:
+    import tempfile
+    import time
+
+    name = time.strftime("%Y%m%d-%H%M%S-", time.gmtime())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        directory = Path(tempfile.gettempdir())
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=directory, prefix=f"lxcbuild-crash-{name}", suffix=".txt", delete=False
+        ) as file:
+            file.write(text)
+    except OSError:
+        return None
+    return Path(file.name)
+
+
+def configure_logging(*, log_format: str, verbosity: int, plain: bool) -> None:
+    """Send log records to standard error: warnings always, more with each ``-v``."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    configure = functools.partial(_configure_structlog, log_format=log_format, level=level, plain=plain)
+    log.configure(level=level, configure_structlog=configure)
+
+
+def _configure_structlog(*, log_format: str, level: int, plain: bool) -> None:
+    import structlog
+
+    last: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=not plain, exception_formatter=structlog.dev.plain_traceback)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks if log_format == "json" else structlog.dev.set_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import msgspec
 
-from lxcbuild.cli.render import outcome_document
+from lxcbuild.cli.documents import outcome_document
 from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.events import BuildEnded, BuildStarted, Event, Note, Output, PhaseEnded, Progress
 from lxcbuild.model import Outcome, Status

@@ -1,16 +1,19 @@
-"""Options and conversions that several verbs share."""
+"""Options and conversions that several verbs share; each option is said here once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import NotRootError
 from lxcbuild.model import Target
-from lxcbuild.state.paths import StateDirs
+
+if TYPE_CHECKING:
+    from lxcbuild.builder.request import BuildRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,7 +30,7 @@ def _remember_json(context: click.Context, _parameter: click.Parameter, value: b
 def json_option(command: Command) -> Command:
     """Add ``--json`` (parameter ``as_json``); errors are printed as JSON too from here on."""
     option = click.option(
-        "--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document on standard output."
+        "--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document on standard output"
     )
     return option(command)
 
@@ -49,14 +52,14 @@ def target_option(command: Command) -> Command:
         "--target",
         "-t",
         type=TargetType(),
-        help="What to build for, such as debian/bookworm; default: this host's own.",
+        help="Suite to build for, such as debian/bookworm; default: this host's own",
     )
     return option(command)
 
 
 def policy_option(command: Command) -> Command:
     """Add ``--policy`` (parameter ``policy``: a name, ``default`` unless given)."""
-    return click.option("--policy", "-p", default="default", show_default=True, help="Isolation policy.")(command)
+    return click.option("--policy", "-p", default="default", show_default=True, help="Isolation policy")(command)
 
 
 def require_root(doing: str) -> None:
@@ -88,13 +91,129 @@ def host_target() -> Target:
     return Target.parse(f"{name}/{suite}")
 
 
-__all__ = [
-    "StateDirs",
-    "TargetType",
-    "host_target",
-    "json_option",
-    "pass_ui",
-    "policy_option",
-    "require_root",
-    "target_option",
-]
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+#: The options of builds that ``plan`` and ``rebuild`` have.
+PLAN_OPTIONS = ("force", "newer_than_official", "strict_debian", "lintian", "tests")
+
+_RUN_OPTIONS = (
+    click.option(
+        "--engine",
+        "engine_name",
+        type=click.Choice(["local", "dask"]),
+        default="local",
+        show_default=True,
+        help="Where builds run: this machine or a Dask cluster",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="Address of the farm's scheduler, such as tls://head:8786"),
+    click.option("--certificates", type=DIRECTORY, help="Directory with the farm's TLS certificates"),
+    click.option("--insecure", is_flag=True, help="Speak to the scheduler without TLS"),
+    click.option("--store", metavar="URL", help="Store for packages and logs that all workers of a farm reach"),
+    click.option(
+        "-j", "--jobs", type=click.IntRange(1), help="Maximum number of parallel builds  [default: as many as fit]"
+    ),
+    click.option("--repo", type=DIRECTORY, help="APT repository to publish in"),
+)
+_SEVERAL = (
+    click.option(
+        "--from", "files", multiple=True, type=FILE, metavar="FILE", help="File with names or requirements, one a line"
+    ),
+    click.option(
+        "--target", "-t", "targets", multiple=True, type=TargetType(), help="Suite to build for; can be repeated"
+    ),
+    policy_option,
+)
+
+
+def _build_options() -> dict[str, Callable[[Command], Command]]:
+    """By the field of :class:`BuildRequest`. Imported for verbs that build only: the others start sooner."""
+    from lxcbuild.builder.machine import ConverterChoice
+    from lxcbuild.builder.request import DEFAULT_MAINTAINER
+
+    return {
+        "output": click.option(
+            "-o", "--output", type=DIRECTORY, help="Directory that the packages are copied to as well"
+        ),
+        "force": click.option("--force", is_flag=True, help="Build although the distribution ships the project"),
+        "with_deps": click.option(
+            "--with-deps/--no-deps",
+            default=True,
+            show_default=True,
+            help="Also build run-time requirements that the distribution lacks",
+        ),
+        "newer_than_official": click.option(
+            "--newer-than-official/--no-newer-than-official",
+            default=True,
+            show_default=True,
+            envvar="LXCBUILD_NEWER_THAN_OFFICIAL",
+            help="Let requirements replace packages of the distribution that are too old",
+        ),
+        "rebuild": click.option(
+            "--rebuild", is_flag=True, help="Build again what was built before, and try what failed before"
+        ),
+        "lintian": click.option("--lintian", is_flag=True, help="Also check the packages with lintian"),
+        "tests": click.option(
+            "--tests", is_flag=True, help="Also run the project's own tests on the installed packages"
+        ),
+        "check_reproducible": click.option(
+            "--check-reproducible", is_flag=True, help="Also build under other circumstances and compare the packages"
+        ),
+        "converter": click.option(
+            "--converter",
+            type=click.Choice([choice.value for choice in ConverterChoice]),
+            default=ConverterChoice.AUTO.value,
+            show_default=True,
+            help="Tool that writes debian/ for a Python project",
+        ),
+        "fork_server": click.option(
+            "--fork-server/--no-fork-server",
+            default=True,
+            show_default=True,
+            help="Run packaging tools as forks of servers that have them loaded",
+        ),
+        "maintainer": click.option(
+            "--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages"
+        ),
+        "strict_debian": click.option(
+            "--strict-debian", is_flag=True, help="Build with packages of the distribution only"
+        ),
+    }
+
+
+def _add(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:
+    for option in reversed(list(options)):
+        command = option(command)
+    return command
+
+
+def request_options(command: Command) -> Command:
+    """Add target and all options of builds; the verb hands what it gets of them to :func:`request_like`."""
+    return _add(command, (target_option, *_build_options().values()))
+
+
+def plan_options(command: Command) -> Command:
+    """Add what ``plan`` and ``rebuild`` have in common: files, targets, policy, and the options that a plan keeps."""
+    known = _build_options()
+    return _add(command, (*_SEVERAL, *(known[name] for name in PLAN_OPTIONS)))
+
+
+def watch_options(command: Command) -> Command:
+    """Add files, targets, policy and ``--force``."""
+    return _add(command, (*_SEVERAL, _build_options()["force"]))
+
+
+def run_options(command: Command) -> Command:
+    """Add what says where a plan is carried out: engine, store, repository, and how many builds at once."""
+    return _add(command, _RUN_OPTIONS)
+
+
+def request_like(given: Mapping[str, Any]) -> BuildRequest:
+    """What every build of this command line has in common; nothing is named yet. Raises UnknownTargetError."""
+    from lxcbuild.builder.machine import ConverterChoice
+    from lxcbuild.builder.request import BuildRequest
+
+    values = {**given, "target": given["target"] or host_target()}
+    if "converter" in values:
+        values["converter"] = ConverterChoice(values["converter"])
+    return BuildRequest(requirement="", **values)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
+import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from lxcbuild.builder.machine import ConverterChoice
 from lxcbuild.builder.ready import Ready, find_ready, influences, sound
 from lxcbuild.builder.remembered import remembered
-from lxcbuild.builder.request import DEFAULT_MAINTAINER, BuildRequest
+from lxcbuild.builder.request import BuildOptions, BuildRequest
 from lxcbuild.config.overrides import Overrides
-from lxcbuild.errors import UnknownBuildError
+from lxcbuild.errors import InputError, UnknownBuildError
 from lxcbuild.farm.engines.engine import Provided, StoredFile
 from lxcbuild.ledger.records import Records
 from lxcbuild.model import Target
@@ -27,32 +28,28 @@ from lxcbuild.state.paths import StateDirs
 _OWN = ("hashes", "with_deps")
 
 
-def options_of(request: BuildRequest) -> dict[str, str | bool | None]:
-    """What a plan keeps of the options that all its builds have in common."""
-    return {
-        "converter": request.converter.value,
-        "maintainer": request.maintainer,
-        "strict_debian": request.strict_debian,
-        "fork_server": request.fork_server,
-        "newer_than_official": request.newer_than_official,
-        "lintian": request.lintian,
-        "tests": request.tests,
-    }
+def options_text(options: BuildOptions) -> dict[str, str | bool | None]:
+    """The options of builds as a plan's file keeps them."""
+    return cast("dict[str, str | bool | None]", msgspec.to_builtins(options))
+
+
+def options_from(kept: Mapping[str, str | bool | None]) -> BuildOptions:
+    """The options of a plan's file, which people may edit; raises :class:`InputError`."""
+    try:
+        return msgspec.convert({name: value for name, value in kept.items() if value is not None}, BuildOptions)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"the options of the plan: {error}", resolution="mend them there, or make the plan again: lxcbuild plan"
+        ) from None
 
 
 def request_for(member: Member, job: PlannedJob, options: Mapping[str, str | bool | None]) -> BuildRequest:
     """The request of one build. The plan has settled already that the suite does not ship it."""
     return BuildRequest(
+        **asdict(options_from(options)),
         requirement=member.requirement,
         target=Target.parse(job.target),
-        converter=ConverterChoice(str(options.get("converter") or "auto")),
         force=True,
-        maintainer=str(options.get("maintainer") or DEFAULT_MAINTAINER),
-        strict_debian=bool(options.get("strict_debian")),
-        fork_server=options.get("fork_server") is not False,
-        newer_than_official=options.get("newer_than_official") is not False,
-        lintian=bool(options.get("lintian")),
-        tests=bool(options.get("tests")),
         needed_by="" if member.asked else "others of a plan",
         hashes=(("sha256", member.sha256),) if member.sha256 else (),
     )

@@ -202,7 +202,7 @@ def _wait_for_worker(head: int) -> bool:
 def test_interactive_builds_take_room_from_bulk_ones(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from lxcbuild.state.paths import StateDirs\n"
-        "from lxcbuild.cli.bulk_context import bulk_build_context; from lxcbuild.farm.engines.local import LocalEngine\n"
+        "from lxcbuild.cli.build_context import bulk_build_context; from lxcbuild.farm.engines.local import LocalEngine\n"
         "engine = LocalEngine(StateDirs.choose(sys.argv[1]), bulk_build_context, slots_directory=Path(sys.argv[2]))\n"
         "print(engine.workers()[0].cpus); engine.close()"
     )

@@ -12,9 +12,16 @@ import click
 from msgspec import Struct, field
 
 from lxcbuild.cli.already_built import already_built
-from lxcbuild.cli.build_options import request_like, request_options
-from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
-from lxcbuild.cli.recorder import Recorder
+from lxcbuild.cli.options import (
+    DIRECTORY,
+    FILE,
+    json_option,
+    pass_ui,
+    policy_option,
+    request_like,
+    request_options,
+    require_root,
+)
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.requests import read_requests
 from lxcbuild.cli.results import conclude
@@ -45,24 +52,26 @@ class _Build(click.Command):
     "--requirement",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
-    help="Also build every project of this requirements file.",
+    help="Requirements file whose projects are built as well",
 )
 @request_options
 @policy_option
 @click.option(
     "--capsule",
     metavar="[=FILE]",
-    help="Save the state of a build that fails as one file (here, or =FILE, or in the directory =FILE).",
+    help="Save the state of a failed build as a file: here, or as =FILE or in it",
 )
-@click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them.")
+@click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them")
 @click.option(
     "--overrides",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A directory of hand-made overrides, besides packages/ of the configuration.",
+    type=DIRECTORY,
+    help="Directory of hand-made overrides, besides packages/ of the configuration",
 )
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Build up to so many of them side by side.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of parallel builds"
+)
 @json_option
 @pass_ui
 def build(
@@ -93,7 +102,6 @@ def build(
 
         load_policy(policy)  # a mistake in it is told, even where nothing is left to build
     with ui.monitor() as monitor, Ledger.open(ui.dirs) as ledger:
-        watcher = FanOut(monitor, Recorder(ledger))
         found = {
             request: outcome
             for request in asked
@@ -106,7 +114,7 @@ def build(
 
             built = _Built(*build_parallel(left, ui, monitor, policy=policy, overrides=overrides, jobs=jobs))
         else:
-            built = _build(left, ui, ledger, watcher, policy, overrides)
+            built = _build(left, ui, ledger, monitor, policy, overrides)
     outcomes = [
         found.get(request) or built.asked[request] for request in asked if request in found or request in built.asked
     ]
@@ -122,7 +130,7 @@ class _Built(Struct, frozen=True):
 
 
 def _build(
-    requests: Sequence[BuildRequest], ui: Ui, ledger: Ledger, watcher: Monitor, policy: str, overrides: Path | None
+    requests: Sequence[BuildRequest], ui: Ui, ledger: Ledger, monitor: Monitor, policy: str, overrides: Path | None
 ) -> _Built:
     if not requests:
         return _Built()
@@ -131,7 +139,7 @@ def _build(
     with contextlib.closing(LauncherPool(ui.dirs.run)) as launchers:
         launchers.warm()  # it needs as long as the imports that follow
         from lxcbuild.builder.family import build_family
-        from lxcbuild.cli.build_context import build_context
+        from lxcbuild.cli.build_context import Recorder, build_context
         from lxcbuild.config.overrides import load_overrides
         from lxcbuild.config.recipes import load_recipe
 
@@ -140,7 +148,11 @@ def _build(
         with (
             _courtesy(policy),
             build_context(
-                ui.dirs, watcher, policy=policy, overrides=load_overrides(overrides), launchers=launchers
+                ui.dirs,
+                FanOut(monitor, Recorder(ledger)),
+                policy=policy,
+                overrides=load_overrides(overrides),
+                launchers=launchers,
             ) as context,
         ):
             meant = [request for request in requests if _applies(request, context)]

@@ -9,62 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lxcbuild.cli.options import TargetType, host_target, json_option, pass_ui, policy_option, require_root
-from lxcbuild.cli.render import Ui, bytes_text, seconds_text
+from lxcbuild.cli.options import FILE, host_target, json_option, pass_ui, plan_options, request_like, require_root
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.files import write_whole
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:
-    from lxcbuild.builder.request import BuildRequest
     from lxcbuild.plan.document import Plan
 
 #: Of the layers that come first, so many are told one by one.
 _LAYERS_SHOWN = 10
 
 
-def plan_options(command: Any) -> Any:
-    """What ``plan`` and ``rebuild --from`` have in common."""
-    options = (
-        click.option(
-            "--from",
-            "files",
-            multiple=True,
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="Names or requirements, one a line.",
-        ),
-        click.option(
-            "--target", "-t", "targets", multiple=True, type=TargetType(), help="Build for this; can be repeated."
-        ),
-        policy_option,
-        click.option("--force", is_flag=True, help="Also build what the distribution ships."),
-        click.option(
-            "--newer-than-official/--no-newer-than-official",
-            default=True,
-            show_default=True,
-            help="What others need may take the place of the distribution's own packages that are too old.",
-        ),
-        click.option("--strict-debian", is_flag=True, help="Build with packages of the distribution only."),
-        click.option("--lintian", is_flag=True, help="Also let lintian judge the packages."),
-        click.option("--tests", is_flag=True, help="Also run the projects' own tests."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def like(wanted: dict[str, Any], targets: Sequence[Target]) -> BuildRequest:
-    """What all builds of a plan have in common."""
-    from lxcbuild.builder.request import BuildRequest
-
-    return BuildRequest(requirement="", target=targets[0], **wanted)
-
-
 @click.command()
 @click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
 @plan_options
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan to this file.")
-@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), help="Draw who needs whom to this SVG file.")
+@click.option("-o", "--output", type=FILE, help="File that the plan is written to")
+@click.option("--graph", type=FILE, help="SVG file that the graph of needs is drawn to")
 @json_option
 @pass_ui
 def plan(
@@ -101,7 +63,7 @@ def plan(
             requirements,
             files,
             targets,
-            like=like(wanted, targets),
+            like=request_like({**wanted, "target": targets[0]}),
             policy=policy,
             dirs=ui.dirs,
             monitor=monitor,

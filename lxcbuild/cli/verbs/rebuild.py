@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lxcbuild.cli.bulk_results import conclude
-from lxcbuild.cli.options import host_target, json_option, pass_ui, require_root
+from lxcbuild.cli.options import (
+    FILE,
+    PLAN_OPTIONS,
+    host_target,
+    json_option,
+    pass_ui,
+    plan_options,
+    request_like,
+    require_root,
+    run_options,
+)
 from lxcbuild.cli.render import Ui
-from lxcbuild.cli.verbs.plan import like, plan_options
+from lxcbuild.cli.results import conclude_run
 from lxcbuild.errors import InputError
 from lxcbuild.files import write_whole
 from lxcbuild.model import Target
@@ -32,24 +41,17 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("plan_file", required=False, type=click.Path(path_type=Path, dir_okay=False), metavar="[PLAN]")
+@click.argument("plan_file", required=False, type=FILE, metavar="[PLAN]")
 @plan_options
+@run_options
 @click.option(
-    "--engine", "engine_name", type=click.Choice(["local", "dask"]), default="local", show_default=True, help="Where."
+    "--keep-going/--stop-on-failure",
+    default=True,
+    show_default=True,
+    help="Go on with builds that do not need what failed",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Of the farm's scheduler: tls://head:8786.")
-@click.option("--certificates", type=click.Path(path_type=Path, file_okay=False), help="Of the farm, for TLS.")
-@click.option("--insecure", is_flag=True, help="Speak to the scheduler without TLS.")
-@click.option("--store", metavar="URL", help="Where packages and logs travel through; a farm needs one that all reach.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="At most so many builds at once.  [default: as many as fit]")
-@click.option(
-    "--keep-going/--stop-on-failure", default=True, show_default=True, help="Build on what does not need what failed."
-)
-@click.option("--resume", is_flag=True, help="Go on with the same run: what has failed in it is not tried again.")
-@click.option(
-    "--rebuild", "again", is_flag=True, help="Build although the same was built before, and try what failed before."
-)
-@click.option("--repo", type=click.Path(path_type=Path, file_okay=False), help="Publish in this APT repository.")
+@click.option("--resume", is_flag=True, help="Go on with the same run; what failed in it is not tried again")
+@click.option("--rebuild", "again", is_flag=True, help="Build again what was built before, and try what failed before")
 @json_option
 @pass_ui
 def rebuild(
@@ -77,7 +79,7 @@ def rebuild(
     from lxcbuild.farm.journal import Journal
     from lxcbuild.ledger.store import Ledger
 
-    own = {name: given.pop(name) for name in ("force", "newer_than_official", "strict_debian", "lintian", "tests")}
+    own = {name: given.pop(name) for name in PLAN_OPTIONS}
     targets = list(dict.fromkeys(targets)) or [host_target()]
     run = _run_name(plan_file, files, targets, {**own, "policy": policy})
     directory = ui.dirs.bulk / run
@@ -91,7 +93,7 @@ def rebuild(
             with view.shown(), _interrupts(head, view):
                 tally = head.run()
             flush()
-    return conclude(ui, tally, view.picture(), again=_again(plan_file, files), as_json=as_json)
+    return conclude_run(ui, tally, view.picture(), again=_again(plan_file, files), as_json=as_json)
 
 
 def _run_name(plan_file: Path | None, files: Sequence[Path], targets: Sequence[Target], own: dict[str, Any]) -> str:
@@ -135,7 +137,7 @@ def _plan(
                 (),
                 files,
                 targets,
-                like=like(own, targets),
+                like=request_like({**own, "target": targets[0]}),
                 policy=policy,
                 dirs=ui.dirs,
                 monitor=monitor,
@@ -242,7 +244,7 @@ def _engine(
     jobs: int | None,
     alive: Path,
 ) -> Engine:
-    from lxcbuild.cli.bulk_context import bulk_build_context
+    from lxcbuild.cli.build_context import bulk_build_context
 
     if engine_name == "local":
         from lxcbuild.farm.engines.local import LocalEngine

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from lxcbuild.cli.options import TargetType, host_target, pass_ui, policy_option, require_root
-from lxcbuild.cli.render import Ui, seconds_text
+from lxcbuild.cli.options import host_target, pass_ui, require_root, run_options, watch_options
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.ranges import seconds_text
 from lxcbuild.errors import BuildsFailedError, CancelledError, InputError
 from lxcbuild.ledger.records import now
 from lxcbuild.ledger.store import Ledger
@@ -40,34 +41,26 @@ class Seconds(click.ParamType[float]):
 
 @click.command()
 @click.argument("projects", nargs=-1, metavar="[PROJECT]...")
+@watch_options
+@click.option("--ledger", "from_ledger", is_flag=True, help="Track every project that the ledger has a build of")
+@click.option("--once", is_flag=True, help="Look once, build what is new, and end")
 @click.option(
-    "--from",
-    "files",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Names or requirements, one a line; only versions that they admit are built.",
+    "--interval",
+    type=Seconds(),
+    default="10min",
+    show_default=True,
+    help="Time from one look at everything to the next",
 )
-@click.option("--ledger", "from_ledger", is_flag=True, help="Track every project that the ledger has a build of.")
-@click.option("--target", "-t", "targets", multiple=True, type=TargetType(), help="Build for this; can be repeated.")
-@policy_option
-@click.option("--once", is_flag=True, help="Look once, build what is new, and end.")
 @click.option(
-    "--interval", type=Seconds(), default="10min", show_default=True, help="From one look at everything to the next."
+    "--rate",
+    type=click.FloatRange(0.01, 100),
+    default=5.0,
+    show_default=True,
+    help="Maximum rate of questions, per second",
 )
-@click.option("--rate", type=click.FloatRange(0.01, 100), default=5.0, show_default=True, help="Questions per second.")
-@click.option("--force", is_flag=True, help="Also build what the distribution ships.")
-@click.option("--pre", is_flag=True, help="Also build pre-releases.")
-@click.option(
-    "--catch-up", is_flag=True, help="Also build the newest release of projects that are tracked from now on."
-)
-@click.option("-j", "--jobs", type=click.IntRange(1), help="At most so many builds at once.")
-@click.option("--repo", type=click.Path(path_type=Path, file_okay=False), help="Publish in this APT repository.")
-@click.option("--engine", "engine_name", type=click.Choice(["local", "dask"]), default="local", show_default=True)
-@click.option("--scheduler", metavar="ADDRESS", help="Of the farm's scheduler.")
-@click.option("--certificates", type=click.Path(path_type=Path, file_okay=False), help="Of the farm, for TLS.")
-@click.option("--insecure", is_flag=True, help="Speak to the scheduler without TLS.")
-@click.option("--store", metavar="URL", help="Where packages and logs travel through.")
+@click.option("--pre", is_flag=True, help="Also build pre-releases")
+@click.option("--catch-up", is_flag=True, help="Also build the newest release of newly tracked projects")
+@run_options
 @pass_ui
 def watch(
     ui: Ui,
@@ -189,7 +182,6 @@ class _Builder(Struct):
             keep_going=True,
             again=False,
             as_json=False,
-            **_defaults(rebuild),
             **self.options,
         )
         with Ledger.open(self.ui.dirs) as ledger:
@@ -208,12 +200,6 @@ class _Builder(Struct):
             ours = [r for r in records if r.version == release.version or (not r.version and r.started_at >= since)]
             seen.update(record.status for record in ours[:1])
         return next((s.value for s in (Status.FAILED, Status.BUILT) if s.value in seen), None)
-
-
-def _defaults(command: click.Command) -> dict[str, Any]:
-    """What a command would be given for the options that nobody names here."""
-    named = {"newer_than_official": True, "strict_debian": False, "lintian": False, "tests": False}
-    return {name: value for name, value in named.items() if any(p.name == name for p in command.params)}
 
 
 def _rounds(releases: Sequence[NewRelease]) -> list[list[NewRelease]]:

@@ -20,7 +20,7 @@ from lxcbuild.config.policies import load_policy
 from lxcbuild.debian.names import Distribution
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.errors import DependencyError, LxcbuildError, NetworkError
-from lxcbuild.farm.jobs import estimate_for, options_of
+from lxcbuild.farm.jobs import estimate_for, options_text
 from lxcbuild.ledger.costs import Cost
 from lxcbuild.model import FailureClass, Phase, Target
 from lxcbuild.plan.document import Member, Official, Plan, PlannedJob, PlannedTarget, Refused, merge_cycles
@@ -65,7 +65,7 @@ def make_plan(wanted: PlanRequest, suites: Sequence[Suite], *, index: CrowdClien
     like = wanted.requests[0] if wanted.requests else BuildRequest(requirement="", target=suites[0].target)
     return Plan(
         targets={str(s.target): PlannedTarget(python=s.python, image=s.image) for s in suites},
-        options=options_of(like),
+        options=options_text(like.options),
         official=tuple(item for maker in makers for item in maker.official),
         refused=tuple(item for maker in makers for item in maker.refused),
         jobs={key: job for maker in makers for key, job in maker.jobs(spent, cpus=cpus).items()},

@@ -337,7 +337,7 @@ def test_a_cycle_is_named_by_one_of_its_projects() -> None:
 
 def test_workers_find_done_what_each_of_them_would_do_first() -> None:
     script = (
-        "import sys; from lxcbuild.farm import results; from lxcbuild.cli.bulk_context import bulk_build_context\n"
+        "import sys; from lxcbuild.farm import results; from lxcbuild.cli.build_context import bulk_build_context\n"
         "from lxcbuild.farm.engines import subprocess_jobs\n"
         "from multiprocessing import forkserver; subprocess_jobs.context(bulk_build_context)\n"
         "for name in forkserver._forkserver._preload_modules: __import__(name)\n"

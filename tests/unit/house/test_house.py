@@ -13,7 +13,7 @@ import pytest
 import lxcbuild
 from lxcbuild import errors
 from lxcbuild.cli import main as cli_main
-from lxcbuild.cli.bug import BugError
+from lxcbuild.cli.main import BugError
 from lxcbuild.cli.reference import pages
 from tests import ROOT
 

@@ -110,7 +110,7 @@ def check(ui: Ui, /, *, names: tuple[str, ...], as_json: bool) -> None:
             results.append((name, error))
     failed = [wrong for _, wrong in results if wrong is not None]
     if as_json:
-        from lxcbuild.cli.render import error_document
+        from lxcbuild.cli.documents import error_document
 
         ui.emit_json(
             {

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lxcbuild.cli.options import TargetType, host_target, json_option, pass_ui, require_root
-from lxcbuild.cli.render import Ui, bytes_text, seconds_text
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:

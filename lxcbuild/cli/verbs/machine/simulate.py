@@ -9,8 +9,9 @@ import click
 import msgspec
 
 from lxcbuild.cli.options import json_option, pass_ui
-from lxcbuild.cli.render import Ui, bytes_text, seconds_text
+from lxcbuild.cli.render import Ui
 from lxcbuild.cli.verbs.machine.farm import Bytes
+from lxcbuild.config.ranges import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from lxcbuild.farm.simulation.simulate import Measured, Simulated

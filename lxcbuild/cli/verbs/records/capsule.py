@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lxcbuild.cli.documents import record_document
 from lxcbuild.cli.options import json_option, pass_ui, policy_option, require_root
-from lxcbuild.cli.render import Ui, bytes_text, record_document
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.ranges import bytes_text
 from lxcbuild.errors import UnknownBuildError
 
 if TYPE_CHECKING:

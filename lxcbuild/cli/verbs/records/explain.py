@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from lxcbuild.cli.options import json_option, pass_ui
-from lxcbuild.cli.render import Ui, bytes_text, seconds_text
+from lxcbuild.cli.render import Ui
+from lxcbuild.config.ranges import bytes_text, seconds_text
 from lxcbuild.errors import UnknownBuildError
 from lxcbuild.ledger.records import BuildRecord
 from lxcbuild.model import Failure, FailureClass, Phase, Status, Usage

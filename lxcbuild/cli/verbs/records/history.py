@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from lxcbuild.cli.documents import record_document
 from lxcbuild.cli.options import json_option, pass_ui, target_option
-from lxcbuild.cli.render import Ui, record_document
+from lxcbuild.cli.render import Ui
 from lxcbuild.config.ranges import seconds_text, time_text
 from lxcbuild.ledger.records import STATUSES, BuildRecord
 from lxcbuild.model import FailureClass, Target
