@@ -123,7 +123,7 @@ def crumbs() -> dict[str, int]:
         for each in wanted:
             importers[each].add(name)
     lines = {name: path.read_text().count("\n") for name, path in modules().items() if path.name != "__init__.py"}
-    return {name: count for name, count in lines.items() if count < CRUMB_LINES and len(importers[name]) == 1}
+    return {name: 1 for name, count in lines.items() if count < CRUMB_LINES and len(importers[name]) == 1}
 
 
 def long_first_sentences() -> dict[str, int]:
