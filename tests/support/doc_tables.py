@@ -55,17 +55,25 @@ def table(found: Document) -> str:
     )
 
 
-def _five(name: str, spread: Document, ratio: float | None) -> list[Any]:
+def _five(name: str, spread: Document, ratio: float | None, *, digits: int = 1) -> list[Any]:
     keys = ("minimum", "quartile1", "median", "quartile3", "maximum")
-    return [name, *(round(spread[key], 2) for key in keys), None if ratio is None else round(ratio, 2)]
+    return [name, *(round(spread[key], digits) for key in keys), None if ratio is None else round(ratio, 2)]
 
 
+OURS = {
+    "ready": "ready, limits read back",
+    "first": "first byte of a command",
+    "second": "one more command, whole",
+    "stop": "stop, all dead",
+    "close": "close",
+    "whole": "request to dead",
+}
 FIVE = ["min", "lower quartile", "median", "upper quartile", "max"]
 
 
 def start(found: Document) -> tuple[list[str], list[list[Any]]]:
     """Of ``lxcbuild bench start --json``."""
-    rows = [_five(f"lxcbuild: {name}", spread, None) for name, spread in found["lxcbuild"].items()]
+    rows = [_five(f"lxcbuild: {OURS[name]}", spread, None) for name, spread in found["lxcbuild"].items()]
     for name, peer in found["peers"].items():
         rows.append(_five(f"{name}: first byte", peer["first"], peer["ratio_first"]["median"]))
     return ["ms", *FIVE, "ours / theirs"], rows
@@ -77,7 +85,7 @@ def build(found: Document) -> tuple[list[str], list[list[Any]]]:
     series = {key: value for key, value in sample.items() if isinstance(value, dict) and "median" in value}
     plain = series["bare, plain rules"]["median"]
     return [f"{name}, s", *FIVE, "/ plain"], [
-        _five(key, value, value["median"] / plain) for key, value in series.items()
+        _five(key, value, value["median"] / plain, digits=2) for key, value in series.items()
     ]
 
 
