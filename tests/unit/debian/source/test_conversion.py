@@ -43,6 +43,7 @@ def inspection(**changes: Any) -> Inspection:
 def plan(**changes: Any) -> ConversionPlan:
     made = ConversionPlan(
         distribution="Demo.Project",
+        maintainer="lxcbuild <lxcbuild@localhost>",
         version="1.0rc1",
         source="python-demo-project",
         package="python3-demo-project",
