@@ -29,6 +29,7 @@ from lxcbuild.sandbox.network import network
 from lxcbuild.sandbox.registry import Registration
 from lxcbuild.sandbox.session import Session
 from lxcbuild.sandbox.start import launcher, lxcconf
+from lxcbuild.sandbox.start.job import LaunchJob
 from lxcbuild.sandbox.start.launcher_pool import LauncherHandle, LauncherPool, wait_pidfd
 from lxcbuild.sandbox.watch import Reading
 from lxcbuild.state.paths import StateDirs
@@ -193,7 +194,7 @@ class LxcInstance:
         limits = self.spec.policy.disk
         early, late = _cgroup_files(cgroup)
         runner = compiled.find(self._dirs, self.spec.lowers[-1])
-        job = launcher.Job(
+        job = LaunchJob(
             name=f"{self._dirs.tag}-{self.spec.instance_id}",
             hostname=self.spec.hostname,
             id_base=self._id_start,

@@ -15,7 +15,7 @@ _SEARCHES = 3
 
 
 @dataclass
-class Attempt:
+class SeenAttempt:
     """One thing that was tried, ``count`` times; ``protocol`` is ``dns`` for a name that was asked for and never used."""
 
     protocol: str
@@ -39,10 +39,10 @@ class Attempts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._attempts: dict[Key, Attempt] = {}
+        self._attempts: dict[Key, SeenAttempt] = {}
         self._lost = 0
 
-    def add(self, attempt: Attempt, who: Callable[[], attribution.Culprit | None]) -> None:
+    def add(self, attempt: SeenAttempt, who: Callable[[], attribution.Culprit | None]) -> None:
         """Count an attempt; ``who`` is asked for its process when it is a new one and there is room for it."""
         key = (attempt.protocol, attempt.name, attempt.address, attempt.port, attempt.allowed)
         with self._lock:
@@ -62,7 +62,7 @@ class Attempts:
         with self._lock:
             self._attempts[key] = named if known is None else replace(named, count=known.count, at=known.at)
 
-    def take(self) -> tuple[list[Attempt], int]:
+    def take(self) -> tuple[list[SeenAttempt], int]:
         """All attempts and the number of those that were counted only; then forget them.
 
         A question for a name is left out when the name was used, because then that is said better.

@@ -20,15 +20,13 @@ import select
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
-from lxcbuild.sandbox.network.attempts import Attempt
+from lxcbuild.sandbox.network.attempts import Attempts, SeenAttempt
+from lxcbuild.sandbox.network.attribution import Culprit
 from lxcbuild.sandbox.network.proxyrequest import BadRequestError, Request, is_listed, is_public, parse_request
-
-if TYPE_CHECKING:
-    from lxcbuild.sandbox.network.sinkhole import Guard
 
 MAX_CONNECTIONS = 32
 _HEAD_BYTES, _HEAD_S = 16 * 1024, 10.0
@@ -39,16 +37,25 @@ _CHUNK = 65536
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
 
 
-def serve_in_background(listener: socket.socket, hosts: list[str], guard: Guard) -> None:
+class Witness(Protocol):
+    """Who writes requests down, and knows whose they are: the guard."""
+
+    recorder: Attempts
+
+    def local_peer(self, peer: tuple[Any, ...], own: tuple[Any, ...], protocol: int) -> Culprit | None:
+        """The process behind ``peer``, which talks to our address ``own``."""
+
+
+def serve_in_background(listener: socket.socket, hosts: list[str], witness: Witness) -> None:
     """Serve in threads of this process until it ends."""
-    threading.Thread(target=_Proxy(listener, hosts, guard).serve, name="proxy", daemon=True).start()
+    threading.Thread(target=_Proxy(listener, hosts, witness).serve, name="proxy", daemon=True).start()
 
 
 class _Proxy:
-    def __init__(self, listener: socket.socket, hosts: list[str], guard: Guard) -> None:
+    def __init__(self, listener: socket.socket, hosts: list[str], witness: Witness) -> None:
         self._listener = listener
         self._hosts = hosts
-        self._guard = guard
+        self._witness = witness
         self._places = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._bytes_left = _MAX_BYTES
@@ -77,9 +84,9 @@ class _Proxy:
         upstream = _upstream(request)
         address, why = self._judge(request, resolve=upstream is None)
         own = client.getsockname()
-        self._guard.recorder.add(
-            Attempt("proxy", request.host, None, request.port, allowed=why is None),
-            lambda: self._guard.local_peer(peer, own, socket.IPPROTO_TCP),
+        self._witness.recorder.add(
+            SeenAttempt("proxy", request.host, None, request.port, allowed=why is None),
+            lambda: self._witness.local_peer(peer, own, socket.IPPROTO_TCP),
         )
         if why is not None:
             _refuse(client, "403 Forbidden", why)

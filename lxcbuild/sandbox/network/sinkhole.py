@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from lxcbuild.linux import netns, syscalls
 from lxcbuild.sandbox.network import attribution, packets
-from lxcbuild.sandbox.network.attempts import Attempt, Attempts
+from lxcbuild.sandbox.network.attempts import Attempts, SeenAttempt
 
 MAX_NAMES = 4096
 PROXY_PORT, PROXY_BACKLOG = 3128, 64
@@ -110,7 +110,7 @@ class Guard:
         """Serve as a proxy to these hosts (see proxy.py), from the first connection on."""
 
         def begin() -> bool:
-            from lxcbuild.sandbox.network import proxy  # 50 ms, which few builds pay for
+            from lxcbuild.sandbox.network import proxy  # 23 ms, which few builds pay for
 
             self._poll.unregister(listener.fileno())
             del self._handlers[listener.fileno()]
@@ -215,7 +215,7 @@ class Guard:
             return None
         if is_special(question.name):
             return packets.dns_answer(question, code=packets.NAME_ERROR)
-        self.recorder.add(Attempt("dns", question.name[:255], None, None), who)
+        self.recorder.add(SeenAttempt("dns", question.name[:255], None, None), who)
         address = self._names.address(question.name)
         if address is None:
             return packets.dns_answer(question, code=packets.NAME_ERROR)
@@ -230,7 +230,7 @@ class Guard:
         name = self._names.name(packet.destination)
         family = socket.AF_INET if packet.version == 4 else socket.AF_INET6
         self.recorder.add(
-            Attempt(
+            SeenAttempt(
                 packets.NAMES.get(packet.protocol, f"ip-{packet.protocol}"),
                 name,
                 None if name else socket.inet_ntop(family, packet.destination),

@@ -7,17 +7,17 @@ Python to start. It ends when its socket closes or its parent dies, whichever co
 
 Messages are JSON on SOCK_SEQPACKET sockets, descriptors travel beside them (SCM_RIGHTS).
 
-=================  =============================================================  ===========================
-socket             message                                                        descriptors
-=================  =============================================================  ===========================
-to the launcher pool     ``{"op": "fork"}``                                             the launcher's job socket, and what it keeps
-from the launcher pool   ``{"pid": N}``                                                 pidfd of the launcher
-to the launcher    ``{"op": "warm", "id_base": N, "way_out": bool}``              none
-to the launcher    the job, see :class:`Job`                                      the runner's socket, the lock of the id range,
+=========================  =====================================================  ===========================
+socket                     message                                                descriptors
+=========================  =====================================================  ===========================
+to the launcher pool       ``{"op": "fork"}``                                     the launcher's job socket, and what it keeps
+from the launcher pool     ``{"pid": N}``                                         pidfd of the launcher
+to the launcher            ``{"op": "warm", "id_base": N, "way_out": bool}``      none
+to the launcher            the job, see :class:`LaunchJob`                        the runner's socket, the lock of the id range,
                                                                                   the guard's line (see sinkhole.py)
-from the launcher  ``{"event": "mounted", "netns", "guard"}``                     merged tree, upper directory
-from the launcher  ``{"event": "ended", "ok": bool, "error", "log"}``             none
-=================  =============================================================  ===========================
+from the launcher          ``{"event": "mounted", "netns", "guard"}``             merged tree, upper directory
+from the launcher          ``{"event": "ended", "ok": bool, "error", "log"}``     none
+=========================  =====================================================  ===========================
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,38 +44,13 @@ if __name__ == "__main__":  # started by path, without site-packages: find our p
 from lxcbuild.linux import idmap, mounts, netns, syscalls
 from lxcbuild.sandbox.inside import runner_code
 from lxcbuild.sandbox.start import lxcconf
+from lxcbuild.sandbox.start.job import LaunchJob
 from lxcbuild.sandbox.start.namespaces import set_up
 from lxcbuild.sandbox.start.tree import PLACE, make_tree
 
 MESSAGE_BYTES = 1 << 17
 _LAST_WORDS_S = 5.0
 _LIBLXC_LOG = f"{PLACE}/l/log"
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a launcher must know, in words that survive JSON. ``id_base`` is the first host id of the sandbox's range."""
-
-    name: str
-    hostname: str
-    id_base: int
-    lowers: list[str]  # topmost first
-    binds: list[tuple[str, str]]  # host path, inner path
-    tmpfs_bytes: int
-    tmpfs_inodes: int
-    network: str  # a NetworkMode
-    proxy_hosts: list[str] = field(default_factory=list)
-    max_ptys: int = 64
-    seccomp_profile: str | None = None  # its text, in liblxc's format
-    # Files to write "0" to, which moves the writer into the build's cgroups; the late ones
-    # forbid mknod, so their turn is when /dev is made.
-    cgroup_files: list[str] = field(default_factory=list)
-    late_cgroup_files: list[str] = field(default_factory=list)
-    runner: str | None = None  # a file: the runner compiled by the image's own Python, see compiled.py
-
-    def encode(self) -> bytes:
-        """The message."""
-        return json.dumps(asdict(self)).encode()
 
 
 def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
@@ -176,7 +150,7 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
                 message, fds = receive(sock)
             except EOFError:
                 os._exit(0)  # warmed for nothing
-            _serve(sock, Job(**message), *fds, userns=userns, namespaces=namespaces)
+            _serve(sock, LaunchJob(**message), *fds, userns=userns, namespaces=namespaces)
             status = 0
     except BrokenPipeError:
         pass  # the orchestrator went away: so do we
@@ -186,7 +160,7 @@ def _become_launcher(job_fd: int, nursery_pid: int) -> NoReturn:
 
 def _serve(
     sock: socket.socket,
-    job: Job,
+    job: LaunchJob,
     runner_fd: int,
     id_fd: int,
     guard_fd: int,
@@ -227,7 +201,7 @@ def _serve(
     send(sock, {"event": "ended", "ok": ok, "error": error, "log": text})
 
 
-def _run_container(sock: socket.socket, job: Job, id_fd: int, netns_fd: int) -> bool:
+def _run_container(sock: socket.socket, job: LaunchJob, id_fd: int, netns_fd: int) -> bool:
     """Start the container in the foreground: this process is its monitor until everything inside is dead."""
     import lxc
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lxcbuild.sandbox.start.launcher import Job
+from lxcbuild.sandbox.start.job import LaunchJob
 
 #: Device nodes of /dev: name, major, minor (Linux: Documentation/admin-guide/devices.txt).
 DEVICES = (
@@ -114,7 +112,7 @@ def _open_files() -> int:
     return 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
 
 
-def render(job: Job) -> str:
+def render(job: LaunchJob) -> str:
     """The configuration of one container; the launcher's tree is below /run in its own mount namespace."""
     masks = [(name, "/run/x/null") for name in MASKED_FILES] + [(name, "/run/e") for name in MASKED_DIRS]
     entries = [

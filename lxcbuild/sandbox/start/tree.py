@@ -8,20 +8,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lxcbuild.linux import mounts, syscalls
 from lxcbuild.sandbox.inside import runner_code
 from lxcbuild.sandbox.start import lxcconf
-
-if TYPE_CHECKING:
-    from lxcbuild.sandbox.start.launcher import Job
+from lxcbuild.sandbox.start.job import LaunchJob
 
 #: Where the launcher builds the tree in its own mount namespace: a directory that every host has and every user may enter.
 PLACE = "/run"
 
 
-def make_tree(job: Job, userns: int) -> tuple[int, int]:
+def make_tree(job: LaunchJob, userns: int) -> tuple[int, int]:
     """All mounts of the sandbox, in a mount namespace of our own. Returns descriptors of the merged tree and the upper."""
     mounts.make_private()
     attributes = mounts.READ_ONLY
@@ -88,7 +85,7 @@ def _attach_at(tree: int, name: str) -> None:
     mounts.attach(tree, os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _make_directories(merged: int, job: Job) -> None:
+def _make_directories(merged: int, job: LaunchJob) -> None:
     """Directories that the sandbox needs; an image in which one is a link or a file is refused."""
     base = job.id_base
     for path, owner, mode in (
@@ -102,7 +99,7 @@ def _make_directories(merged: int, job: Job) -> None:
         os.close(mounts.make_dir(merged, mounts.split_inside(path), owner=base + owner, mode=mode))
 
 
-def _runner(job: Job) -> dict[str, bytes]:
+def _runner(job: LaunchJob) -> dict[str, bytes]:
     """What is laid beside the devices: the runner compiled by the image's Python if there is that, else by ours."""
     if job.runner is not None:
         with contextlib.suppress(FileNotFoundError):  # its image was removed a moment ago
@@ -110,7 +107,7 @@ def _runner(job: Job) -> dict[str, bytes]:
     return runner_code.files()
 
 
-def _make_dev(merged: int, job: Job, runner: Mapping[str, bytes]) -> None:
+def _make_dev(merged: int, job: LaunchJob, runner: Mapping[str, bytes]) -> None:
     """/dev: a read-only directory of the build's tmpfs with exactly these entries; the runner's script lies there too."""
     base = job.id_base
     Path("d").mkdir()

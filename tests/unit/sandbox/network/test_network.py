@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from lxcbuild.sandbox.network import network, sinkhole
-from lxcbuild.sandbox.network.attempts import MAX_ATTEMPTS, Attempt, Attempts
+from lxcbuild.sandbox.network.attempts import MAX_ATTEMPTS, Attempts, SeenAttempt
 from lxcbuild.sandbox.network.attribution import Culprit
 from lxcbuild.sandbox.network.proxyrequest import is_listed, is_public
 from lxcbuild.sandbox.network.sinkhole import Names, is_special
@@ -80,7 +80,7 @@ def test_what_is_remembered_is_bounded_and_the_rest_is_counted() -> None:
     recorder = Attempts()
     for port in range(MAX_ATTEMPTS + 50):
         for _ in range(3):
-            recorder.add(Attempt("tcp", None, "9.9.9.9", port), found)
+            recorder.add(SeenAttempt("tcp", None, "9.9.9.9", port), found)
     attempts, lost = recorder.take()
     assert len(attempts) == MAX_ATTEMPTS
     assert {attempt.count for attempt in attempts} == {3}
@@ -96,7 +96,7 @@ def test_processes_that_are_gone_are_not_searched_without_end() -> None:
         searches.append(1)
 
     for _ in range(1000):
-        recorder.add(Attempt("udp", None, "9.9.9.9", 1), nobody)
+        recorder.add(SeenAttempt("udp", None, "9.9.9.9", 1), nobody)
     (attempt,), _ = recorder.take()
     assert attempt.count == 1000
     assert len(searches) < 10
@@ -104,9 +104,9 @@ def test_processes_that_are_gone_are_not_searched_without_end() -> None:
 
 def test_a_name_that_was_used_is_said_once() -> None:
     recorder = Attempts()
-    recorder.add(Attempt("dns", "github.com", None, None), found)
-    recorder.add(Attempt("dns", "index.builds.io", None, None), found)
-    recorder.add(Attempt("tcp", "github.com", None, 443), found)
+    recorder.add(SeenAttempt("dns", "github.com", None, None), found)
+    recorder.add(SeenAttempt("dns", "index.builds.io", None, None), found)
+    recorder.add(SeenAttempt("tcp", "github.com", None, 443), found)
     attempts, _ = recorder.take()
     assert [(attempt.protocol, attempt.name) for attempt in attempts] == [
         ("dns", "index.builds.io"),
