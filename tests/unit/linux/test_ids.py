@@ -20,22 +20,23 @@ from lxcbuild.linux.ids import RANGE, IdAllocator, Interval, parse_subids, slots
 ME = frozenset({"root"})
 
 
-def allocator(tmp_path: Path, uid: str = f"root:100000:{4 * RANGE}", gid: str | None = None) -> IdAllocator:
+def allocator(tmp_path: Path, uid: str = f"root:3100000000:{4 * RANGE}", gid: str | None = None) -> IdAllocator:
+    """Of ids that no sandbox of this machine has, because an allocator looks at all processes."""
     (tmp_path / "subuid").write_text(uid + "\n")
     (tmp_path / "subgid").write_text((uid if gid is None else gid) + "\n")
     return IdAllocator(subuid=tmp_path / "subuid", subgid=tmp_path / "subgid", directory=tmp_path / "ids")
 
 
 def test_parsing_skips_what_shadow_skips() -> None:
-    text = "# comment\nroot:100000:65536\nbroken\nroot:x:1\n0:300000:10\nalice:500000:65536\nroot:1:0\n:::\n"
+    text = "# comment\nroot:3100000000:65536\nbroken\nroot:x:1\n0:300000:10\nalice:500000:65536\nroot:1:0\n:::\n"
     mine, others = parse_subids(text, names=frozenset({"root", "0"}))
-    assert mine == [Interval(100000, 65536), Interval(300000, 10)]
+    assert mine == [Interval(3100000000, 65536), Interval(300000, 10)]
     assert others == [Interval(500000, 65536)]
 
 
 def test_slots_are_common_to_both_files() -> None:
-    found = slots([Interval(100000, 3 * RANGE)], [Interval(100000 + RANGE, 5 * RANGE)])
-    assert [start for part in found for start in part] == [100000 + RANGE, 100000 + 2 * RANGE]
+    found = slots([Interval(3100000000, 3 * RANGE)], [Interval(3100000000 + RANGE, 5 * RANGE)])
+    assert [start for part in found for start in part] == [3100000000 + RANGE, 3100000000 + 2 * RANGE]
 
 
 intervals = st.lists(st.builds(Interval, st.integers(0, 10**6), st.integers(1, 10**6)), max_size=4)
@@ -73,18 +74,18 @@ def test_ranges_are_disjoint_until_exhausted(tmp_path: Path) -> None:
 
 
 def test_ids_that_another_user_has_too_are_never_given(tmp_path: Path) -> None:
-    source = allocator(tmp_path, f"root:100000:{2 * RANGE}\nalice:{100000 + RANGE}:10")
-    assert source.starts() == [100000]
+    source = allocator(tmp_path, f"root:3100000000:{2 * RANGE}\nalice:{3100000000 + RANGE}:10")
+    assert source.starts() == [3100000000]
 
 
 @pytest.mark.parametrize(
     ("uid", "gid", "says"),
     [
         ("", "", "subuid and .*subgid give it none"),
-        (f"root:100000:{RANGE}", "", "subgid give it none"),
-        (f"root:100000:{RANGE}", f"root:900000:{RANGE}", "share no block"),
-        (f"root:100000:{RANGE}\nbob:100000:{RANGE}", f"root:100000:{RANGE}", "share no block"),
-        ("root:100000:1000", "root:100000:1000", "give it none"),
+        (f"root:3100000000:{RANGE}", "", "subgid give it none"),
+        (f"root:3100000000:{RANGE}", f"root:3900000000:{RANGE}", "share no block"),
+        (f"root:3100000000:{RANGE}\nbob:3100000000:{RANGE}", f"root:3100000000:{RANGE}", "share no block"),
+        ("root:3100000000:1000", "root:3100000000:1000", "give it none"),
     ],
 )
 def test_no_range_is_an_error_with_the_line_that_mends_it(tmp_path: Path, uid: str, gid: str, says: str) -> None:
@@ -119,9 +120,9 @@ def test_rested_slots_are_preferred_to_those_just_released(tmp_path: Path) -> No
 def test_a_slot_is_not_reused_while_a_process_runs_with_its_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = allocator(tmp_path, f"root:100000:{RANGE}")
+    source = allocator(tmp_path, f"root:3100000000:{RANGE}")
     source.acquire().release()
-    monkeypatch.setattr(ids, "_ids_of_processes", lambda: {100000 + 1000})
+    monkeypatch.setattr(ids, "_ids_of_processes", lambda: {3100000000 + 1000})
     with pytest.raises(NoIdRangeError, match="1 by processes that outlived theirs"):
         source.acquire()
     monkeypatch.undo()
@@ -132,7 +133,7 @@ def test_a_slot_is_not_reused_while_a_process_runs_with_its_ids(
 def test_the_rest_of_a_killed_holders_slot_begins_when_it_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = allocator(tmp_path, f"root:100000:{2 * RANGE}")
+    source = allocator(tmp_path, f"root:3100000000:{2 * RANGE}")
     (tmp_path / "ids").mkdir()
     for start in source.starts():
         (tmp_path / "ids" / str(start)).write_text("held")
@@ -163,7 +164,7 @@ def child(tmp_path: Path, count: int) -> subprocess.Popen[str]:
 
 
 def test_processes_never_share_and_a_killed_one_gives_back(tmp_path: Path) -> None:
-    source = allocator(tmp_path, f"root:100000:{32 * RANGE}")
+    source = allocator(tmp_path, f"root:3100000000:{32 * RANGE}")
     children = [child(tmp_path, 8) for _ in range(4)]
     try:
         starts = [int(word) for each in children for word in each.stdout.readline().split()]  # type: ignore[union-attr]
@@ -181,7 +182,7 @@ def test_processes_never_share_and_a_killed_one_gives_back(tmp_path: Path) -> No
 
 
 def test_the_lock_lives_as_long_as_a_helper_that_inherited_it(tmp_path: Path) -> None:
-    source = allocator(tmp_path, f"root:100000:{RANGE}")
+    source = allocator(tmp_path, f"root:3100000000:{RANGE}")
     held = source.acquire()
     helper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held.fd])
     try:
