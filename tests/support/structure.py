@@ -134,7 +134,7 @@ def long_first_sentences() -> dict[str, int]:
             return False
         if not isinstance(node, ast.Module) and node.name.startswith("_"):
             return False
-        first = re.split(r"(?<=[.!?:;])\s|\n\n", ast.get_docstring(node) or "")[0]
+        first = re.split(r"(?<=[.!?])\s|\n\n", ast.get_docstring(node) or "")[0]
         return len(first.split()) > MAX_WORDS
 
     return dict(Counter(name for name, tree in trees().items() for node in ast.walk(tree) if is_long(node)))
