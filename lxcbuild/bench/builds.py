@@ -17,10 +17,10 @@ from msgspec import Struct, field
 
 from lxcbuild import process
 from lxcbuild.bench import bare
-from lxcbuild.bench.clean_rooms import ROOMS, CleanRoomSpec, Ready
+from lxcbuild.bench.clean_rooms import ROOMS, CleanRoomSpec, ReadyRoom
 from lxcbuild.bench.cold import forget_layers, layerless
 from lxcbuild.bench.samples import ratios
-from lxcbuild.bench.start import Budget
+from lxcbuild.bench.start import Promise
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.archive import sources
@@ -67,23 +67,23 @@ class Series(Struct):
     identical: bool = True  # whether the plain way gave the same packages, bit for bit, in every round
     cold: bool = False
 
-    def budgets(self, kind: str) -> Iterator[Budget]:
+    def budgets(self, kind: str) -> Iterator[Promise]:
         """What was promised for this kind of sample."""
         if self.cold:
             for name, series in self.peers.items() if kind != "debian" else ():
-                yield Budget(f"cold: whole command / {name}", ratios(self.whole, series).median, MAX_COLD, "x")
+                yield Promise(f"cold: whole command / {name}", ratios(self.whole, series).median, MAX_COLD, "x")
             return
         compiled = ratios(self.phases["compile"], self.plain).median
         if kind == "pure":
-            yield Budget("compile / plain bare build", compiled, MAX_COMPILE, "x")
-            yield Budget("whole command / plain bare build", ratios(self.whole, self.plain).median, MAX_WHOLE, "x")
+            yield Promise("compile / plain bare build", compiled, MAX_COMPILE, "x")
+            yield Promise("whole command / plain bare build", ratios(self.whole, self.plain).median, MAX_WHOLE, "x")
         elif kind == "extension":
-            yield Budget("compile / plain bare build", compiled, MAX_EXTENSION, "x")
+            yield Promise("compile / plain bare build", compiled, MAX_EXTENSION, "x")
         for name, series in self.peers.items() if kind == "pure" else ():
             # Turned round, so that a budget is always an upper limit.
-            yield Budget(f"whole command / {name}", ratios(self.whole, series).median, 1 / MIN_PEER, "x")
+            yield Promise(f"whole command / {name}", ratios(self.whole, series).median, 1 / MIN_PEER, "x")
             bare_of = ratios(self.unverified, series).median
-            yield Budget(f"without verification / {name}", bare_of, 1 / MIN_PEER_UNVERIFIED, "x")
+            yield Promise(f"without verification / {name}", bare_of, 1 / MIN_PEER_UNVERIFIED, "x")
 
 
 class Builds(Struct):
@@ -158,11 +158,11 @@ def measure(
     return found
 
 
-def _room(name: str, wanted: CleanRoomSpec, stack: contextlib.ExitStack) -> Ready:
+def _room(name: str, wanted: CleanRoomSpec, stack: contextlib.ExitStack) -> ReadyRoom:
     memory = Path("/dev/shm")  # noqa: S108 - as our own images are
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory, prefix="lxcbuild-bench-")))
     place.chmod(0o755)
-    return Ready(ROOMS[name], wanted, place)
+    return ReadyRoom(ROOMS[name], wanted, place)
 
 
 class _Round(Struct):
@@ -179,7 +179,9 @@ class _Round(Struct):
     def identical(self) -> bool:
         return all(debs == self.made["ours"] for debs in self.made.values())
 
-    def all_ways(self, lxcbuild: _Command, origin: Mapping[str, Path], rooms: Sequence[Ready], *, first: int) -> None:
+    def all_ways(
+        self, lxcbuild: _Command, origin: Mapping[str, Path], rooms: Sequence[ReadyRoom], *, first: int
+    ) -> None:
         """In an order that begins with another way in each round."""
         ways: list[Callable[[], None]] = [functools.partial(self.ours, lxcbuild, origin), self.plain, self.lean]
         ways += [functools.partial(self.peer, room) for room in rooms]
@@ -204,7 +206,7 @@ class _Round(Struct):
         kind = _LEAN if self.sample.requirement else ("-us", "-uc", "-nc", "-b")
         self.series.lean.append(self._bare("lean", kind, None))
 
-    def peer(self, room: Ready) -> None:
+    def peer(self, room: ReadyRoom) -> None:
         self.series.peers.setdefault(room.name, []).append(room.build(self.dsc, parallel=_cpus()))
 
     def _bare(self, way: str, options: Sequence[str], rules: str | None) -> float:

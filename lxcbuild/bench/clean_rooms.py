@@ -43,7 +43,7 @@ class CleanRoom(Struct, frozen=True, kw_only=True):
         return all(shutil.which(program) for program in self.programs)
 
 
-class Ready:
+class ReadyRoom:
     """A clean room whose base is made."""
 
     def __init__(self, room: CleanRoom, wanted: CleanRoomSpec, place: Path) -> None:

@@ -62,20 +62,20 @@ class Starts(Struct):
         costs = [watched - bare for watched, bare in pairs]
         return Spread.of(costs) if costs else None
 
-    def budgets(self) -> tuple[Budget, ...]:
+    def budgets(self) -> tuple[Promise, ...]:
         """Each budget with what counts for it: the median."""
         ratio, guard = self.ratio(), self.guard()
         found = [
-            Budget("first command / lxc-execute", ratio.median if ratio else None, MAX_RATIO, "x"),
-            Budget("request to first command", Spread.of(self.ours["first"]).median, MAX_FIRST_MS, "ms"),
-            Budget("teardown seen by the caller", Spread.of(self.ours["stop"]).median, MAX_STOP_MS, "ms"),
-            Budget("network guard over no network", guard.median if guard else None, MAX_GUARD_MS, "ms"),
-            Budget("memory of a sandbox", max(self.memory_bytes) / (1 << 20), MAX_MEMORY_BYTES / (1 << 20), "MiB"),
+            Promise("first command / lxc-execute", ratio.median if ratio else None, MAX_RATIO, "x"),
+            Promise("request to first command", Spread.of(self.ours["first"]).median, MAX_FIRST_MS, "ms"),
+            Promise("teardown seen by the caller", Spread.of(self.ours["stop"]).median, MAX_STOP_MS, "ms"),
+            Promise("network guard over no network", guard.median if guard else None, MAX_GUARD_MS, "ms"),
+            Promise("memory of a sandbox", max(self.memory_bytes) / (1 << 20), MAX_MEMORY_BYTES / (1 << 20), "MiB"),
         ]
         return tuple(found)
 
 
-class Budget(Struct, frozen=True):
+class Promise(Struct, frozen=True):
     """One promise; ``value`` is None when it could not be measured."""
 
     name: str

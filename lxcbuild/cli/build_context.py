@@ -16,7 +16,7 @@ from lxcbuild.config.sharing import load_sharing
 from lxcbuild.debian.archive.apt import AptArchive
 from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.events import BuildEnded, Event, Monitor, PhaseEnded
-from lxcbuild.images.layer import Share
+from lxcbuild.images.layer import NeighbourLayers
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
@@ -77,7 +77,7 @@ def build_context(
         )
 
 
-def _share(dirs: StateDirs, monitor: Monitor) -> Share | None:
+def _share(dirs: StateDirs, monitor: Monitor) -> NeighbourLayers | None:
     """The store of ``layers.yaml``, where there is one."""
     settings = load_sharing()
     if settings is None:

@@ -68,7 +68,7 @@ class Job(Struct, frozen=True, kw_only=True):
     results: tuple[str, ...] = ()
 
 
-class Missing(Struct, frozen=True):
+class MissingInLog(Struct, frozen=True):
     """One thing that a log says is not there.
 
     ``kind``: ``module``, ``header``, ``library`` (of ``-l``), ``pkgconfig``, ``program``, ``requirement`` (PEP 508), ``advice``
@@ -85,7 +85,7 @@ class StepFailure(Struct, frozen=True, kw_only=True):
     failure_class: FailureClass
     brief: str
     details: str | None = None
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingInLog, ...] = ()
 
 
 def python_step(

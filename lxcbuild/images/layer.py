@@ -52,7 +52,7 @@ def layer_key(parent: str, resolved: ResolvedSet, *, architecture: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Share(Protocol):
+class NeighbourLayers(Protocol):
     """Layers of neighbours. Only what trusted installations made is ever offered: :class:`LayerStore` has nothing else."""
 
     def fetch(self, configuration: str, ground: str) -> tuple[str, ...] | None:

@@ -28,7 +28,7 @@ from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import STATUS_FILE, Image, InstalledPackage, read_status
 from lxcbuild.images.install import install
-from lxcbuild.images.layer import Chooser, Layer, LayerRecord, Share, layer_key
+from lxcbuild.images.layer import Chooser, Layer, LayerRecord, NeighbourLayers, layer_key
 from lxcbuild.images.layer_records import LayerRecords, package_id
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.sandbox.inside import compiled
@@ -56,7 +56,7 @@ class LayerStore:
         monitor: Monitor | None = None,
         *,
         choose: Chooser | None = None,
-        share: Share | None = None,
+        share: NeighbourLayers | None = None,
     ) -> None:
         self._dirs = dirs
         self._backend = backend

@@ -41,7 +41,7 @@ class TarLimits(Struct, frozen=True, kw_only=True):
     max_entries: int = 400_000
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class TarEntry(Struct, frozen=True, kw_only=True):
     """One header. ``name`` has no leading ``./`` and no trailing slash; "" is the tree itself. ``kind`` is tar's type flag."""
 
     name: bytes
@@ -56,7 +56,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     opaque: bool
 
 
-def entries(stream: IO[bytes], limits: TarLimits) -> Iterator[tuple[Entry, Callable[[int], bytes]]]:
+def entries(stream: IO[bytes], limits: TarLimits) -> Iterator[tuple[TarEntry, Callable[[int], bytes]]]:
     """The entries of an archive, each with a function that reads up to so many bytes of its content (b"" at its end).
 
     What is not read is skipped. Raises :class:`ExtractionError` for everything that is not exactly such an archive.
@@ -148,7 +148,7 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _entry(header: bytes, pax: dict[bytes, bytes]) -> Entry:
+def _entry(header: bytes, pax: dict[bytes, bytes]) -> TarEntry:
     def number(key: bytes, field: bytes) -> int:
         value = pax.get(key)
         if value is None:
@@ -168,7 +168,7 @@ def _entry(header: bytes, pax: dict[bytes, bytes]) -> Entry:
     seconds = _number(header[136:148])
     if seconds > _MAX_TIME_S:
         raise ExtractionError("the archive has a header with a time that is none")
-    return Entry(
+    return TarEntry(
         name=b"/".join(_parts(name)),
         kind=kind,
         mode=_number(header[100:108]) & 0o7777,
@@ -215,7 +215,7 @@ class _Unpacking:
         self._times: list[tuple[bytes, int]] = []
         self._kept_bytes = 0
 
-    def all(self, found: Iterator[tuple[Entry, Callable[[int], bytes]]]) -> None:
+    def all(self, found: Iterator[tuple[TarEntry, Callable[[int], bytes]]]) -> None:
         try:
             for entry, read in found:
                 try:
@@ -234,7 +234,7 @@ class _Unpacking:
             os.close(self._at[1])
 
     @staticmethod
-    def _refused(entry: Entry, error: OSError) -> ExtractionError:
+    def _refused(entry: TarEntry, error: OSError) -> ExtractionError:
         shown = entry.name.decode("ascii", "backslashreplace")[:200]
         return ExtractionError(f"the archive cannot hold {shown}: {error.strerror}")
 
@@ -245,7 +245,7 @@ class _Unpacking:
             self._at = (name, fd)
         return self._at[1]
 
-    def _make(self, entry: Entry, read: Callable[[int], bytes]) -> None:
+    def _make(self, entry: TarEntry, read: Callable[[int], bytes]) -> None:
         above, _, name = entry.name.rpartition(b"/")
         if not name:
             self._directory(self._root, entry)
@@ -272,7 +272,7 @@ class _Unpacking:
         elif entry.kind not in (b"3", b"4", b"6"):  # a base image's own /dev is hidden by the sandbox's
             raise ExtractionError(f"the archive holds an entry of the unknown type {entry.kind!r}")
 
-    def _directory(self, fd: int, entry: Entry) -> None:
+    def _directory(self, fd: int, entry: TarEntry) -> None:
         if entry.kind != b"5":
             raise ExtractionError("the root of the archive is no directory")
         os.fchown(fd, entry.uid, entry.gid)
@@ -285,7 +285,7 @@ class _Unpacking:
         self._times.append((entry.name, entry.mtime_ns))
 
     @staticmethod
-    def _file(parent: int, name: bytes, entry: Entry, read: Callable[[int], bytes]) -> None:
+    def _file(parent: int, name: bytes, entry: TarEntry, read: Callable[[int], bytes]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=parent)
         try:
@@ -303,7 +303,7 @@ class _Unpacking:
         finally:
             os.close(fd)
 
-    def _link(self, parent: int, name: bytes, entry: Entry) -> None:
+    def _link(self, parent: int, name: bytes, entry: TarEntry) -> None:
         above, _, first = b"/".join(_parts(entry.link)).rpartition(b"/")
         if not first:
             raise ExtractionError("the archive holds a hard link to nothing")

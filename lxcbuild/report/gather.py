@@ -22,7 +22,7 @@ _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
 KINDS = ("built", "official", "failed", "cancelled", "running")
 
 
-class Build(Struct, frozen=True, kw_only=True):
+class ReportedBuild(Struct, frozen=True, kw_only=True):
     """One build, cut to what is shown of it; every text is printable and bounded."""
 
     build_id: str
@@ -61,15 +61,15 @@ class Group(Struct):
     """Builds that are counted together: all, or those of one suite. Newest first."""
 
     name: str
-    builds: list[Build] = field(default_factory=list)
+    builds: list[ReportedBuild] = field(default_factory=list)
 
     def count(self, status: str) -> int:
         """Builds that ended so."""
         return sum(build.status == status for build in self.builds)
 
-    def newest(self) -> list[Build]:
+    def newest(self) -> list[ReportedBuild]:
         """The last word on every project and suite."""
-        found: dict[tuple[str, str], Build] = {}
+        found: dict[tuple[str, str], ReportedBuild] = {}
         for build in self.builds:
             if build.status not in ("running", "cancelled"):
                 found.setdefault((build.name, build.target), build)
@@ -85,9 +85,9 @@ class Group(Struct):
         """Failure classes of the last attempts, most frequent first."""
         return Counter(build.failure_class for build in self.newest() if build.failure_class).most_common()
 
-    def clusters(self, limit: int) -> list[tuple[str, str, list[Build]]]:
+    def clusters(self, limit: int) -> list[tuple[str, str, list[ReportedBuild]]]:
         """Class, message and builds of the last attempts that failed alike, most frequent first."""
-        found: dict[tuple[str, str], list[Build]] = defaultdict(list)
+        found: dict[tuple[str, str], list[ReportedBuild]] = defaultdict(list)
         for build in self.newest():
             if build.failure_class:
                 found[build.failure_class, build.cluster].append(build)
@@ -110,10 +110,10 @@ class Group(Struct):
         """What that phase took in each build."""
         return [wall_s for build in self.builds for name, wall_s in build.phases if name == phase]
 
-    def top(self, field_name: str, limit: int = 12) -> list[Build]:
+    def top(self, field_name: str, limit: int = 12) -> list[ReportedBuild]:
         """The builds with the highest value, one per project."""
         ordered = sorted(self.builds, key=lambda build: getattr(build, field_name) or 0, reverse=True)
-        seen: dict[str, Build] = {}
+        seen: dict[str, ReportedBuild] = {}
         for build in ordered:
             if getattr(build, field_name):
                 seen.setdefault(build.name, build)
@@ -148,7 +148,7 @@ def slug(name: str) -> str:
     return f"_{safe}" if safe.startswith(".") or not safe else safe
 
 
-def read(ledger: Ledger, *, limit: int) -> Iterator[Build]:
+def read(ledger: Ledger, *, limit: int) -> Iterator[ReportedBuild]:
     """The newest builds, newest first, in pages that one index answers."""
     before: tuple[str, str] | None = None
     while limit > 0:
@@ -160,10 +160,10 @@ def read(ledger: Ledger, *, limit: int) -> Iterator[Build]:
         before = (page[-1].started_at, page[-1].build_id)
 
 
-def to_build(record: BuildRecord) -> Build:
+def to_build(record: BuildRecord) -> ReportedBuild:
     """Cut a record to what is shown."""
     failure, usage = record.failure, [phase.usage for phase in record.phases]
-    return Build(
+    return ReportedBuild(
         build_id=_text(record.build_id, 64),
         name=_text(record.name, 120),
         version=_text(record.version, 80),
@@ -203,7 +203,7 @@ def _text(text: str, limit: int, *, lines: bool = False) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def by_target(builds: Iterable[Build]) -> list[Group]:
+def by_target(builds: Iterable[ReportedBuild]) -> list[Group]:
     """A group per suite, by name."""
     groups: dict[str, Group] = {}
     for build in builds:
@@ -211,14 +211,14 @@ def by_target(builds: Iterable[Build]) -> list[Group]:
     return [groups[name] for name in sorted(groups)]
 
 
-def by_project(builds: Iterable[Build]) -> dict[str, list[Build]]:
+def by_project(builds: Iterable[ReportedBuild]) -> dict[str, list[ReportedBuild]]:
     """The builds of every project, by name."""
-    found: dict[str, list[Build]] = defaultdict(list)
+    found: dict[str, list[ReportedBuild]] = defaultdict(list)
     for build in builds:
         found[build.name].append(build)
     return {name: found[name] for name in sorted(found)}
 
 
-def summary(builds: Sequence[Build]) -> dict[str, str]:
+def summary(builds: Sequence[ReportedBuild]) -> dict[str, str]:
     """The last status of a project per suite."""
     return {build.target: build.status for build in reversed(builds)}

@@ -21,7 +21,7 @@ from msgspec import Struct
 from lxcbuild import __version__
 from lxcbuild.errors import InputError
 from lxcbuild.report import gather, plots
-from lxcbuild.report.gather import Build, Group
+from lxcbuild.report.gather import Group, ReportedBuild
 from lxcbuild.text import for_log
 
 MARK = ".lxcbuild-report"
@@ -40,7 +40,7 @@ class Written(Struct, frozen=True):
     logs: int
 
 
-def write(directory: Path, builds: Sequence[Build], *, made_at: str, logs: str = "failed") -> Written:
+def write(directory: Path, builds: Sequence[ReportedBuild], *, made_at: str, logs: str = "failed") -> Written:
     """Make the site of these builds (newest first) in ``directory``, which may hold an older one; it is replaced whole.
 
     ``logs``: whose logs are shown: ``failed``, ``all`` or ``none``. Raises InputError for a directory with something else in it.
@@ -66,7 +66,7 @@ def write(directory: Path, builds: Sequence[Build], *, made_at: str, logs: str =
 
 
 class _Site:
-    def __init__(self, root: Path, builds: Sequence[Build], *, made_at: str, logs: str) -> None:
+    def __init__(self, root: Path, builds: Sequence[ReportedBuild], *, made_at: str, logs: str) -> None:
         self._root, self._builds, self._which = root, builds, logs
         self._all = Group("all suites", list(builds))
         self._suites = gather.by_target(builds)
@@ -92,7 +92,7 @@ class _Site:
             "known": {build.build_id for build in builds if self._wants(build)},
         }
 
-    def _wants(self, build: Build) -> bool:
+    def _wants(self, build: ReportedBuild) -> bool:
         return self._which == "all" or (self._which == "failed" and build.status == "failed")
 
     def write(self) -> Written:
@@ -131,7 +131,7 @@ class _Site:
             rows = self._builds[number * _ROWS : (number + 1) * _ROWS]
             self._page(f"builds/{number + 1}.html", "builds.html", rows=rows, number=number + 1, pages=pages)
 
-    def _log(self, build: Build) -> None:
+    def _log(self, build: ReportedBuild) -> None:
         assert build.log_path is not None
         head, tail, left_out = _excerpt(build.log_path)
         self._logs += 1

@@ -98,7 +98,7 @@ class ChangeKind(enum.StrEnum):
     DELETED = "deleted"
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class TreeChange(Struct, frozen=True, kw_only=True):
     """One path (absolute, as seen inside) that differs from the image."""
 
     path: str
@@ -135,7 +135,7 @@ class Instance(Protocol):
     def extract(self, inside_dir: str, destination: Path, limits: OutputLimits) -> Sequence[ExtractedFile]:
         """Copy regular files out, only after ``stop``; raises ExtractionError on anything that is not allowed."""
 
-    def changes(self, *, prefixes: Sequence[str] = ("/",)) -> Iterable[Change]:
+    def changes(self, *, prefixes: Sequence[str] = ("/",)) -> Iterable[TreeChange]:
         """What the writable layer holds below the prefixes; only after ``stop``."""
 
     def save_delta(self, destination: Path, *, max_bytes: int | None = None) -> None:
@@ -153,7 +153,7 @@ class Instance(Protocol):
     ) -> None: ...
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class BackendVerdict(Struct, frozen=True, kw_only=True):
     """Whether a backend can run here; ``reason`` and ``resolution`` when it cannot."""
 
     usable: bool
@@ -166,7 +166,7 @@ class Backend(Protocol):
 
     name: str
 
-    def probe(self) -> Verdict:
+    def probe(self) -> BackendVerdict:
         """Say whether instances can be made on this host, by trying what matters."""
 
     def prestart(self) -> None:

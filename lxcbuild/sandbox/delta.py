@@ -17,7 +17,7 @@ from pathlib import Path
 from lxcbuild.errors import ExtractionError
 from lxcbuild.linux.paths import open_directory, open_hostile_directory, open_hostile_file
 from lxcbuild.log import Logger
-from lxcbuild.sandbox.base import Change, ChangeKind
+from lxcbuild.sandbox.base import ChangeKind, TreeChange
 from lxcbuild.sandbox.staging import staged_directory
 
 log = Logger()
@@ -28,7 +28,7 @@ _MAX_DEPTH = 200
 _SENDFILE_BYTES = 1 << 30
 
 
-def changes(upper_fd: int, *, prefixes: Sequence[str] = ("/",), max_entries: int = 200_000) -> Iterator[Change]:
+def changes(upper_fd: int, *, prefixes: Sequence[str] = ("/",), max_entries: int = 200_000) -> Iterator[TreeChange]:
     """What the upper directory says about the paths below ``prefixes`` (absolute), directory by directory in name order.
 
     Directories that were only copied up for the sake of what is in them are no change. Paths are as the sandbox made them:
@@ -45,7 +45,7 @@ class _Walk:
         self._wanted = wanted
         self._left = max_entries
 
-    def directory(self, dir_fd: int, path: str, *, depth: int) -> Iterator[Change]:
+    def directory(self, dir_fd: int, path: str, *, depth: int) -> Iterator[TreeChange]:
         with os.scandir(dir_fd) as entries:
             found = sorted(entry.name for entry in itertools.islice(entries, self._left))
         for name in found:
@@ -60,13 +60,13 @@ class _Walk:
             if not stat.S_ISDIR(info.st_mode):
                 if inside:
                     deleted = _is_whiteout(dir_fd, name, info)
-                    yield Change(path=here, kind=ChangeKind.DELETED if deleted else ChangeKind.WRITTEN)
+                    yield TreeChange(path=here, kind=ChangeKind.DELETED if deleted else ChangeKind.WRITTEN)
                 continue
             below = open_hostile_directory(dir_fd, os.fsencode(name))
             try:
                 marks = os.listxattr(below)
                 if inside and (_OPAQUE in marks or _ORIGIN not in marks):
-                    yield Change(path=here, kind=ChangeKind.WRITTEN)
+                    yield TreeChange(path=here, kind=ChangeKind.WRITTEN)
                 if depth < _MAX_DEPTH:
                     yield from self.directory(below, here + "/", depth=depth + 1)
             finally:

@@ -11,7 +11,7 @@ from lxcbuild.errors import InputError, LxcbuildError, NotRootError, SandboxErro
 from lxcbuild.linux import block, mounts
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox.background import BackgroundWork
-from lxcbuild.sandbox.base import InstanceSpec, Verdict
+from lxcbuild.sandbox.base import BackendVerdict, InstanceSpec
 from lxcbuild.sandbox.limits import enforcement
 from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.sandbox.start.launcher_pool import LauncherPool
@@ -29,7 +29,7 @@ class LxcBackend:
         self._background = BackgroundWork()
         self._host: CgroupHost | None = None
 
-    def probe(self) -> Verdict:
+    def probe(self) -> BackendVerdict:
         """Whether this host can run LXC sandboxes, by trying what is cheap to try; ``lxcbuild doctor`` tries the rest."""
         try:
             if os.geteuid() != 0:
@@ -37,8 +37,8 @@ class LxcBackend:
             CgroupHost.detect()
             self._launchers.prepare()
         except LxcbuildError as error:
-            return Verdict(usable=False, reason=error.brief, resolution=error.resolution)
-        return Verdict(usable=True)
+            return BackendVerdict(usable=False, reason=error.brief, resolution=error.resolution)
+        return BackendVerdict(usable=True)
 
     def prestart(self) -> None:
         """Make ready in the background what the next sandbox needs (a launcher, ids, a user namespace); call it any time."""

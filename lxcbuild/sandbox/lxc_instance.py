@@ -22,7 +22,7 @@ from lxcbuild.model import OutputLimits, Usage
 from lxcbuild.sandbox import extract as extraction
 from lxcbuild.sandbox import seccomp
 from lxcbuild.sandbox.background import BackgroundWork
-from lxcbuild.sandbox.base import Change, ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, User
+from lxcbuild.sandbox.base import ExtractedFile, InstanceSpec, OutputSink, Step, StepResult, TreeChange, User
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.limits import enforcement
 from lxcbuild.sandbox.network import network
@@ -161,7 +161,7 @@ class LxcInstance:
         """Copy regular files out; only after ``stop``."""
         return extraction.extract(self._dead(self._merged_fd), inside_dir, destination, limits)
 
-    def changes(self, *, prefixes: Sequence[str] = ("/",)) -> Iterable[Change]:
+    def changes(self, *, prefixes: Sequence[str] = ("/",)) -> Iterable[TreeChange]:
         """What the writable layer holds below the prefixes; only after ``stop``."""
         return extraction.changes(self._dead(self._upper_fd), prefixes=prefixes)
 

@@ -22,12 +22,12 @@ from lxcbuild.model import FailureClass, Policy
 from lxcbuild.sandbox.base import OutputSink, Step, StepResult, User
 from lxcbuild.sandbox.inside import protocol
 from lxcbuild.sandbox.inside.channel import Channel
-from lxcbuild.sandbox.inside.protocol import Message, Ready
+from lxcbuild.sandbox.inside.protocol import Message, RunnerReady
 from lxcbuild.sandbox.logs import LogCap
 from lxcbuild.sandbox.terminal import Terminal
-from lxcbuild.sandbox.watch import Probe, Reading, Watch
+from lxcbuild.sandbox.watch import Probe, Reading, StepWatch
 
-__all__ = ["RUNNER", "Probe", "Reading", "Ready", "Session"]
+__all__ = ["RUNNER", "Probe", "Reading", "RunnerReady", "Session"]
 
 log = Logger()
 
@@ -61,16 +61,16 @@ class Session:
         """Why nothing more can be done in this session, once that is so."""
         return self._channel.broken
 
-    def wait_ready(self, timeout_s: float, *, program: bytes | None = None) -> Ready:
+    def wait_ready(self, timeout_s: float, *, program: bytes | None = None) -> RunnerReady:
         """Wait for the runner's first message. Raises SandboxError when it does not come in time, or is not one.
 
         ``program`` is the system-call filter (an array of ``struct sock_filter``) that PID 1 loads before any step.
         """
         answer = self._answer(timeout_s)
-        if not isinstance(answer, Ready):
+        if not isinstance(answer, RunnerReady):
             self._channel.fail("the runner's first message is not 'ready'")
             self._channel.check()
-        assert isinstance(answer, Ready)
+        assert isinstance(answer, RunnerReady)
         encoded = None if program is None else protocol.encode_bytes(program)
         self._channel.tell("load", source=_RUNNER_STEP.read_text(), filter=encoded)
         self._channel.exchange(0, {})  # so that it is compiled there while the caller does something else here
@@ -82,7 +82,7 @@ class Session:
             raise SandboxError(f"{inside} is too large to be put into a sandbox: {len(data)} bytes")
         number = self._channel.ask("put", path=inside, mode=mode, user=str(user), data=protocol.encode_bytes(data))
         answer = self._answer(_ANSWER_S)
-        if isinstance(answer, protocol.Refused) and answer.id == number:
+        if isinstance(answer, protocol.StepRefused) and answer.id == number:
             raise SandboxError(f"cannot write {inside} in the sandbox: {answer.text}")
         if answer != protocol.Done(number):
             self._channel.fail(f"an unexpected answer to put: {type(answer).__name__}")
@@ -159,12 +159,12 @@ class _Exchange:
         self._on_output = on_output
         self._probe = probe
         self._cap = LogCap(policy.log)
-        self._watch = Watch(step, policy=policy, now=time.monotonic(), first=probe())
+        self._watch = StepWatch(step, policy=policy, now=time.monotonic(), first=probe())
         self._stopping: FailureClass | None = None
         self._stages: _Stages = iter(())
         self._stage_due = math.inf
         self._exited: protocol.Exited | None = None
-        self._refused: protocol.Refused | None = None
+        self._refused: protocol.StepRefused | None = None
 
     def conduct(self, **extra: object) -> StepResult:
         """Send the request with its ``extra`` fields and exchange messages until the step is over."""
@@ -213,7 +213,7 @@ class _Exchange:
     # -- what comes in --------------------------------------------------------------------------------------------
 
     def _take(self, message: Message) -> None:
-        if isinstance(message, protocol.Output):
+        if isinstance(message, protocol.StepOutput):
             if message.data:
                 self._watch.heard(time.monotonic())
                 self._deliver(self._cap.feed(message.data))
@@ -221,7 +221,7 @@ class _Exchange:
             self._can_type = True
         elif isinstance(message, protocol.Exited) and message.id == self._number:
             self._exited = message
-        elif isinstance(message, protocol.Refused) and message.id == self._number:
+        elif isinstance(message, protocol.StepRefused) and message.id == self._number:
             self._refused = message
             log.warning("step.refused", text=message.text)
         else:

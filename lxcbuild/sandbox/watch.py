@@ -39,7 +39,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 Probe = Callable[[], Reading]
 
 
-class Watch:
+class StepWatch:
     """The clocks and counters of one step. ``now`` is always :func:`time.monotonic`, in seconds."""
 
     def __init__(self, step: Step, *, policy: Policy, now: float, first: Reading) -> None:

@@ -36,7 +36,7 @@ def run(work: Work) -> None:
     _judge(work, lintian.parse_lintian(result_bytes(files, lintian.RESULT)))
 
 
-def _judge(work: Work, found: tuple[lintian.Finding, ...]) -> None:
+def _judge(work: Work, found: tuple[lintian.LintianHint, ...]) -> None:
     errors = [item for item in found if item.level == "E"]
     warnings = [item for item in found if item.level == "W"]
     # Of a package that brings its own debian/ nothing is our fault.

@@ -16,7 +16,7 @@ from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import binary_package, canonical_or_none
 from lxcbuild.debian.source import compilation
 from lxcbuild.debian.source.backend import is_requirement
-from lxcbuild.debian.steps import Missing
+from lxcbuild.debian.steps import MissingInLog
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError, LxcbuildError
 
@@ -24,12 +24,12 @@ from lxcbuild.errors import BadNameError, LxcbuildError
 _ITEM = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::\w+)?\s*(?:\([^)]*\))?\s*(?P<limits>(?:\[[^\]]*\]|<[^>]*>|\s)*)")
 
 
-def missing_in(text: str) -> tuple[Missing, ...]:
+def missing_in(text: str) -> tuple[MissingInLog, ...]:
     """What the text of an error says is not there."""
     return compilation.missing_things(text)
 
 
-def learn(work: Work, missing: Iterable[Missing]) -> bool:
+def learn(work: Work, missing: Iterable[MissingInLog]) -> bool:
     """Take note of what may mend the build; whether anything of it is new, so that provisioning again makes sense."""
     packages: set[str] = set()
     requirements: dict[str, None] = {}
@@ -75,7 +75,7 @@ def suite_is_too_new(work: Work) -> bool:
     return False
 
 
-def _packages(work: Work, item: Missing) -> tuple[str, ...]:
+def _packages(work: Work, item: MissingInLog) -> tuple[str, ...]:
     table = requirement_table()
     contents = work.context.contents_for(work.request.target)
     known: dict[str, tuple[dict[str, str], Callable[[str], Sequence[str]]]] = {

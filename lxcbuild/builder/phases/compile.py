@@ -10,7 +10,7 @@ from lxcbuild.builder.needs import learning
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.source import compilation, conversion
-from lxcbuild.debian.steps import OUT, Job, Missing, StepFailure
+from lxcbuild.debian.steps import OUT, Job, MissingInLog, StepFailure
 from lxcbuild.model import Failure, FailureClass, NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
@@ -135,7 +135,7 @@ def _resolution(work: Work, failure: StepFailure) -> str | None:
     return _CRATES if any(item.kind == "crate" for item in failure.missing) else None
 
 
-def _learned(work: Work, missing: Sequence[Missing]) -> bool:
+def _learned(work: Work, missing: Sequence[MissingInLog]) -> bool:
     """Whether provisioning can do better; what a Debian source package needs is for its own debian/control to say."""
     return work.source_package is None and learning.learn(work, missing)
 

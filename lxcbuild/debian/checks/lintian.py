@@ -36,7 +36,7 @@ def fatal_tags() -> frozenset[str]:
     return msgspec.convert(yaml.safe_load(_TAGS.read_text("utf-8")), dict[Literal["fatal"], frozenset[str]])["fatal"]
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class LintianHint(Struct, frozen=True, kw_only=True):
     """One error or warning of lintian. Texts are bounded and free of control characters; a package may have chosen them."""
 
     level: str  # E or W
@@ -62,11 +62,11 @@ def lintian_job(names: Sequence[str]) -> Job:
     return Job(files={}, steps=(InsideStep(argv=argv),), results=(RESULT,))
 
 
-def parse_lintian(data: bytes) -> tuple[Finding, ...]:
+def parse_lintian(data: bytes) -> tuple[LintianHint, ...]:
     """Errors, then warnings, each in lintian's order; at most 200 of each."""
     text = for_documents(data[:_MAX_BYTES].decode("utf-8", "replace"))
     found = [
-        Finding(level=match["level"], package=match["package"], tag=match["tag"], more=match["more"].strip()[:300])
+        LintianHint(level=match["level"], package=match["package"], tag=match["tag"], more=match["more"].strip()[:300])
         for line in text.splitlines()
         if (match := _LINE.fullmatch(line)) is not None
     ]

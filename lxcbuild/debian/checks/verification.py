@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.source.control import check_package_name
-from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
+from lxcbuild.debian.steps import InsideStep, Job, MissingInLog, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 from lxcbuild.text import for_documents
@@ -264,18 +264,18 @@ def _import_failure(kind: str, trial: Trial) -> StepFailure:
             failure_class=FailureClass.DEP_MISSING,
             brief=brief,
             details=trial.details,
-            missing=(Missing("module", absent),),
+            missing=(MissingInLog("module", absent),),
         )
     brief = f"{kind} {trial.name} fails: {trial.error}"
     return StepFailure(failure_class=FailureClass.IMPORT_FAILED, brief=brief, details=trial.details)
 
 
-def natives_in(text: str) -> tuple[Missing, ...]:
+def natives_in(text: str) -> tuple[MissingInLog, ...]:
     """Shared libraries and programs that the error of a failed import names, each once: those named most exactly come first."""
-    found: dict[Missing, None] = {}
+    found: dict[MissingInLog, None] = {}
     for kind, pattern in _NATIVES:
         for match in itertools.islice(pattern.finditer(text), _MAX_NATIVES):
-            found[Missing(kind, match[1])] = None
+            found[MissingInLog(kind, match[1])] = None
     return tuple(found)[:_MAX_NATIVES]
 
 

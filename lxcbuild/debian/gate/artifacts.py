@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from lxcbuild.debian.gate import debfile, debtar
 from lxcbuild.debian.gate.debfile import Budget
-from lxcbuild.debian.gate.debtar import Member
+from lxcbuild.debian.gate.debtar import TarMember
 from lxcbuild.debian.stanza import ArtifactError, checksums, parse_stanza
 
-__all__ = ["ArtifactError", "Budget", "Deb", "Member", "checksums", "parse_stanza", "read_control", "read_deb"]
+__all__ = ["ArtifactError", "Budget", "Deb", "TarMember", "checksums", "parse_stanza", "read_control", "read_deb"]
 
 MAX_CONTROL_BYTES = 4 * 1024 * 1024
 MAX_DATA_BYTES = 8 * 1024**3
@@ -37,7 +37,7 @@ class Deb(Struct, frozen=True, kw_only=True):
     path: Path
     control: dict[str, str]
     control_files: dict[str, bytes]
-    members: tuple[Member, ...]
+    members: tuple[TarMember, ...]
 
 
 def read_deb(path: Path, *, max_data_bytes: int = MAX_DATA_BYTES, budget: Budget | None = None) -> Deb:

@@ -49,7 +49,7 @@ _GROUPS = {
 }  # fmt: skip
 
 
-class Member(Struct, frozen=True, kw_only=True):
+class TarMember(Struct, frozen=True, kw_only=True):
     """One entry of a package's file tree; ``name`` is relative, without the leading ``./``; ``link`` is as written.
 
     ``data`` is kept where the reader asked for it.
@@ -65,7 +65,7 @@ class Member(Struct, frozen=True, kw_only=True):
     data: bytes | None = None
 
 
-def members(stream: Stream, *, keeps: Callable[[str, int], bool]) -> Iterator[Member]:
+def members(stream: Stream, *, keeps: Callable[[str, int], bool]) -> Iterator[TarMember]:
     """All members but the root, which is there and comes first; data of those whose name and size ``keeps`` says yes to.
 
     Raises :class:`ArtifactError` for whatever tar would not have written for dpkg-deb.
@@ -85,7 +85,7 @@ def members(stream: Stream, *, keeps: Callable[[str, int], bool]) -> Iterator[Me
         else:
             data = None
         if name:
-            yield Member(
+            yield TarMember(
                 name=name,
                 kind=kind,
                 mode=header.mode,

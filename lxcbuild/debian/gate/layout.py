@@ -11,7 +11,7 @@ from msgspec import Struct
 from packaging.version import InvalidVersion, Version
 
 from lxcbuild.debian.gate import startup
-from lxcbuild.debian.gate.artifacts import Deb, Member
+from lxcbuild.debian.gate.artifacts import Deb, TarMember
 
 _SITE = "usr/lib/python3/dist-packages"
 _DIST_PACKAGES = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
@@ -117,9 +117,9 @@ def _check_links(deb: Deb) -> Iterator[Misplaced]:
             yield Misplaced(rule="link", subject=member.name, message=message)
 
 
-def _linked_file(link: Member, members: Mapping[str, Member]) -> str | None:
+def _linked_file(link: TarMember, members: Mapping[str, TarMember]) -> str | None:
     """The file of the package that a symbolic link leads to, through others of the package; None when it leads to none."""
-    found: Member | None = link
+    found: TarMember | None = link
     for _ in range(_MAX_LINKS):
         if found is None or found.kind != "symlink":
             break
@@ -136,7 +136,7 @@ def _in_one_place(link: str, target: str) -> bool:
     return match is not None and target.startswith(match[0])
 
 
-def _check_kind(member: Member, kinds: dict[str, str], layout: Layout) -> Iterator[Misplaced]:
+def _check_kind(member: TarMember, kinds: dict[str, str], layout: Layout) -> Iterator[Misplaced]:
     def bad(rule: str, message: str) -> Misplaced:
         return Misplaced(rule=rule, subject=member.name, message=message)
 
@@ -157,7 +157,7 @@ def _check_kind(member: Member, kinds: dict[str, str], layout: Layout) -> Iterat
             yield bad("link", "is a hard link to something that is not in the package before it")
 
 
-def _check_symlink(member: Member, layout: Layout) -> Iterator[Misplaced]:
+def _check_symlink(member: TarMember, layout: Layout) -> Iterator[Misplaced]:
     link = member.link
     if not link:
         yield Misplaced(rule="link", subject=member.name, message="is a link to nothing")
@@ -174,7 +174,7 @@ def _check_symlink(member: Member, layout: Layout) -> Iterator[Misplaced]:
                 return
 
 
-def _check_place(member: Member, layout: Layout) -> Iterator[Misplaced]:
+def _check_place(member: TarMember, layout: Layout) -> Iterator[Misplaced]:
     if layout.strict:
         if not any(pattern.fullmatch(member.name) for pattern in _patterns(layout)):
             yield Misplaced(rule="layout", subject=member.name, message="is not where a Python package may put files")

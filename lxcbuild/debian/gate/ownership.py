@@ -23,7 +23,7 @@ _CATALOGUE = re.compile(r"usr/share/locale/[^/]+/LC_MESSAGES/([^/]+)\.mo")
 _SHARED_TREES = ("mpl_toolkits",)
 
 
-class Index(Protocol):
+class OwnershipIndex(Protocol):
     """What is asked of a suite's index (:class:`lxcbuild.debian.archive.contents.ContentsIndex`): packages by name or path."""
 
     def executables(self, name: str, /) -> Iterable[str]:
@@ -48,7 +48,7 @@ class Index(Protocol):
         """Packages that have a package of Python modules for themselves."""
 
 
-def suite_owners(index: Index) -> Owners:
+def suite_owners(index: OwnershipIndex) -> Owners:
     """Who owns a path, from a suite's index."""
 
     def owners(path: str) -> Iterable[str]:
@@ -65,7 +65,7 @@ def suite_owners(index: Index) -> Owners:
     return owners
 
 
-def project_owners(index: Index) -> Owners:
+def project_owners(index: OwnershipIndex) -> Owners:
     """The same for a package of a Python project, which may not add to what others have for themselves either: directories of
     programs that run what they find there, translations, packages of modules, headers."""
     owners, trees = suite_owners(index), functools.cache(index.trees)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lxcbuild.debian.gate.artifacts import Member
+from lxcbuild.debian.gate.artifacts import TarMember
 
 _SITE = r"usr/lib/python3(?:\.\d{1,2})?/dist-packages"
 _PTH = re.compile(rf"({_SITE})/[^/]+\.pth")
@@ -102,7 +102,7 @@ zfs_pool zle zmodload zones zstyle
 """
 
 
-def search_names(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
+def search_names(members: Sequence[TarMember]) -> Iterator[tuple[TarMember, str]]:
     """Every member with each name by which Python finds it: what lies in a directory that a .pth file names is found as if it lay
     beside that file."""
     roots = {
@@ -121,7 +121,7 @@ def search_names(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
             above = above.rpartition("/")[0]
 
 
-def check_start(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
+def check_start(members: Sequence[TarMember]) -> Iterator[tuple[TarMember, str]]:
     """Members that a start of Python runs, or that say what it runs, with a message; for packages of any kind."""
     directories = {member.name.rpartition("/")[0] for member in members}
     for member, name in search_names(members):
@@ -136,7 +136,7 @@ def check_start(members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
                 yield member, f"{message}: {bad[:100]!r}"
 
 
-def check_member(member: Member) -> Iterator[tuple[str, str]]:
+def check_member(member: TarMember) -> Iterator[tuple[str, str]]:
     """Rule and message for each other fault of one member of a generated package."""
     name = member.name
     if _SPLIT.match(name):
@@ -161,7 +161,7 @@ def _is_systems(directory: str) -> bool:
     return "." in directory or directory in _SHARED.split() or directory in _CONFIGURATION.split()
 
 
-def _pth_lines(member: Member) -> list[str] | None:
+def _pth_lines(member: TarMember) -> list[str] | None:
     """The lines of a .pth file that are no comments; None for one that cannot be judged."""
     if member.kind != "file" or member.data is None:
         return None
@@ -169,7 +169,7 @@ def _pth_lines(member: Member) -> list[str] | None:
     return [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _bad_line(member: Member, site: str, directories: set[str]) -> str | None:
+def _bad_line(member: TarMember, site: str, directories: set[str]) -> str | None:
     """The first line that does anything but name a directory in which the package has files; None when there is none."""
     lines = _pth_lines(member)
     if lines is None:
@@ -205,7 +205,7 @@ def completed_command(path: str) -> str | None:
     return None
 
 
-def check_completions(members: Sequence[Member]) -> Iterator[Member]:
+def check_completions(members: Sequence[TarMember]) -> Iterator[TarMember]:
     """Completions for none of the package's own commands.
 
     What is called like one with something after it, bash and fish do not load. zsh takes commands from files' first lines.
@@ -226,7 +226,7 @@ def check_completions(members: Sequence[Member]) -> Iterator[Member]:
                 yield member
 
 
-def _completes_only(member: Member, commands: set[str]) -> bool:
+def _completes_only(member: TarMember, commands: set[str]) -> bool:
     """Whether a completion of zsh says in its first line (zshcompsys(1)) that it is for these commands: no option, pattern or
     context is called like one."""
     if member.kind != "file" or member.data is None:

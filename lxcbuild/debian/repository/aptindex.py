@@ -45,7 +45,7 @@ class PoolFile(Struct, frozen=True):
     size_bytes: int
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class IndexEntry(Struct, frozen=True, kw_only=True):
     """One binary package, or one source package (``architecture`` is ``source``), as its index knows it."""
 
     package: str
@@ -89,7 +89,7 @@ def pool_directory(code: str, source: str, digest: str) -> str:
 # -- stanzas --------------------------------------------------------------------------------------------------------
 
 
-def binary_entry(fields: Mapping[str, str], *, code: str, sha256: str, size_bytes: int) -> Entry:
+def binary_entry(fields: Mapping[str, str], *, code: str, sha256: str, size_bytes: int) -> IndexEntry:
     """The entry of a .deb from its control stanza; raises :class:`ArtifactError` when no archive should hold it."""
     for name in _FORBIDDEN:
         if fields.get(name, "no") != "no":
@@ -103,7 +103,7 @@ def binary_entry(fields: Mapping[str, str], *, code: str, sha256: str, size_byte
     file = PoolFile(f"{pool_directory(code, source, sha256)}/{file_name}", sha256, size_bytes)
     taken = {name: fields[name] for name in _BINARY_FIELDS if fields.get(name)}
     taken |= {"Filename": file.path, "Size": str(size_bytes), "SHA256": sha256}
-    return Entry(
+    return IndexEntry(
         package=package,
         version=version,
         architecture=architecture,
@@ -114,14 +114,14 @@ def binary_entry(fields: Mapping[str, str], *, code: str, sha256: str, size_byte
     )
 
 
-def source_entry(fields: Mapping[str, str], files: Mapping[str, tuple[str, int]], *, code: str, dsc: str) -> Entry:
+def source_entry(fields: Mapping[str, str], files: Mapping[str, tuple[str, int]], *, code: str, dsc: str) -> IndexEntry:
     """The entry of a source package from its .dsc's stanza; ``files`` (hash, size) holds the .dsc itself, called ``dsc``, too."""
     source, version = _name(fields.get("Source", "")), _version(fields.get("Version", ""))
     directory = pool_directory(code, source, files[dsc][0])
     taken = {"Package": source} | {name: fields[name] for name in _SOURCE_FIELDS if fields.get(name)}
     lines = [f"{sha256} {size} {name}" for name, (sha256, size) in sorted(files.items())]
     taken |= {"Directory": directory, "Checksums-Sha256": "\n".join(["", *lines])}
-    return Entry(
+    return IndexEntry(
         package=source,
         version=version,
         architecture="source",
@@ -132,14 +132,14 @@ def source_entry(fields: Mapping[str, str], files: Mapping[str, tuple[str, int]]
     )
 
 
-def read_index(text: str, *, sources: bool) -> Iterator[Entry]:
+def read_index(text: str, *, sources: bool) -> Iterator[IndexEntry]:
     """The entries of a Packages or Sources file that :func:`index` wrote; raises ArtifactError for one that it cannot have."""
     for stanza in text.split("\n\n"):
         if stanza.strip():
             yield _read(stanza.strip("\n"), sources=sources)
 
 
-def _read(stanza: str, *, sources: bool) -> Entry:
+def _read(stanza: str, *, sources: bool) -> IndexEntry:
     fields: dict[str, str] = {}
     name = ""
     for line in stanza.split("\n"):
@@ -158,7 +158,7 @@ def _read(stanza: str, *, sources: bool) -> Entry:
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"an index holds a stanza that is none: {str(error)[:80]}") from None
     source, source_version = _source("" if sources else fields.get("Source", ""), package, version)
-    return Entry(
+    return IndexEntry(
         package=package,
         version=version,
         architecture="source" if sources else fields.get("Architecture", ""),
@@ -199,7 +199,7 @@ def _source(text: str, package: str, version: str) -> tuple[str, str]:
 # -- which ones stay ------------------------------------------------------------------------------------------------
 
 
-def retained(entries: Iterable[Entry], *, keep: int | None) -> list[Entry]:
+def retained(entries: Iterable[IndexEntry], *, keep: int | None) -> list[IndexEntry]:
     """The newest ``keep`` versions of every package (None: all), sorted; a source stays as long as a package made from it does.
 
     A source without any package in the suite is counted like a package.
@@ -214,11 +214,11 @@ def retained(entries: Iterable[Entry], *, keep: int | None) -> list[Entry]:
     return sorted(binaries + kept, key=lambda entry: (entry.package, NativeVersion(entry.version), entry.architecture))
 
 
-def _newest(entries: Sequence[Entry], keep: int | None) -> list[Entry]:
-    groups: dict[tuple[str, str], list[Entry]] = {}
+def _newest(entries: Sequence[IndexEntry], keep: int | None) -> list[IndexEntry]:
+    groups: dict[tuple[str, str], list[IndexEntry]] = {}
     for entry in entries:
         groups.setdefault((entry.package, entry.architecture), []).append(entry)
-    found: list[Entry] = []
+    found: list[IndexEntry] = []
     for group in groups.values():
         if keep is not None and len(group) > keep:
             group.sort(key=lambda entry: NativeVersion(entry.version), reverse=True)
@@ -227,7 +227,7 @@ def _newest(entries: Sequence[Entry], keep: int | None) -> list[Entry]:
     return found
 
 
-def index(entries: Iterable[Entry]) -> bytes:
+def index(entries: Iterable[IndexEntry]) -> bytes:
     """A Packages or Sources file."""
     return "".join(f"{entry.text}\n\n" for entry in entries).encode()
 

@@ -15,7 +15,7 @@ from typing import Self
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.gate import artifacts
 from lxcbuild.debian.repository import aptindex
-from lxcbuild.debian.repository.aptindex import Entry
+from lxcbuild.debian.repository.aptindex import IndexEntry
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
 from lxcbuild.files import sync_directory
@@ -40,7 +40,7 @@ class Incoming:
     ) -> None:
         shutil.rmtree(self._scratch)
 
-    def take(self, files: Iterable[Path]) -> Iterator[Entry]:
+    def take(self, files: Iterable[Path]) -> Iterator[IndexEntry]:
         """Copy and read every .deb and .dsc; raises RepositoryError for one that no repository should hold."""
         for path in files:
             if path.suffix not in (".deb", ".dsc"):
@@ -52,7 +52,7 @@ class Incoming:
             except OSError as error:
                 raise RepositoryError(f"{path} cannot be read: {error.strerror}: {error.filename}") from error
 
-    def settle(self, entries: Iterable[Entry]) -> None:
+    def settle(self, entries: Iterable[IndexEntry]) -> None:
         """Move the copies of these entries into the pool. They are seen when a suite names them."""
         for entry in entries:
             for file in entry.files:
@@ -62,14 +62,14 @@ class Incoming:
                 for parent in list(place.parents)[: len(Path(file.path).parents) - 1]:
                     sync_directory(parent)
 
-    def _deb(self, path: Path) -> Entry:
+    def _deb(self, path: Path) -> IndexEntry:
         copy, sha256, size = self._copy(path)
         fields = artifacts.read_control(copy)
         entry = aptindex.binary_entry(fields, code=self._code, sha256=sha256, size_bytes=size)
         self._copies[entry.files[0].path] = copy
         return entry
 
-    def _dsc(self, path: Path) -> Entry:
+    def _dsc(self, path: Path) -> IndexEntry:
         copies = {path.name: self._copy(path)}
         data = copies[path.name][0].read_bytes()
         dsc = sourcepackage.read_dsc(data, what=path.name)

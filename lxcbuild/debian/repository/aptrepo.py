@@ -32,7 +32,7 @@ import msgspec
 from msgspec import Struct
 
 from lxcbuild.debian.repository import aptindex, aptsign
-from lxcbuild.debian.repository.aptindex import Entry, Identity
+from lxcbuild.debian.repository.aptindex import Identity, IndexEntry
 from lxcbuild.debian.repository.aptpool import Incoming
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
@@ -51,7 +51,7 @@ _ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}")
 _OFFICIAL = frozenset({"debian", "ubuntu", "debian backports", "debian-security", "raspbian"})
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class RepositorySettings(Struct, frozen=True, kw_only=True):
     """What ``repo init`` settled. ``keep`` is how many versions of a package stay (None: all)."""
 
     fingerprint: str
@@ -82,7 +82,7 @@ class Repository(Struct, frozen=True):
     """An existing repository. Any number of readers; writers take turns."""
 
     path: Path
-    settings: Settings
+    settings: RepositorySettings
 
     @classmethod
     def init(
@@ -114,7 +114,7 @@ class Repository(Struct, frozen=True):
             fingerprint = aptsign.make_key(key_home, user_id=f"{origin} archive signing key")
         elif fingerprint not in aptsign.fingerprints(key_home):
             raise RepositoryError(f"{key_home} has no secret key {fingerprint[:60]}")
-        settings = Settings(
+        settings = RepositorySettings(
             fingerprint=fingerprint,
             key_home=os.fspath(key_home.absolute()),
             key_made_at_s=made_at_s + 1,
@@ -138,7 +138,7 @@ class Repository(Struct, frozen=True):
         """The repository in a directory; raises RepositoryError when there is none, or one of a newer lxcbuild."""
         try:
             document = json.loads((path / _PRIVATE / "settings.json").read_text("utf-8"))
-            return cls(path, Settings(**document))
+            return cls(path, RepositorySettings(**document))
         except FileNotFoundError:
             raise RepositoryError(
                 f"there is no repository in {path}", resolution=f"make one: lxcbuild repo init {path}"
@@ -159,7 +159,7 @@ class Repository(Struct, frozen=True):
         """The code names of what is published."""
         return sorted(link.name for link in (self.path / "dists").iterdir() if link.is_symlink())
 
-    def entries(self, code: str) -> list[Entry]:
+    def entries(self, code: str) -> list[IndexEntry]:
         """Everything in a suite, sources last; empty when nothing was published there yet. Raises RepositoryError."""
         link = self.path / "dists" / code
         if not link.is_symlink():
@@ -178,7 +178,7 @@ class Repository(Struct, frozen=True):
         """
         code = aptindex.codename(target)
         with self._locked(), Incoming(self.path, self.path / _PRIVATE / "incoming", code) as incoming:
-            new: dict[tuple[str, str, str], Entry] = {}
+            new: dict[tuple[str, str, str], IndexEntry] = {}
             for entry in incoming.take(files):
                 if new.setdefault(entry.key, entry).sums != entry.sums:
                     raise RepositoryError(f"{'_'.join(entry.key)} is given twice, with different bytes")
@@ -228,7 +228,7 @@ class Repository(Struct, frozen=True):
             yield
             mark.unlink()
 
-    def _switch(self, code: str, entries: Sequence[Entry], *, architecture: str, date_s: int | None) -> Published:
+    def _switch(self, code: str, entries: Sequence[IndexEntry], *, architecture: str, date_s: int | None) -> Published:
         dists = self.path / "dists"
         link = dists / code
         before = _serial(link.readlink().name) if link.is_symlink() else 0
@@ -343,7 +343,7 @@ def publish(repository: Path, target: Target, files: Iterable[Path], *, replace:
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def _write_lists(made: Path, entries: Sequence[Entry], architectures: Sequence[str]) -> dict[str, tuple[str, int]]:
+def _write_lists(made: Path, entries: Sequence[IndexEntry], architectures: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Packages and Sources with their by-hash names; gives their hashes and sizes by path below the suite."""
     lists = {
         f"binary-{arch}/Packages": [e for e in entries if e.architecture in (arch, "all")] for arch in architectures
@@ -365,8 +365,8 @@ def _write_lists(made: Path, entries: Sequence[Entry], architectures: Sequence[s
     return files
 
 
-def _entries(generation: Path) -> list[Entry]:
-    found: dict[tuple[str, str, str], Entry] = {}
+def _entries(generation: Path) -> list[IndexEntry]:
+    found: dict[tuple[str, str, str], IndexEntry] = {}
     main = generation / aptindex.COMPONENT
     try:
         for path in [*sorted(main.glob("binary-*/Packages")), main / "source/Sources"]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from lxcbuild.debian.gate import artifacts
 from lxcbuild.debian.repository import aptindex, aptsign
-from lxcbuild.debian.repository.aptindex import Entry
+from lxcbuild.debian.repository.aptindex import IndexEntry
 from lxcbuild.debian.repository.aptrepo import KEY_FILE, Repository
 from lxcbuild.debian.stanza import ArtifactError
 from lxcbuild.errors import RepositoryError
@@ -29,7 +29,7 @@ class Problem(Struct, frozen=True):
     what: str
 
 
-class Verdict(Struct, frozen=True):
+class RepositoryCheck(Struct, frozen=True):
     """What was looked at, and what is wrong with it."""
 
     suites: tuple[str, ...]
@@ -37,13 +37,13 @@ class Verdict(Struct, frozen=True):
     problems: tuple[Problem, ...]
 
 
-def verify(repository: Repository) -> Verdict:
+def verify(repository: Repository) -> RepositoryCheck:
     """Check all suites. A writer who publishes meanwhile does no harm: the generation that was found first is looked at."""
     suites = repository.suites()
     problems: list[Problem] = []
     if not repository.path.joinpath(KEY_FILE).is_file():
         problems.append(Problem(KEY_FILE, "is missing"))
-        return Verdict(tuple(suites), 0, tuple(problems))
+        return RepositoryCheck(tuple(suites), 0, tuple(problems))
     files: dict[str, tuple[str, int]] = {}
     for code in suites:
         generation = (repository.path / "dists" / code).resolve()
@@ -52,7 +52,7 @@ def verify(repository: Repository) -> Verdict:
             continue
         problems += _suite(repository, code, generation, files)
     problems += (problem for name, (sha256, size) in files.items() for problem in _file(repository, name, sha256, size))
-    return Verdict(tuple(suites), len(files), tuple(problems))
+    return RepositoryCheck(tuple(suites), len(files), tuple(problems))
 
 
 def _suite(repository: Repository, code: str, generation: Path, files: dict[str, tuple[str, int]]) -> Iterator[Problem]:
@@ -116,7 +116,7 @@ def _list(place: Path, where: str, files: dict[str, tuple[str, int]]) -> Iterato
         yield from _entry(entry, where, files)
 
 
-def _entry(entry: Entry, where: str, files: dict[str, tuple[str, int]]) -> Iterator[Problem]:
+def _entry(entry: IndexEntry, where: str, files: dict[str, tuple[str, int]]) -> Iterator[Problem]:
     for file in entry.files:
         parts = file.path.split("/")
         if parts[0] != "pool" or any(part in ("", ".", "..") for part in parts):

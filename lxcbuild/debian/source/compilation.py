@@ -11,7 +11,7 @@ from msgspec import Struct
 from lxcbuild.debian import steps
 from lxcbuild.debian.documents import DocumentError, load
 from lxcbuild.debian.source.decisive import decisive_lines
-from lxcbuild.debian.steps import InsideStep, Job, Missing, StepFailure
+from lxcbuild.debian.steps import InsideStep, Job, MissingInLog, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
 from lxcbuild.text import for_documents
@@ -265,7 +265,7 @@ def classify_compile_failure(tail: bytes, *, status: str) -> StepFailure:
     )
 
 
-def missing_in_tail(tail: bytes) -> tuple[Missing, ...]:
+def missing_in_tail(tail: bytes) -> tuple[MissingInLog, ...]:
     """The same for the end of a log as it was printed."""
     return missing_things(_readable(tail))
 
@@ -276,13 +276,13 @@ def _readable(tail: bytes) -> str:
     return "\n".join(line[:_LINE_LENGTH] for line in lines)
 
 
-def missing_things(text: str) -> tuple[Missing, ...]:
+def missing_things(text: str) -> tuple[MissingInLog, ...]:
     """Everything that a log says is not there, each once, in the order of the markers."""
     found = [
-        Missing(marker.missing, (match.groupdict().get("what") or "").strip())
+        MissingInLog(marker.missing, (match.groupdict().get("what") or "").strip())
         for marker in _MARKERS
         if marker.missing is not None
         for match in itertools.islice(marker.pattern.finditer(text), _MAX_MISSING)
     ]
-    found += [Missing("phrase", phrase) for phrase in requirement_table().phrases if re.search(phrase, text)]
+    found += [MissingInLog("phrase", phrase) for phrase in requirement_table().phrases if re.search(phrase, text)]
     return tuple(dict.fromkeys(found))[:_MAX_MISSING]

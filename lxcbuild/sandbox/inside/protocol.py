@@ -25,7 +25,7 @@ class ProtocolError(SandboxError):
     """The runner, or whoever speaks in its place, sent something that it never sends."""
 
 
-class Ready(Struct, frozen=True, kw_only=True):
+class RunnerReady(Struct, frozen=True, kw_only=True):
     """What the runner says about itself when it is up: its Python, capabilities, seccomp mode and no-new-privileges bit."""
 
     python: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     no_new_privs: int
 
 
-class Output(Struct, frozen=True):
+class StepOutput(Struct, frozen=True):
     """Bytes that the step printed."""
 
     data: bytes
@@ -55,7 +55,7 @@ class Done(Struct, frozen=True):
     id: int
 
 
-class Refused(Struct, frozen=True, kw_only=True):
+class StepRefused(Struct, frozen=True, kw_only=True):
     """A request could not be carried out."""
 
     id: int
@@ -73,7 +73,7 @@ class Fatal(Struct, frozen=True):
     text: str
 
 
-Message = Ready | Output | Exited | Done | Refused | Took | Fatal
+Message = RunnerReady | StepOutput | Exited | Done | StepRefused | Took | Fatal
 _Fields = Mapping[str, object]
 
 
@@ -143,11 +143,11 @@ def _bits(fields: _Fields, name: str) -> int:
         raise ProtocolError(f"the runner sent a bad {name}") from None
 
 
-def _ready(fields: _Fields) -> Ready:
+def _ready(fields: _Fields) -> RunnerReady:
     version = fields.get("python")
     if not isinstance(version, list) or len(version) != 3 or not all(type(n) is int and 0 <= n < 1000 for n in version):
         raise ProtocolError("the runner sent a bad python")
-    return Ready(
+    return RunnerReady(
         python=(version[0], version[1], version[2]),
         cap_eff=_bits(fields, "cap_eff"),
         cap_bnd=_bits(fields, "cap_bnd"),
@@ -156,9 +156,9 @@ def _ready(fields: _Fields) -> Ready:
     )
 
 
-def _output(fields: _Fields) -> Output:
+def _output(fields: _Fields) -> StepOutput:
     try:
-        return Output(binascii.a2b_base64(_text(fields, "data", longest=MAX_LINE_BYTES), strict_mode=True))
+        return StepOutput(binascii.a2b_base64(_text(fields, "data", longest=MAX_LINE_BYTES), strict_mode=True))
     except ValueError:  # binascii.Error is one; so is text that is not ASCII
         raise ProtocolError("the runner sent a bad data") from None
 
@@ -173,8 +173,8 @@ def _exited(fields: _Fields) -> Exited:
     )
 
 
-def _refused(fields: _Fields) -> Refused:
-    return Refused(
+def _refused(fields: _Fields) -> StepRefused:
+    return StepRefused(
         id=_number(fields, "id"), errno=_number(fields, "errno", high=4095), text=_text(fields, "text", longest=500)
     )
 

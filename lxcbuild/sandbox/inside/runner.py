@@ -47,7 +47,7 @@ def _json_codec():  # type: ignore[no-untyped-def]
     return (lambda text: scan(text, 0)[0]), encode_basestring_ascii
 
 
-class Step:
+class RunningStep:
     """The running step."""
 
     def __init__(self, number: int, *, pid: int, out: int, keys: int, terminal: bool) -> None:
@@ -70,7 +70,7 @@ class Runner:
         self.inbox = bytearray()
         self.scanned = 0
         self.outbox = b""
-        self.step: Step | None = None
+        self.step: RunningStep | None = None
         self.alone = True
         self.steps = type(sys)("runner_step")
         posix.set_blocking(stream, False)
@@ -180,7 +180,7 @@ class Runner:
         if self.step is not None:
             raise ValueError("a step is running")
         pid, out, keys = self.steps.start(message)
-        self.step = Step(message["id"], pid=pid, out=out, keys=keys, terminal=bool(message.get("pty")))
+        self.step = RunningStep(message["id"], pid=pid, out=out, keys=keys, terminal=bool(message.get("pty")))
         self.alone = False
 
     # -- children -------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Runner:
         else:
             self.close_output(step)
 
-    def close_output(self, step: Step) -> None:
+    def close_output(self, step: RunningStep) -> None:
         """No more output."""
         posix.close(step.out)
         if step.terminal:
@@ -248,7 +248,7 @@ class Runner:
             posix.close(step.keys)
         self.step = None
 
-    def type(self, step: Step) -> None:
+    def type(self, step: RunningStep) -> None:
         """Write to the step's input what was typed, then its end."""
         try:
             while step.typed:

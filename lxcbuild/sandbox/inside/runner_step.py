@@ -57,7 +57,7 @@ class UnsignedLong(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "L"
 
 
-class Bytes(_SimpleCData):  # type: ignore[type-arg]
+class CString(_SimpleCData):  # type: ignore[type-arg]
     """C's ``char *``."""
 
     _type_ = "z"
@@ -117,7 +117,7 @@ def guard_runner() -> None:
 class FilterProgram(Structure):
     """``struct sock_fprog`` of linux/filter.h."""
 
-    _fields_ = (("count", UnsignedShort), ("instructions", Bytes))
+    _fields_ = (("count", UnsignedShort), ("instructions", CString))
 
 
 def filter_calls(program: bytes) -> None:

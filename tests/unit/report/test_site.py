@@ -27,8 +27,8 @@ EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31mred\x
 MADE_AT = "2026-11-21T00:00+00:00"
 
 
-def build(number: int, **changes: object) -> gather.Build:
-    made = gather.Build(
+def build(number: int, **changes: object) -> gather.ReportedBuild:
+    made = gather.ReportedBuild(
         build_id=f"20261121-{number:06d}-abcdef",
         name=f"project-{number % 400}",
         version=f"1.{number}",

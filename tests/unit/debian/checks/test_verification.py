@@ -23,7 +23,7 @@ from lxcbuild.debian.checks.verification import (
     strained,
 )
 from lxcbuild.debian.inside.verify import _modules
-from lxcbuild.debian.steps import Job, Missing, StepFailure
+from lxcbuild.debian.steps import Job, MissingInLog, StepFailure
 from lxcbuild.errors import BadNameError
 from tests.support.timing import within
 
@@ -155,12 +155,12 @@ def test_a_project_without_modules_may_be_a_name_for_others() -> None:
     ],
 )
 def test_libraries_are_found_in_what_a_failed_import_says(said: str, named: str) -> None:
-    assert Missing("library", named) in natives_in(said)
+    assert MissingInLog("library", named) in natives_in(said)
 
 
 def test_programs_are_found_in_what_a_failed_import_says() -> None:
     said = "FileNotFoundError: [Errno 2] No such file or directory: 'git'"
-    assert natives_in(said) == (Missing("program", "git"),)
+    assert natives_in(said) == (MissingInLog("program", "git"),)
     assert natives_in("No such file or directory: '/etc/passwd'") == ()
     with within(10):
         assert len(natives_in(" ".join(f"lib{number}x" for number in range(100_000)))) <= 20

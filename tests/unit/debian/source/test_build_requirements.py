@@ -17,7 +17,7 @@ from lxcbuild.debian.source.backend import BUILD_PYTHON, LAID_WHEELS, ask_job, l
 from lxcbuild.debian.source.buildrelations import build_relations, without_upper_bounds
 from lxcbuild.debian.source.compilation import compile_job, missing_things
 from lxcbuild.debian.source.inspection import Inspection, parse_inspection
-from lxcbuild.debian.steps import REQUEST, Missing
+from lxcbuild.debian.steps import REQUEST, MissingInLog
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.images.wheels import _PTH_TEXT
 from tests.support import sdists
@@ -222,24 +222,24 @@ def test_the_step_and_the_environment_agree_on_places() -> None:
 @pytest.mark.parametrize(
     ("log", "wanted"),
     [
-        ("x.c:3:10: fatal error: libpq-fe.h: No such file or directory\n", Missing("header", "libpq-fe.h")),
-        ("/usr/bin/ld: cannot find -lcurl: No such file or directory\n", Missing("library", "curl")),
-        ("Package libffi was not found in the pkg-config search path.\n", Missing("pkgconfig", "libffi")),
-        ("ModuleNotFoundError: No module named 'Cython'\n", Missing("module", "Cython")),
-        ("../meson.build:4:0: ERROR: Program 'swig' not found or not executable\n", Missing("program", "swig")),
+        ("x.c:3:10: fatal error: libpq-fe.h: No such file or directory\n", MissingInLog("header", "libpq-fe.h")),
+        ("/usr/bin/ld: cannot find -lcurl: No such file or directory\n", MissingInLog("library", "curl")),
+        ("Package libffi was not found in the pkg-config search path.\n", MissingInLog("pkgconfig", "libffi")),
+        ("ModuleNotFoundError: No module named 'Cython'\n", MissingInLog("module", "Cython")),
+        ("../meson.build:4:0: ERROR: Program 'swig' not found or not executable\n", MissingInLog("program", "swig")),
         (
             'meson.build:3:2: ERROR: Dependency "openblas" not found, tried pkgconfig\n',
-            Missing("pkgconfig", "openblas"),
+            MissingInLog("pkgconfig", "openblas"),
         ),
-        ("sh: 1: pg_config: not found\n", Missing("program", "pg_config")),
-        ("FileNotFoundError: [Errno 2] No such file or directory: 'cmake'\n", Missing("program", "cmake")),
-        ("error: no matching package named `pyo3` found\n", Missing("crate", "pyo3")),
-        ("error: failed to get `serde` as a dependency of package `x v1`\n", Missing("crate", "serde")),
+        ("sh: 1: pg_config: not found\n", MissingInLog("program", "pg_config")),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'cmake'\n", MissingInLog("program", "cmake")),
+        ("error: no matching package named `pyo3` found\n", MissingInLog("crate", "pyo3")),
+        ("error: failed to get `serde` as a dependency of package `x v1`\n", MissingInLog("crate", "serde")),
         ("  configuration error: `project.license` must be valid exactly by one definition\n", None),
-        ("Error: pg_config executable not found.\n", Missing("phrase", "(?i)pg_config executable not found")),
+        ("Error: pg_config executable not found.\n", MissingInLog("phrase", "(?i)pg_config executable not found")),
     ],
 )
-def test_a_log_says_what_is_missing(log: str, wanted: Missing | None) -> None:
+def test_a_log_says_what_is_missing(log: str, wanted: MissingInLog | None) -> None:
     found = missing_things(log)
     if wanted is None:
         assert [item.kind for item in found] == ["backend"]

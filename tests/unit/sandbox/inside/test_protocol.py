@@ -13,7 +13,7 @@ from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, Policy, TimeL
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.inside import protocol
 from lxcbuild.sandbox.inside.protocol import LineReader, ProtocolError, parse
-from lxcbuild.sandbox.watch import Reading, Watch
+from lxcbuild.sandbox.watch import Reading, StepWatch
 
 READY = {"op": "ready", "python": [3, 11, 2], "cap_eff": "00ff", "cap_bnd": "0", "seccomp": 2, "no_new_privs": 1}
 EXIT = {"op": "exit", "id": 1, "status": 0, "signal": None}
@@ -24,13 +24,15 @@ def line(**fields: object) -> bytes:
 
 
 def test_good_messages() -> None:
-    assert parse(line(**READY)) == protocol.Ready(python=(3, 11, 2), cap_eff=255, cap_bnd=0, seccomp=2, no_new_privs=1)
-    assert parse(line(op="out", data="AP8=")) == protocol.Output(b"\0\xff")
+    assert parse(line(**READY)) == protocol.RunnerReady(
+        python=(3, 11, 2), cap_eff=255, cap_bnd=0, seccomp=2, no_new_privs=1
+    )
+    assert parse(line(op="out", data="AP8=")) == protocol.StepOutput(b"\0\xff")
     assert parse(line(**EXIT)) == protocol.Exited(id=1, status=0, signal=None)
     assert parse(line(**{**EXIT, "status": None, "signal": 9})) == protocol.Exited(id=1, status=None, signal=9)
     assert parse(line(op="done", id=3)) == protocol.Done(3)
     assert parse(line(op="took")) == protocol.Took()
-    assert parse(line(op="error", id=1, errno=11, text="x")) == protocol.Refused(id=1, errno=11, text="x")
+    assert parse(line(op="error", id=1, errno=11, text="x")) == protocol.StepRefused(id=1, errno=11, text="x")
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,14 @@ def test_a_line_is_bounded(piece: bytes) -> None:
         flood()
 
 
-def watch(*, first: Reading | None = None, **limits: float) -> Watch:
+def watch(*, first: Reading | None = None, **limits: float) -> StepWatch:
     policy = Policy(
         name="t",
         memory=MemoryLimits(max_bytes=1),
         disk=DiskLimits(max_bytes=1, max_inodes=1),
         time=TimeLimits(wall_s=100, silence_s=10, cpu_s=50),
     )
-    return Watch(Step(argv=("x",), **limits), policy=policy, now=1000.0, first=first or Reading(usage=Usage()))
+    return StepWatch(Step(argv=("x",), **limits), policy=policy, now=1000.0, first=first or Reading(usage=Usage()))
 
 
 def test_clocks() -> None:
