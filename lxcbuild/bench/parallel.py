@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from lxcbuild import files
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import Policy
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import Instance, InstanceSpec, Step
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from lxcbuild.bench.peers import COMMAND, PEERS, Peer, run_once, swept
 from lxcbuild.bench.samples import Spread, ratios
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import NetworkMode, Policy
+from lxcbuild.policy import NetworkMode, Policy
 from lxcbuild.sandbox.base import InstanceSpec, Step
 from lxcbuild.sandbox.inside import compiled
 from lxcbuild.sandbox.lxc import LxcBackend

@@ -14,7 +14,8 @@ from lxcbuild.events import Monitor
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.images.wheels import WheelLayers
-from lxcbuild.model import Policy, Target
+from lxcbuild.model import Target
+from lxcbuild.policy import Policy
 from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.pypi.versions.version_caps import Ceilings
 from lxcbuild.sandbox.base import Backend

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from lxcbuild import files
 from lxcbuild.builder.work import Work
 from lxcbuild.config.units import bytes_text
-from lxcbuild.model import Failure, FailureClass, Policy
+from lxcbuild.model import Failure, FailureClass
+from lxcbuild.policy import Policy
 
 #: Left to everything else on the machine.
 _SPARE_BYTES = 256 << 20

@@ -23,7 +23,8 @@ from lxcbuild.events import Monitor, Note, Output
 from lxcbuild.images.crates import CrateFile
 from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
-from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseRecord, Policy, Source, Usage
+from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseRecord, Source, Usage
+from lxcbuild.policy import Policy
 from lxcbuild.pypi.index.model import Release
 from lxcbuild.pypi.versions.buildset import Chosen
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step

@@ -6,32 +6,27 @@ that appear twice, tags that make objects.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from msgspec import Struct
-from pydantic import BaseModel, ValidationError
 
+from lxcbuild.config.structs import KeyPath, Mistake, Table, convert, convert_table, dotted_path
 from lxcbuild.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_VALUES = 5_000
-_MERGE = "tag:yaml.org,2002:merge"
 _SIMPLE = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")}
-
-KeyPath = tuple[str | int, ...]
+_TEXT = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML has it: ten times as fast
 
-Model = TypeVar("Model", bound=BaseModel)
+S = TypeVar("S", bound=Struct)
 
 
 class Document(Struct, frozen=True):
@@ -55,26 +50,22 @@ class Document(Struct, frozen=True):
         return ConfigError(brief, details=f"file: {self.path}", resolution=resolution or f"edit {self.path}")
 
 
-def dotted_path(at: KeyPath) -> str:
-    """``io.devices[0].read``."""
-    text = ""
-    for step in at:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text
-
-
 def read_document(path: Path) -> Document:
     """Read one file; raises :class:`ConfigError` for everything that can be wrong with it."""
+    return parse_document(read_bytes(path), path=path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds, and no more than a byte too much of it; raises :class:`ConfigError`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no file {path}", resolution="run: lxcbuild policy list") from error
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "")
         raise ConfigError(f"{path}: cannot be read ({name})", details=str(error)) from error
-    return parse_document(data, path=path)
 
 
 def parse_document(data: bytes, *, path: Path) -> Document:
@@ -83,13 +74,10 @@ def parse_document(data: bytes, *, path: Path) -> Document:
     if len(data) > MAX_BYTES:
         raise empty.error((), f"larger than {MAX_BYTES // 1024} KiB")
     try:
-        text = data.decode()
-        _check_depth(text)
-        root = yaml.compose(text, Loader=_Loader)
+        reader = _Reader(path, data.decode())
+        value = reader.read()
     except UnicodeDecodeError as error:
         raise empty.error((), f"is not UTF-8 text (byte {error.start})") from error
-    except _TooDeepError as error:
-        raise Document(path, {}, {(): error.line}).error((), f"nested deeper than {MAX_DEPTH}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line: dict[KeyPath, int] = {(): mark.line + 1} if mark else {}
@@ -97,129 +85,149 @@ def parse_document(data: bytes, *, path: Path) -> Document:
         raise Document(path, {}, line).error((), f"is not YAML: {said}") from error
     except yaml.YAMLError as error:
         raise empty.error((), f"is not YAML: {str(error).splitlines()[0]}") from error
-    if root is None:
+    if value is None:
         return empty
-    builder = _Builder(path)
-    value = builder.build(root, ())
     if not isinstance(value, dict):
-        raise Document(path, {}, builder.lines).error((), "must hold keys and values")
-    return Document(path, value, builder.lines)
+        raise Document(path, {}, reader.lines).error((), "must hold keys and values")
+    return Document(path, value, reader.lines)
 
 
-class _TooDeepError(Exception):
-    def __init__(self, line: int) -> None:
-        super().__init__(line)
-        self.line = line
+class _Anchored(Struct):
+    """What an alias stands for, and what it adds to the bounds. It is ``open`` as long as it is being read."""
+
+    value: Any = None
+    values: int = 0
+    height: int = 0
+    open: bool = True
 
 
-def _check_depth(text: str) -> None:
-    """Count nesting on the stream of events, before anything recursive runs."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _TooDeepError(event.start_mark.line + 1 if event.start_mark else 1)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+class _Reader:
+    """Plain values from the parser's events, in one pass; nothing is made that the bounds do not allow."""
 
-
-class _Builder:
-    """Plain values from the node graph, counting what aliases multiply."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str) -> None:
         self._path = path
-        self._count = 0
+        self._events = _Loader(text)
         self._scalars = yaml.constructor.SafeConstructor()
+        self._anchors: dict[str, _Anchored] = {}
+        self._count = 0
+        self._deepest = 0
         self.lines: dict[KeyPath, int] = {}
 
-    def build(self, node: yaml.Node, at: KeyPath) -> Any:
-        self.lines[at] = node.start_mark.line + 1
-        self._count += 1
-        if self._count > MAX_VALUES or len(at) > MAX_DEPTH:
-            raise self._error(at, f"more than {MAX_VALUES} values, or aliases that contain themselves")
-        if node.tag not in _SIMPLE:
-            raise self._error(
-                at, f"values of the type {node.tag.rsplit(':', 1)[-1][:40]!r} are not used here; put it in quotes"
-            )
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, at)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*at, place)) for place, child in enumerate(node.value)]
-        try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            raise self._error(at, f"cannot be read: {str(error).splitlines()[0]}") from error
+    def read(self) -> Any:
+        """The only document of the text, None where there is none."""
+        next_event = self._events.get_event
+        next_event()  # the start of the stream
+        if isinstance(event := next_event(), yaml.StreamEndEvent):
+            return None
+        found = self._value(next_event(), ())
+        next_event()  # the end of the document
+        if not isinstance(event := next_event(), yaml.StreamEndEvent):
+            raise yaml.MarkedYAMLError(problem="another document follows", problem_mark=event.start_mark)
+        return found
 
-    def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
+    def _value(self, event: Any, at: KeyPath) -> Any:
+        self.lines.setdefault(at, _line(event))
+        if isinstance(event, yaml.AliasEvent):
+            return self._aliased(event, at)
+        self._add(event, at, values=1, height=0)
+        if event.anchor is None:
+            return self._own(event, at)
+        kept = self._anchors[event.anchor] = _Anchored()
+        before, self._deepest, outer = self._count - 1, len(at), self._deepest
+        kept.value = self._own(event, at)
+        kept.values, kept.height, kept.open = self._count - before, self._deepest - len(at), False
+        self._deepest = max(self._deepest, outer)
+        return kept.value
+
+    def _aliased(self, event: Any, at: KeyPath) -> Any:
+        kept = self._anchors.get(event.anchor)
+        if kept is None:
+            raise yaml.MarkedYAMLError(problem=f"found undefined alias {event.anchor!r}", problem_mark=event.start_mark)
+        if kept.open:
+            self._refuse(event, at, f"more than {MAX_VALUES} values, or aliases that contain themselves")
+        self._add(event, at, values=kept.values, height=kept.height)
+        return kept.value
+
+    def _add(self, event: Any, at: KeyPath, *, values: int, height: int) -> None:
+        self._count += values
+        self._deepest = max(self._deepest, len(at) + height)
+        if self._count > MAX_VALUES:
+            self._refuse(event, at, f"more than {MAX_VALUES} values, or aliases that contain themselves")
+        if self._deepest > MAX_DEPTH or (len(at) == MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent)):
+            self._refuse(event, (), f"nested deeper than {MAX_DEPTH}")
+
+    def _own(self, event: Any, at: KeyPath) -> Any:
+        if isinstance(event, yaml.MappingStartEvent):
+            self._plain_tag(event, event.tag, at)
+            return self._mapping(at)
+        if isinstance(event, yaml.SequenceStartEvent):
+            self._plain_tag(event, event.tag, at)
+            found: list[Any] = []
+            while not isinstance(event := self._events.get_event(), yaml.SequenceEndEvent):
+                found.append(self._value(event, (*at, len(found))))
+            return found
+        tag = self._tag(event)
+        self._plain_tag(event, tag, at)
+        if tag == _TEXT:
+            return event.value
+        try:
+            return self._scalars.construct_object(yaml.ScalarNode(tag, event.value, event.start_mark))
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            return self._refuse(event, at, f"cannot be read: {str(error).splitlines()[0]}")
+
+    def _mapping(self, at: KeyPath) -> dict[str, Any]:
         table: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
-                self.lines[at] = key_node.start_mark.line + 1
-                raise self._error(at, "keys must be words")
-            key = str(key_node.value)
+        while not isinstance(event := self._events.get_event(), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent) or self._tag(event) == _MERGE:
+                self._refuse(event, at, "keys must be words")
+            key = str(event.value)
             inner = (*at, key)
-            line = key_node.start_mark.line + 1
             if key in table:
-                first, self.lines[inner] = self.lines[inner], line
-                raise self._error(inner, f"appears twice (first in line {first})")
-            table[key] = self.build(value_node, inner)
-            self.lines[inner] = line
+                self._refuse(event, inner, f"appears twice (first in line {self.lines[inner]})")
+            self.lines[inner] = _line(event)
+            table[key] = self._value(self._events.get_event(), inner)
         return table
 
-    def _error(self, at: KeyPath, problem: str) -> ConfigError:
-        return Document(self._path, {}, self.lines).error(at, problem)
+    def _tag(self, event: Any) -> str:
+        return str(
+            self._events.resolve(yaml.ScalarNode, event.value, event.implicit)
+            if event.tag is None or event.tag == "!"
+            else event.tag
+        )
+
+    def _plain_tag(self, event: Any, tag: str | None, at: KeyPath) -> None:
+        if tag is not None and tag not in _SIMPLE and tag != "!":
+            kind = tag.rsplit(":", 1)[-1][:40]
+            self._refuse(event, at, f"values of the type {kind!r} are not used here; put it in quotes")
+
+    def _refuse(self, event: Any, at: KeyPath, problem: str) -> NoReturn:
+        raise Document(self._path, {}, {at: _line(event)}).error(at, problem)
 
 
-def validate(document: Document, model: type[Model]) -> Model:
-    """The document as a model; raises :class:`ConfigError` for its first mistake, with the others in the details."""
-    try:
-        return model.model_validate(document.value)
-    except ValidationError as error:
-        found = [_explain(document, model, each) for each in error.errors(include_url=False, include_context=True)]
-        first = found[0]
-        if len(found) > 1:
-            first.details = "\n".join([str(first.details), *(f"also: {other.brief}" for other in found[1:])])
-        raise first from error
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
-def _explain(document: Document, model: type[BaseModel], error: ErrorDetails) -> ConfigError:
-    at = tuple(step for step in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _keys_at(model, at[:-1])
-        hint = nearest(str(at[-1]), known)
-        problem = f"there is no such key.{hint}" if hint else f"there is no such key; known: {', '.join(sorted(known))}"
-        return document.error(at, problem)
-    if error["type"] == "missing":
-        return document.error(at, "is missing")
-    message = str(error.get("ctx", {}).get("error") or error["msg"])
-    return document.error(at, message[:1].lower() + message[1:] if message[:2].istitle() else message)
+def validate(document: Document, kind: type[S], *, given: Mapping[str, Any] | None = None) -> S:
+    """The document as a struct; ``given`` are fields that are no keys of the file.
+
+    Raises :class:`ConfigError` for the first mistake, with the others in the details.
+    """
+    found, mistakes = convert(document.value, kind, given=given or {})
+    _raise_first(document, mistakes)
+    assert found is not None, "it is there when nothing is wrong"
+    return found
 
 
-def _keys_at(model: type[BaseModel], at: KeyPath) -> list[str]:
-    """The keys that are allowed at a place of the document."""
-    current = model
-    for step in at:
-        if isinstance(step, int):
-            continue
-        found = next((f for name, f in current.model_fields.items() if step in (name, f.alias)), None)
-        inner = _model_in(found.annotation) if found else None
-        if inner is None:
-            return []
-        current = inner
-    return [field.alias or name for name, field in current.model_fields.items() if not field.exclude]
+def validate_table(document: Document, table: Table) -> dict[str, Any]:
+    """The keys of a document that is part of something. Raises as :func:`validate`."""
+    found, mistakes = convert_table(document.value, table)
+    _raise_first(document, mistakes)
+    return found
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := _model_in(part)) is not None:
-            return found
-    return None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` Perhaps you meant 'x'.`` when one of the known words is near, else nothing."""
-    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.6)
-    return f" Perhaps you meant {close[0]!r}." if close else ""
+def _raise_first(document: Document, mistakes: Sequence[Mistake]) -> None:
+    if mistakes:
+        first, *others = (document.error(mistake.at, mistake.problem) for mistake in mistakes)
+        first.details = "\n".join([str(first.details), *(f"also: {other.brief}" for other in others)])
+        raise first

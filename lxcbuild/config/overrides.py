@@ -8,33 +8,82 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from lxcbuild.config.documents import Document, read_document, validate
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Target
 from lxcbuild.state import data
-
-if TYPE_CHECKING:
-    from lxcbuild.config.override_files import OverrideFile
 
 KIND = "packages"
 OFF = "off"
 
 
+_MAX_PATCH_BYTES = 4 * 1024**2
+_PATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
+_PACKAGE = r"[a-z0-9][a-z0-9+.-]{1,127}"
+_RELATION = rf"{_PACKAGE}(?: \((?:<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]{{1,200}}\))?"
+
+
+def _project(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"(?ai)[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?", value):
+        raise ValueError(f"{str(value)[:80]!r} is no name of a project")
+    return canonicalize_name(value)
+
+
+def _text(value: object) -> object:
+    """Numbers are taken as they are written; what YAML reads as true or false is not what anybody meant."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{str(value)[:80]!r} is no text; put it in quotes")
+    if any(character in str(value) for character in "\n\r\0"):
+        raise ValueError("a variable has one line")
+    return str(value)
+
+
+def _tests(value: object) -> object:
+    if value is False or value == OFF:
+        return OFF
+    if not isinstance(value, str) or not value.strip() or "\n" in value:
+        raise ValueError("write off, or the command that runs the tests")
+    return value
+
+
+def _versions(value: object) -> object:
+    try:
+        SpecifierSet(str(value))
+    except InvalidSpecifier:
+        raise ValueError(f"{str(value)[:80]!r} names no versions; write it as >=1.2,<3") from None
+    return value
+
+
+Relation = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{_RELATION}(?: \| {_RELATION})*\Z",
+        extra={"no": "relation; write it as libfoo-dev or libfoo-dev (>= 1.2)"},
+    ),
+]
+Package = Annotated[str, Meta(pattern=rf"^{_PACKAGE}\Z", extra={"no": "name of a Debian package"})]
+PackageOrNone = Annotated[str, Meta(pattern=rf"^(?:{_PACKAGE})?\Z", extra={"no": "name of a Debian package"})]
+Project = Annotated[str, Meta(extra={"parse": _project})]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,100}\Z", extra={"no": "name of a variable"})]
+
+
 class Change(Struct, frozen=True, kw_only=True):
     """Relations to add, and packages whose relations go."""
 
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
+    add: tuple[Relation, ...] = ()
+    remove: tuple[Package, ...] = ()
 
 
 class Patch(Struct, frozen=True):
@@ -49,8 +98,8 @@ class Override(Struct, frozen=True, kw_only=True):
 
     sources: tuple[str, ...] = ()  # the files, as people are told of them
     converter: str | None = None
-    build_depends: Change = field(default_factory=Change)
-    depends: Change = field(default_factory=Change)
+    build_depends: Change = Change()
+    depends: Change = Change()
     names: Mapping[str, str] = field(default_factory=dict)  # project to package; "" needs none
     package: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +128,23 @@ class Override(Struct, frozen=True, kw_only=True):
         single = {"package": self.package, "converter": self.converter, "tests": self.tests}
         parts += [f"{key} {value}" for key, value in single.items() if value is not None]
         return f"override {', '.join(self.sources)}: {'; '.join(parts) or 'changes nothing'}"
+
+
+class OverrideFile(Struct, frozen=True, kw_only=True):
+    """What one file may say."""
+
+    project: Project | None = None
+    description: str = ""
+    versions: Annotated[str, Meta(extra={"parse": _versions})] | None = None
+    targets: tuple[str, ...] = ()
+    converter: Literal["pyproject", "stdeb"] | None = None
+    build_depends: Change = field(default=Change(), name="build-depends")
+    depends: Change = Change()
+    names: dict[Project, PackageOrNone] = field(default_factory=dict)
+    package: Package | None = None
+    environment: dict[Variable, Annotated[str, Meta(extra={"parse": _text})]] = field(default_factory=dict)
+    patches: tuple[str, ...] = ()
+    tests: Annotated[str, Meta(extra={"parse": _tests})] | None = None
 
 
 class Loaded(Struct, frozen=True):
@@ -122,8 +188,8 @@ def _added(below: Override, each: Loaded) -> Override:
         below,
         sources=(*below.sources, each.shown),
         converter=own.converter or below.converter,
-        build_depends=_both(below.build_depends, own.build_depends.settle()),
-        depends=_both(below.depends, own.depends.settle()),
+        build_depends=_both(below.build_depends, own.build_depends),
+        depends=_both(below.depends, own.depends),
         names={**below.names, **own.names},
         package=own.package or below.package,
         environment={**below.environment, **own.environment},
@@ -147,11 +213,42 @@ def load_overrides(extra: Path | None = None) -> Overrides:
             raise ConfigError(f"--overrides {extra} is no directory", resolution="name a directory of YAML files")
         places.append(extra)
     paths = [path for place in places for path in sorted(place.glob("*.yaml"))]
-    if not paths:
-        return Overrides()
-    from lxcbuild.config.override_files import read_override
+    return Overrides(tuple(_read(path) for path in paths))
 
-    return Overrides(tuple(read_override(path) for path in paths))
+
+def _read(path: Path) -> Loaded:
+    """Read one file and its patches; raises :class:`ConfigError`."""
+    document = read_document(path)
+    content = validate(document, OverrideFile)
+    try:
+        project = content.project or _project(path.stem)
+    except ValueError as error:
+        raise document.error((), str(error), resolution=f"rename {path}, or say project: in it") from error
+    patches = tuple(_patch(document, path.parent, name, number) for number, name in enumerate(content.patches))
+    names = [patch.name for patch in patches]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise document.error(("patches", number), f"{name!r} appears twice")
+    return Loaded(str(project), os.path.join(*path.parts[-2:]), content, patches)  # noqa: PTH118 - text for people
+
+
+def _patch(document: Document, folder: Path, given: str, number: int) -> Patch:
+    """A patch lies beside the YAML file or below it; nothing else of the host is read."""
+    at = ("patches", number)
+    path = Path(given)
+    if path.is_absolute() or ".." in path.parts or not _PATCH_NAME.fullmatch(path.name):
+        raise document.error(at, f"{given[:80]!r} is no file beside this one, of a plain name")
+    try:
+        with (folder / path).open("rb") as file:
+            text = file.read(_MAX_PATCH_BYTES + 1)
+    except OSError as error:
+        raise document.error(at, f"{given} cannot be read: {error.strerror}") from error
+    if len(text) > _MAX_PATCH_BYTES:
+        raise document.error(at, f"{given} is larger than {_MAX_PATCH_BYTES >> 20} MiB")
+    try:
+        return Patch(path.name, text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise document.error(at, f"{given} is not UTF-8 text") from error
 
 
 def changed(relations: Sequence[str], change: Change) -> tuple[str, ...]:

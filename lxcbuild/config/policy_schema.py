@@ -1,30 +1,45 @@
-"""The schema of one policy file: everything optional, because files inherit from and override each other; see policies.py."""
+"""What a policy file may say, made from the fields of :class:`lxcbuild.policy.Policy`.
+
+Everything in a file is optional, because files inherit from and override each other; see ``policies.py``.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from msgspec import Struct, inspect
 
-from lxcbuild.config.documents import nearest
+from lxcbuild.config.structs import Table, nearest
 from lxcbuild.config.units import parse_bytes, parse_percent, parse_seconds
+from lxcbuild.policy import Policy
 
-#: Dotted names of limits that ``best_effort`` may hold, besides the names of their groups and ``*``.
-LIMITS = (
-    "cpu.weight", "cpu.quota", "cpu.cpuset", "memory.max", "memory.high", "memory.swap_max", "pids.max", "io.weight", "io.devices",
-    "devices", "disk.max", "disk.max_inodes", "disk.retry_factor", "time.wall", "time.silence", "time.cpu", "network", "seccomp",
-    "backend",
-)  # fmt: skip
 _CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
 _ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?", re.ASCII)
+_NAME = r"^[a-z0-9][a-z0-9-]{0,62}\Z"
 
 
-class Size(BaseModel):
+class Key(Struct, frozen=True, kw_only=True):
+    """One key of a policy; see :func:`lxcbuild.policy.limit`."""
+
+    name: str  # dotted, as in the files
+    place: tuple[str, ...]  # attributes, from the policy or the device on
+    type: Any  # as msgspec.inspect has it, without None
+    text: str
+    required: bool
+    unit: str
+    v1: str
+    v2: str
+    stops: tuple[str, ...]
+    planned: bool
+
+
+class Size(Struct, frozen=True):
     """Bytes, possibly relative: the least of ``terms``, each a number of bytes or a percentage of something."""
-
-    model_config = ConfigDict(defer_build=True, frozen=True)
 
     terms: tuple[int | float, ...]  # int: bytes; float: per cent
 
@@ -33,10 +48,96 @@ class Size(BaseModel):
         return min(term if isinstance(term, int) else int(whole_bytes * term / 100) for term in self.terms)
 
 
-def _size(value: object) -> object:
+@functools.cache
+def keys() -> tuple[Key, ...]:
+    """All keys that end in a value, in the order of the policy's fields."""
+    return tuple(_keys(_fields(), ()))
+
+
+@functools.cache
+def groups() -> Mapping[str, type[Struct]]:
+    """The groups of keys: attributes of the policy to their classes."""
+    return {each.name: each.type.cls for each in _fields().fields if isinstance(each.type, inspect.StructType)}
+
+
+def value_of(policy: Any, key: Key) -> Any:
+    """What a policy, or a device, has under a key."""
+    return functools.reduce(getattr, key.place, policy)
+
+
+@functools.cache
+def device_keys() -> tuple[Key, ...]:
+    """The keys of one entry of ``io.devices``."""
+    (devices,) = (key for key in keys() if key.name == "io.devices")
+    return tuple(_keys(devices.type.item_type, ()))
+
+
+@functools.cache
+def _fields() -> Any:
+    return inspect.type_info(Policy)
+
+
+def _keys(node: Any, above: tuple[str, ...]) -> Iterator[Key]:
+    for field in node.fields:
+        place, found = (*above, field.name), field.type
+        if isinstance(found, inspect.StructType):
+            yield from _keys(found, place)
+            continue
+        if isinstance(found, inspect.UnionType):
+            (found,) = (each for each in found.types if not isinstance(each, inspect.NoneType))
+        if isinstance(found, inspect.Metadata):  # the name of the policy is no key
+            said: Any = dict(found.extra or {})
+            text = (found.extra_json_schema or {})["description"]
+            name = ".".join((*above, said.pop("key")))
+            yield Key(name=name, place=place, type=found.type, text=text, required=field.required, **said)
+
+
+def limit_names() -> frozenset[str]:
+    """What ``best_effort`` may hold: limits that a host may be unable to keep, their groups, and ``*``."""
+    names = [*(key.name for key in keys() if key.planned), "devices"]
+    return frozenset({"*", *names, *(name.split(".")[0] for name in names)})
+
+
+@functools.cache
+def policy_file() -> Table:
+    """The keys of one file of ``cgroups/``."""
+    inner: dict[str, dict[str, Any]] = {}
+    for key in keys():
+        group, _, name = key.name.rpartition(".")
+        inner.setdefault(group, {})[name] = _in_files(key)
+    own = inner.pop("")
+    text: Any = inspect.StrType()
+    limits = {**{group: Table(those) for group, those in inner.items()}, **own}
+    best_effort = limits.pop("best_effort")
+    words = inspect.VarTupleType(text)
+    override: Any = Table({**limits, "match": _parsed(_words, words)}, frozenset({"match"}))
+    return Table(
+        {
+            **limits,
+            "description": text,
+            "inherits": inspect.StrType(pattern=_NAME),
+            "best_effort": best_effort,
+            "packages": inspect.VarTupleType(override),
+        }
+    )
+
+
+def _in_files(key: Key) -> Any:
+    if key.name == "io.devices":
+        device: Any = Table({each.name: _in_files(each) for each in device_keys()}, frozenset({"device"}))
+        return inspect.VarTupleType(device)
+    return _parsed(_PARSERS[key.unit], key.type) if key.unit else key.type
+
+
+def _parsed(parse: Any, node: Any) -> Any:
+    return inspect.Metadata(inspect.AnyType() if parse is _size else node, extra={"parse": parse})
+
+
+# -- values as people write them --------------------------------------------------------------------------------------
+
+
+def _size(value: object) -> Size:
     """``2GiB``, ``50%`` or ``min(4GiB, 50%)``."""
-    if isinstance(value, Size):
-        return value
     text = value.strip() if isinstance(value, str) else ""
     inner = text[4:-1].split(",") if text.startswith("min(") and text.endswith(")") else [value]
     terms: list[int | float] = []
@@ -71,134 +172,27 @@ def _cpuset(value: object) -> str:
     return text
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
-RelativeBytes = Annotated[Size, BeforeValidator(_size)]
-Rate = Annotated[int, BeforeValidator(_rate), Field(ge=1)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
-Weight = Annotated[int, Field(ge=1, le=10000, strict=True)]
-Count = Annotated[int, Field(ge=1, le=2**31, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:\d{1,5})?$")]
+def _words(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
+def _limits(value: object) -> object:
+    names = _words(value)
+    known = limit_names()
+    for name in names if isinstance(names, list | tuple) else ():
+        if name not in known:
+            raise ValueError(f"there is no limit {str(name)[:60]!r}.{nearest(str(name), known)}")
+    return names
 
 
-class Cpu(_Group):
-    """Shares of the processors."""
-
-    weight: Weight | None = None
-    quota: Annotated[float, BeforeValidator(parse_percent), Field(ge=1)] | None = None
-    cpuset: Annotated[str, BeforeValidator(_cpuset)] | None = None
-
-
-class Memory(_Group):
-    """Percentages are of the machine's memory."""
-
-    max: RelativeBytes | None = None
-    high: RelativeBytes | None = None
-    swap_max: Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)] | None = None
-
-
-class IoDevice(_Group):
-    """Rates for one disk, per second."""
-
-    device: Annotated[str, Field(pattern=r"^(state|\d{1,4}:\d{1,7}|/dev/[A-Za-z0-9/_.:-]{1,200})$")]
-    read: Rate | None = None
-    write: Rate | None = None
-    read_ops: Count | None = None
-    write_ops: Count | None = None
-
-
-class Io(_Group):
-    """Shares and rates of block I/O."""
-
-    weight: Weight | None = None
-    devices: tuple[IoDevice, ...] | None = None
-
-
-class Pids(_Group):
-    """Processes and threads. Fewer than 16 and not even a shell pipeline starts."""
-
-    max: Annotated[int, Field(ge=16, le=4_194_304, strict=True)] | None = None
-
-
-class Disk(_Group):
-    """The writable layer, a tmpfs. Percentages are of memory.max."""
-
-    max: RelativeBytes | None = None
-    max_inodes: Count | None = None
-    retry_factor: Annotated[float, Field(ge=1, le=16)] | None = None
-
-
-class Time(_Group):
-    """Durations of one step."""
-
-    wall: Seconds | None = None
-    silence: Seconds | None = None
-    cpu: Seconds | None = None
-
-
-class Log(_Group):
-    """What is kept of the output."""
-
-    max: Bytes | None = None
-    max_line: Bytes | None = None
-
-
-class Output(_Group):
-    """What may be taken out."""
-
-    max_files: Count | None = None
-    max: Bytes | None = None
-    max_file: Bytes | None = None
-    max_depth: Annotated[int, Field(ge=1, le=64, strict=True)] | None = None
-
-
-class Limits(_Group):
-    """What a policy and a per-package override have in common."""
-
-    cpu: Cpu | None = None
-    memory: Memory | None = None
-    io: Io | None = None
-    pids: Pids | None = None
-    disk: Disk | None = None
-    time: Time | None = None
-    log: Log | None = None
-    output: Output | None = None
-    network: Literal["none", "loopback", "sinkhole", "proxy"] | None = None
-    proxy_hosts: tuple[Host, ...] | None = None
-    seccomp: Name | None = None
-    backend: Literal["lxc", "kvm", "auto"] | None = None
-    fork_server: Annotated[bool, Field(strict=True)] | None = None
-
-
-class Override(Limits):
-    """Other limits for packages whose name matches one of the patterns (``torch*``)."""
-
-    match: tuple[str, ...]
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class PolicyFile(Limits):
-    """One file of ``cgroups/``."""
-
-    description: str | None = None
-    inherits: Name | None = None
-    best_effort: tuple[str, ...] | None = None
-    packages: tuple[Override, ...] | None = None
-
-    @field_validator("best_effort", mode="before")
-    @classmethod
-    def _known_limits(cls, value: Any) -> Any:
-        names = (value,) if isinstance(value, str) else value
-        known = {"*", *LIMITS, *(name.split(".")[0] for name in LIMITS)}
-        for name in names if isinstance(names, list | tuple) else ():
-            if name not in known:
-                raise ValueError(f"there is no limit {str(name)[:60]!r}.{nearest(str(name), known)}")
-        return names
+_PARSERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "bytes": parse_bytes,
+        "relative": _size,
+        "percent": parse_percent,
+        "rate": _rate,
+        "seconds": parse_seconds,
+        "cpus": _cpuset,
+        "limits": _limits,
+    }
+)

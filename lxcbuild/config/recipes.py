@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct, field
 
-from lxcbuild.config.settled import settled
+from lxcbuild.config.documents import read_document, validate
+from lxcbuild.config.structs import nearest
+from lxcbuild.config.units import parse_seconds
 from lxcbuild.errors import UnknownTargetError
 from lxcbuild.model import Target
 from lxcbuild.state import data
@@ -23,25 +26,34 @@ _HASHED = (
 )  # fmt: skip
 
 
+Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.+/-]{0,99}\Z")]
+Mirror = Annotated[str, Meta(pattern=r"^(https?|file|copy|cdrom|mirror\+https?|tor\+https?)://?[!-~]{1,500}\Z")]
+Hook = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
+Suffix = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.+]{0,30}\Z")]
+Keyring = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/._+-]{1,200}\Z")]
+
+
 class Recipe(Struct, frozen=True, kw_only=True):
     """One base image: what it is made from and what is in it."""
 
-    distribution: str
-    suite: str
-    version_suffix: str  # marks the versions of packages built for this target: deb12
-    directory: Path  # where the file lies
+    distribution: Word
+    suite: Word
+    version_suffix: Suffix  # marks the versions of packages built for this target: deb12
+    directory: Path  # where the file lies; no key of it
     description: str = ""
-    components: tuple[str, ...] = ("main",)
-    variant: str = "minbase"
-    updates: tuple[str, ...] = ()  # further suites on the main mirror
-    security: tuple[str, ...] = ()  # suites on the security mirror
-    mirrors: tuple[str, ...] = ()  # none: the host's, else mmdebstrap's own defaults
-    security_mirrors: tuple[str, ...] = ()
-    keyring: str | None = None
-    packages: tuple[str, ...] = ()
-    toolchain: tuple[str, ...] = ()  # what the layer for Python builds holds
-    hooks: tuple[str, ...] = ()  # scripts in hooks/ beside the recipe
-    expires_after_s: float = 7 * 86400.0
+    components: tuple[Word, ...] = ("main",)
+    variant: Word = "minbase"
+    updates: tuple[Word, ...] = ()  # further suites on the main mirror
+    security: tuple[Word, ...] = ()  # suites on the security mirror
+    mirrors: tuple[Mirror, ...] = ()  # none: the host's, else mmdebstrap's own defaults
+    security_mirrors: tuple[Mirror, ...] = ()
+    keyring: Keyring | None = None
+    packages: tuple[Word, ...] = ()
+    toolchain: tuple[Word, ...] = ()  # what the layer for Python builds holds
+    hooks: tuple[Hook, ...] = ()  # scripts in hooks/ beside the recipe
+    expires_after_s: Annotated[float, Meta(gt=0, extra={"parse": parse_seconds})] = field(
+        default=7 * 86400.0, name="expires_after"
+    )
 
     def target(self, architecture: str = "amd64") -> Target:
         """What this recipe is for."""
@@ -78,8 +90,6 @@ def load_recipe(target: Target, *, places: tuple[Path, ...] | None = None) -> Re
     for recipe in recipes:
         if (recipe.distribution, recipe.suite) == (target.distribution, target.suite):
             return recipe
-    from lxcbuild.config.documents import nearest
-
     known = [str(recipe.target()) for recipe in recipes]
     raise UnknownTargetError(
         f"no recipe describes {target}.{nearest(str(target), known)}",
@@ -89,9 +99,4 @@ def load_recipe(target: Target, *, places: tuple[Path, ...] | None = None) -> Re
 
 
 def _read(path: Path) -> Recipe:
-    def read() -> Recipe:
-        from lxcbuild.config.recipe_files import read_recipe
-
-        return read_recipe(path)
-
-    return settled("recipe", path.stem, [path], read)
+    return validate(read_document(path), Recipe, given={"directory": path.parent})

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from typing import Annotated
 
+from msgspec import Meta, Struct, field
+
+from lxcbuild.config.documents import read_document, validate
+from lxcbuild.config.units import parse_bytes, parse_seconds
 from lxcbuild.state.data import configuration_directory
+
+Bytes = Annotated[int, Meta(ge=0, extra={"parse": parse_bytes})]
+Seconds = Annotated[float, Meta(ge=0, extra={"parse": parse_seconds})]
 
 
 class FailedStates(Struct, frozen=True, kw_only=True):
     """States of failed builds: the newest ones, as long as all of these hold. ``count: 0`` keeps none."""
 
-    count: int = 20
-    max_bytes: int = 4 * 1024**3
-    max_each_bytes: int = 1024**3
-    age_s: float = 7 * 86400.0
+    count: Annotated[int, Meta(ge=0, le=10_000)] = 20
+    max_bytes: Bytes = field(default=4 * 1024**3, name="max")
+    max_each_bytes: Bytes = field(default=1024**3, name="max_each")
+    age_s: Seconds = field(default=7 * 86400.0, name="age")
 
 
 class Layers(Struct, frozen=True, kw_only=True):
     """Dependency layers: compressed ones on disk, and unpacked ones in memory. What saves least per byte goes first."""
 
-    max_bytes: int = 20 * 1024**3
-    hot_bytes: int | None = None  # None: a quarter of the machine's memory
+    max_bytes: Bytes = field(default=20 * 1024**3, name="max")
+    hot_bytes: Bytes | None = field(default=None, name="hot")  # None: a quarter of the machine's memory
 
 
 class Retention(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
-    failed_states: FailedStates = field(default_factory=FailedStates)
-    layers: Layers = field(default_factory=Layers)
+    failed_states: FailedStates = FailedStates()
+    layers: Layers = Layers()
 
 
 def load_retention() -> Retention:
     """The administrator's file, or the defaults; raises :class:`lxcbuild.errors.ConfigError` with file, line and key."""
     path = configuration_directory() / "retention.yaml"
-    if not path.exists():
-        return Retention()
-    from lxcbuild.config.retention_file import read_retention
-
-    return read_retention(path)
+    return validate(read_document(path), Retention) if path.exists() else Retention()

@@ -5,7 +5,7 @@ The types of a struct's fields say what is allowed. ``msgspec.Meta`` adds bounds
 * ``parse``: makes the value from what people write (``2GiB``); its ValueError says what is wrong;
 * ``no``: what a text is not that does not match its pattern (``"name of a project"``).
 
-A struct that checks its fields together raises ValueError in ``__post_init__``.
+A struct that checks its fields together raises ValueError in ``__post_init__``. ``is_`` is the key ``is``, a word of Python's.
 """
 
 from __future__ import annotations
@@ -30,6 +30,19 @@ class Mistake(Struct, frozen=True):
 
     at: KeyPath
     problem: str
+
+
+class Table(Struct, frozen=True):
+    """Like a struct, for keys that may all be absent or null, because other files say the rest: a plain dictionary comes of it."""
+
+    keys: Mapping[str, Any]  # to types as ``msgspec.inspect`` has them
+    required: frozenset[str] = frozenset()
+
+
+def convert_table(value: object, table: Table) -> tuple[dict[str, Any], list[Mistake]]:
+    """The keys that are there, as their types have them, and all that is wrong with them."""
+    walk = _Walk()
+    return walk.partial(table, value, ()) or {}, walk.mistakes
 
 
 def convert(value: object, kind: type[S], *, given: Mapping[str, Any] = _NOTHING) -> tuple[S | None, list[Mistake]]:
@@ -75,11 +88,8 @@ class _Walk:
         if not isinstance(value, Mapping):
             return self.wrong(at, f"must be keys and values, not {_shown(value)}")
         before = len(self.mistakes)
-        keys = {field.encode_name: field for field in node.fields if field.name not in given}
-        for key in value:
-            if key not in keys:
-                hint = nearest(str(key), keys) or f"; known: {', '.join(sorted(keys))}"
-                self.wrong((*at, key), f"there is no such key{'.' * hint.startswith(' ')}{hint}")
+        keys = {field.encode_name.rstrip("_"): field for field in node.fields if field.name not in given}
+        self._known(value, keys, at)
         found = dict(given)
         for key, field in keys.items():
             if key in value:
@@ -93,6 +103,27 @@ class _Walk:
         except ValueError as error:
             return self.wrong(at, str(error))
 
+    def partial(self, node: Table, value: object, at: KeyPath) -> Any:
+        if not isinstance(value, Mapping):
+            return self.wrong(at, f"must be keys and values, not {_shown(value)}")
+        self._known(value, node.keys, at)
+        for key in sorted(node.required - value.keys()):
+            self.wrong((*at, key), "is missing")
+        return {
+            key: None
+            if value[key] is None and key not in node.required
+            else self.value(node.keys[key], value[key], (*at, key))
+            for key in value
+            if key in node.keys
+        }
+
+    def _known(self, value: Mapping[str, Any], keys: Mapping[str, Any], at: KeyPath) -> None:
+        for key in value:
+            if key not in keys:
+                hint = nearest(str(key), keys)
+                known = f".{hint}" if hint else f"; known: {', '.join(sorted(keys))}"
+                self.wrong((*at, key), f"there is no such key{known}")
+
     def annotated(self, node: Any, value: object, at: KeyPath) -> Any:
         extra = node.extra or _NOTHING
         if "parse" in extra and (value is not None or not _takes_none(node.type)):
@@ -103,6 +134,9 @@ class _Walk:
         if "no" in extra and not (isinstance(value, str) and re.search(node.type.pattern, value)):
             return self.wrong(at, f"{_shown(value)} is no {extra['no']}")
         return self.value(node.type, value, at)
+
+    def anything(self, node: Any, value: object, at: KeyPath) -> Any:  # noqa: ARG002 - like the others
+        return value
 
     def number(self, node: Any, value: object, at: KeyPath) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float if type(node) is inspect.FloatType else int):
@@ -203,6 +237,8 @@ _MADE: dict[type, Callable[[list[Any]], Any]] = {
 _CHECKS: dict[type, Callable[[_Walk, Any, object, KeyPath], Any]] = {
     inspect.Metadata: _Walk.annotated,
     inspect.StructType: _Walk.struct,
+    Table: _Walk.partial,
+    inspect.AnyType: _Walk.anything,
     inspect.IntType: _Walk.number,
     inspect.FloatType: _Walk.number,
     inspect.StrType: _Walk.text,

@@ -1,6 +1,6 @@
 """Human units of configuration files: ``2GiB``, ``64KiB``, ``150%``, ``20min``, ``1h30min``.
 
-Errors are ValueError and say what to write instead: pydantic turns them into its own.
+Errors are ValueError and say what to write instead.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from pathlib import Path
 from lxcbuild import files
 from lxcbuild.errors import DiskFullError, ImageError
 from lxcbuild.images.hot import GIB
-from lxcbuild.model import CpuLimits, DiskLimits, FailureClass, MemoryLimits, NetworkMode, Policy, TimeLimits
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import Backend, Bind, InstanceSpec, Step, User
 
 #: Goes into every layer's key: raise it when the installation below changes what ends up in a layer.

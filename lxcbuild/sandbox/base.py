@@ -15,7 +15,8 @@ from typing import Protocol, Self
 
 from msgspec import Struct, field
 
-from lxcbuild.model import FailureClass, NetworkAttempt, OutputLimits, Policy, Usage
+from lxcbuild.model import FailureClass, NetworkAttempt, Usage
+from lxcbuild.policy import OutputLimits, Policy
 
 OutputSink = Callable[[bytes], None]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.linux.paths import open_hostile_directory, open_hostile_file
-from lxcbuild.model import OutputLimits
+from lxcbuild.policy import OutputLimits
 from lxcbuild.sandbox.base import ExtractedFile
 from lxcbuild.sandbox.delta import changes, save_delta
 from lxcbuild.sandbox.staging import staged_directory

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lxcbuild.model import LogLimits
+from lxcbuild.policy import LogLimits
 from lxcbuild.text import for_log, one_line, split_lines
 
 #: What is kept of the end of an output that was too long, and of the end of a line.

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, SandboxError
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroups.fs import Version
-from lxcbuild.model import OutputLimits, Usage
+from lxcbuild.model import Usage
+from lxcbuild.policy import OutputLimits
 from lxcbuild.sandbox import extract as extraction
 from lxcbuild.sandbox import seccomp
 from lxcbuild.sandbox.background import BackgroundWork

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, SandboxError
 from lxcbuild.log import Logger
-from lxcbuild.model import FailureClass, Policy
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import OutputSink, Step, StepResult, User
 from lxcbuild.sandbox.inside import protocol
 from lxcbuild.sandbox.inside.channel import Channel

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from lxcbuild.model import FailureClass, Policy, Usage
+from lxcbuild.model import FailureClass, Usage
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import Step
 
 #: How often the kernel's counters are read while a step runs.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
+from lxcbuild.policy import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import Instance, Step, StepResult, User
 
 SCRIPTS = Path(__file__).parent / "scripts"

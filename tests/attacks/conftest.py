@@ -18,7 +18,8 @@ import pytest
 from msgspec.structs import replace
 
 from lxcbuild.images.store import ImageStore
-from lxcbuild.model import Policy, Target
+from lxcbuild.model import Target
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.errors import ExtractionError
-from lxcbuild.model import DiskLimits, MemoryLimits, OutputLimits
+from lxcbuild.policy import DiskLimits, MemoryLimits, OutputLimits
 from lxcbuild.sandbox.base import Step, User
 from tests.attacks.attacking import SCRIPTS, run_script
 from tests.attacks.host_state import processes_in_range

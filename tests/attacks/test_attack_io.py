@@ -13,7 +13,7 @@ import pytest
 
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
-from lxcbuild.model import IoDeviceLimits, IoLimits
+from lxcbuild.policy import IoDeviceLimits, IoLimits
 from lxcbuild.sandbox.base import Bind
 from tests.attacks.attacking import run_script
 from tests.support.timing import once

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.model import FailureClass, LogLimits
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import LogLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.logs import LogWriter
 from tests.attacks.attacking import MIB, run_script

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lxcbuild.linux.cgroups.cgroup import CgroupHost, Version
-from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, NetworkMode
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import DiskLimits, MemoryLimits, NetworkMode
 from lxcbuild.sandbox.limits.compute import SOCKET_MEMORY, socket_memory_bytes
 from tests.attacks.attacking import MIB, run_script
 from tests.attacks.host_state import processes_in_range

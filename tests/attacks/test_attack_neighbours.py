@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from lxcbuild.config.policies import load_policy
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import FailureClass, NetworkMode
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Step
 from tests.attacks.attacking import run_script
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.model import NetworkMode, OutputLimits
+from lxcbuild.policy import NetworkMode, OutputLimits
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.session import RUNNER
 from tests.attacks.attacking import run_script, run_unguarded

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.model import CpuLimits, FailureClass, TimeLimits
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import CpuLimits, TimeLimits
 from tests.attacks.attacking import SCRIPTS, run_script
 from tests.attacks.host_state import processes_in_range
 from tests.support.timing import once, quick

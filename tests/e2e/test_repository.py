@@ -13,7 +13,8 @@ import pytest
 from lxcbuild.events import NullMonitor
 from lxcbuild.images import install
 from lxcbuild.images.store import ImageStore
-from lxcbuild.model import NetworkMode, Target
+from lxcbuild.model import Target
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Bind, InstanceSpec, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.state.paths import StateDirs

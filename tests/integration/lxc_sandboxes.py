@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
+from lxcbuild.policy import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.sandbox.base import InstanceSpec, Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcInstance
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lxcbuild.model import DiskLimits, MemoryLimits, Policy, TimeLimits, Usage
+from lxcbuild.model import Usage
+from lxcbuild.policy import DiskLimits, MemoryLimits, Policy, TimeLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.session import RUNNER, Reading, Session
 

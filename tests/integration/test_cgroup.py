@@ -17,7 +17,8 @@ import pytest
 from lxcbuild.errors import HostError, KernelError
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost
-from lxcbuild.model import CpuLimits, DiskLimits, IoDeviceLimits, IoLimits, MemoryLimits, Policy, TimeLimits, Usage
+from lxcbuild.model import Usage
+from lxcbuild.policy import CpuLimits, DiskLimits, IoDeviceLimits, IoLimits, MemoryLimits, Policy, TimeLimits
 from lxcbuild.sandbox.limits.enforcement import LimitPlan, enforce, plan_limits, read_back
 from tests.support.timing import once, quick
 

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from lxcbuild.errors import BadNameError, CancelledError, ExtractionError, LimitRefusedError, SandboxError
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
-from lxcbuild.model import CpuLimits, DiskLimits, FailureClass, MemoryLimits, OutputLimits
+from lxcbuild.model import FailureClass
+from lxcbuild.policy import CpuLimits, DiskLimits, MemoryLimits, OutputLimits
 from lxcbuild.sandbox import registry
 from lxcbuild.sandbox.base import User
 from lxcbuild.sandbox.lxc import LxcBackend

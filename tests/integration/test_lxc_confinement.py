@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from lxcbuild.errors import InputError, LimitRefusedError, SandboxError
-from lxcbuild.model import NetworkMode
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Bind, Step, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.lxc_instance import LxcInstance

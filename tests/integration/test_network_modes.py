@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import links, netns
-from lxcbuild.model import NetworkAttempt, NetworkMode
+from lxcbuild.model import NetworkAttempt
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Step, StepResult, User
 from lxcbuild.sandbox.lxc import LxcBackend
 from lxcbuild.sandbox.lxc_instance import LxcInstance

@@ -14,7 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, SandboxError
-from lxcbuild.model import FailureClass, LogLimits, TimeLimits, Usage
+from lxcbuild.model import FailureClass, Usage
+from lxcbuild.policy import LogLimits, TimeLimits
 from lxcbuild.sandbox.base import Step, User
 from lxcbuild.sandbox.session import RUNNER, Reading
 from tests.integration.runner_bench import MIB, POLICY, Bench, pythons, started

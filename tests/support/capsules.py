@@ -9,18 +9,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from lxcbuild.builder.failed.failedstate import BINDS, STATE, UPPER, FailedState, KeptBind, KeptCommand, LowerRef
-from lxcbuild.model import (
-    Converter,
-    DiskLimits,
-    Failure,
-    FailureClass,
-    MemoryLimits,
-    NetworkMode,
-    Phase,
-    Policy,
-    Target,
-    TimeLimits,
-)
+from lxcbuild.model import Converter, Failure, FailureClass, Phase, Target
+from lxcbuild.policy import DiskLimits, MemoryLimits, NetworkMode, Policy, TimeLimits
 from lxcbuild.state.paths import StateDirs
 
 GIB = 1 << 30

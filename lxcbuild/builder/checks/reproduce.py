@@ -19,7 +19,7 @@ from lxcbuild.debian.source import compilation, conversion
 from lxcbuild.debian.steps import DEBS, SOURCE, Job
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.images.layer import Layer
-from lxcbuild.model import NetworkMode
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
 from lxcbuild.text import for_documents

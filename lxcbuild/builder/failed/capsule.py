@@ -31,7 +31,7 @@ from lxcbuild.files import sha256_of
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.untar import TarLimits, entries
-from lxcbuild.model import NetworkMode, Policy
+from lxcbuild.policy import NetworkMode, Policy
 from lxcbuild.sandbox.base import Backend
 from lxcbuild.state import locks
 from lxcbuild.state.claims import Claim

@@ -25,7 +25,8 @@ from lxcbuild.files import sha256_of
 from lxcbuild.images import pack
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.ledger.records import is_id_part
-from lxcbuild.model import Converter, Failure, Phase, Policy, Target
+from lxcbuild.model import Converter, Failure, Phase, Target
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import Bind, User
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs

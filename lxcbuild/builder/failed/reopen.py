@@ -19,7 +19,7 @@ from lxcbuild.files import sha256_of
 from lxcbuild.images import pack
 from lxcbuild.images.hot import HotStore
 from lxcbuild.images.untar import TarLimits, untar_file
-from lxcbuild.model import Policy
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import Backend, Bind, Instance, InstanceSpec, Step, User
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs

@@ -23,7 +23,8 @@ from lxcbuild.debian.steps import SOURCE, Job
 from lxcbuild.errors import DependencyError
 from lxcbuild.files import sha256_of, write_whole
 from lxcbuild.images.crates import CrateFile, CrateLayers, crates_key
-from lxcbuild.model import FailureClass, NetworkMode, OutputLimits, Phase, Policy
+from lxcbuild.model import FailureClass, Phase
+from lxcbuild.policy import NetworkMode, OutputLimits, Policy
 from lxcbuild.sandbox.base import Bind, ExtractedFile
 
 _PATCH = "crates-of-the-suite.patch"

@@ -11,7 +11,8 @@ from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.source import compilation, conversion
 from lxcbuild.debian.steps import OUT, Job, MissingInLog, StepFailure
-from lxcbuild.model import Failure, FailureClass, NetworkMode
+from lxcbuild.model import Failure, FailureClass
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
 from lxcbuild.text import one_line

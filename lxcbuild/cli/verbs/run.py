@@ -14,7 +14,8 @@ import msgspec
 from lxcbuild.cli.options import json_option, pass_ui, policy_option, target_option
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import CancelledError, InputError, StoppedError
-from lxcbuild.model import FailureClass, Policy, Target
+from lxcbuild.model import FailureClass, Target
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult
 
 _KEPT_BYTES = 1024 * 1024  # of the output, in the JSON document

@@ -38,7 +38,8 @@ from lxcbuild.farm.engines.engine import (
     StoredFile,
 )
 from lxcbuild.ledger.records import BuildRecord, NewBuild
-from lxcbuild.model import Outcome, Phase, Policy, Status
+from lxcbuild.model import Outcome, Phase, Status
+from lxcbuild.policy import Policy
 from lxcbuild.state.paths import StateDirs
 
 #: The share of the processor that a bulk build has beside others while there is not enough of it: a tenth.

@@ -14,7 +14,7 @@ import secrets
 from pathlib import Path
 
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, OutputLimits, Policy, TimeLimits
+from lxcbuild.policy import CpuLimits, DiskLimits, MemoryLimits, NetworkMode, OutputLimits, Policy, TimeLimits
 from lxcbuild.sandbox.base import Backend, InstanceSpec, Step
 from lxcbuild.sandbox.inside import runner_code
 from lxcbuild.state import claims, locks

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lxcbuild.config.units import parse_cpu_list
 from lxcbuild.linux.cgroups.cgroup import DEVICES, CgroupHost, Version
-from lxcbuild.model import Policy
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write, missing
 
 PERIOD_US = 100_000  # the kernel's default cpu.max period; long enough to be cheap, short enough not to be noticed

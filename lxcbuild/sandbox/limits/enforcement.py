@@ -18,7 +18,7 @@ from lxcbuild.config.units import parse_cpu_list
 from lxcbuild.errors import KernelError, LimitRefusedError, SandboxError
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost
-from lxcbuild.model import Policy
+from lxcbuild.policy import Policy
 from lxcbuild.sandbox.limits.compute import compute_limits
 from lxcbuild.sandbox.limits.io import io_limits
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lxcbuild.linux import block
 from lxcbuild.linux.cgroups.cgroup import Version
-from lxcbuild.model import IoDeviceLimits, Policy
+from lxcbuild.policy import IoDeviceLimits, Policy
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism, Write, missing
 
 

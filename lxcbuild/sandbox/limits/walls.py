@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lxcbuild.errors import LimitRefusedError
 from lxcbuild.linux import netns, probe
 from lxcbuild.linux.cgroups.cgroup import Version
-from lxcbuild.model import BackendChoice, NetworkMode, Policy
+from lxcbuild.policy import BackendChoice, NetworkMode, Policy
 from lxcbuild.sandbox import seccomp
 from lxcbuild.sandbox.limits.limit import Facts, Limit, Mechanism
 

@@ -13,7 +13,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from lxcbuild.errors import SandboxError
-from lxcbuild.model import NetworkAttempt, NetworkMode
+from lxcbuild.model import NetworkAttempt
+from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import StepResult
 from lxcbuild.sandbox.network.sinkhole import PROXY_PORT
 

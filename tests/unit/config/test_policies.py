@@ -10,10 +10,10 @@ import pytest
 
 from lxcbuild.config import policies
 from lxcbuild.config.policies import list_policies, load_policy, load_policy_file, machine_memory_bytes
-from lxcbuild.config.policy_schema import LIMITS
+from lxcbuild.config.policy_schema import keys, limit_names
 from lxcbuild.config.policy_text import flat, value_text
 from lxcbuild.errors import ConfigError, UnknownPolicyError
-from lxcbuild.model import Policy
+from lxcbuild.policy import Policy
 from lxcbuild.state.data import directories
 
 GIB = 2**30
@@ -141,18 +141,18 @@ def test_io_devices(files: Files) -> None:
         ("memory: {max: lots}\n", "cgroups/p.yaml:2: memory.max: 'lots' is not a size; write bytes, or a unit such as"),
         ("memory: {max: 150%}\n", "memory.max: 150% is not between 0% and 100%"),
         ("cpu: {quota: 150}\n", "cpu.quota: 150 is not a percentage; write it as 150%"),
-        ("cpu: {weight: 0}\n", "cpu.weight: input should be greater than or equal to 1"),
-        ("cpu: {weight: 10001}\n", "cpu.weight: input should be less than or equal to 10000"),
-        ("cpu: {weight: '5'}\n", "cpu.weight: input should be a valid integer"),
+        ("cpu: {weight: 0}\n", "cpu.weight: must be at least 1, not 0"),
+        ("cpu: {weight: 10001}\n", "cpu.weight: must be at most 10000, not 10001"),
+        ("cpu: {weight: '5'}\n", "cpu.weight: must be a whole number, not '5'"),
         ("cpu: {cpuset: 3-1}\n", "cpu.cpuset: 3-1 runs backwards"),
         ("cpu: {cpuset: '0;rm'}\n", "cpu.cpuset: '0;rm' is not a set of CPUs"),
-        ("pids: {max: 3}\n", "pids.max: input should be greater than or equal to 16"),
-        ("network: bridge\n", "network: input should be 'none', 'loopback', 'sinkhole' or 'proxy'"),
+        ("pids: {max: 3}\n", "pids.max: must be at least 16, not 3"),
+        ("network: bridge\n", "network: must be 'none', 'loopback', 'sinkhole' or 'proxy', not 'bridge'"),
         ("time: {wall: 5 parsecs}\n", "time.wall: '5 parsecs' is not a duration"),
         ("best_effort: [io.wieght]\n", "best_effort: there is no limit 'io.wieght'. Perhaps you meant 'io.weight'."),
         ("packages: [{memory: {max: 1GiB}}]\n", "packages[0].match: is missing"),
         ("packages: [{match: x, inherits: default}]\n", "packages[0].inherits: there is no such key"),
-        ("fork_server: 1\n", "fork_server: input should be a valid boolean"),
+        ("fork_server: 1\n", "fork_server: must be true or false, not 1"),
         ("io: {devices: [{device: ../sda}]}\n", "io.devices[0].device:"),
         ("inherits: p\n", "inherits: a policy cannot inherit from itself"),
     ],
@@ -165,7 +165,8 @@ def test_mistakes_are_named_with_file_line_and_key(files: Files, text: str, says
 def test_all_mistakes_of_a_file_are_listed(files: Files) -> None:
     files.ship("p", "inherits: default\nmemry: {}\npids: {max: x}\n")
     error = files.mistake("p")
-    assert "also: " in (error.details or "")
+    assert "cgroups/p.yaml:2: memry: there is no such key. Perhaps you meant 'memory'." in error.brief
+    assert "also: cgroups/p.yaml:3: pids.max: must be a whole number, not 'x'" in (error.details or "")
 
 
 def test_a_circle_is_refused(files: Files) -> None:
@@ -233,7 +234,9 @@ def test_the_fork_server_is_switched_off_in_a_policy_and_per_package(files: File
 
 def test_every_limit_has_a_text(files: Files) -> None:
     table = flat(files.load())
-    assert set(LIMITS) - {"devices"} <= set(table)
+    assert set(table) == {key.name for key in keys()}
+    groups = {"*", "devices"} | {name.split(".")[0] for name in table}
+    assert limit_names() - groups <= set(table)
     assert value_text("memory.max", table["memory.max"]) == "1GiB"
     assert value_text("time.wall", table["time.wall"]) == "20min"
     assert value_text("cpu.quota", None) == "-"

@@ -12,7 +12,7 @@ from lxcbuild.linux.cgroups import version2
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroups.detect import V2_CONTROLLERS, detect, own_cgroups
 from lxcbuild.linux.cgroups.fs import Hierarchy, Node, Version, check_name, flat_keyed, nested_keyed
-from lxcbuild.model import (
+from lxcbuild.policy import (
     CpuLimits,
     DiskLimits,
     IoDeviceLimits,

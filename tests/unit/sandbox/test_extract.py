@@ -13,7 +13,7 @@ import pytest
 
 from lxcbuild.errors import ExtractionError
 from lxcbuild.linux.paths import open_directory
-from lxcbuild.model import OutputLimits
+from lxcbuild.policy import OutputLimits
 from lxcbuild.sandbox.base import ExtractedFile
 from lxcbuild.sandbox.extract import extract
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcbuild.model import LogLimits
+from lxcbuild.policy import LogLimits
 from lxcbuild.sandbox.logs import TAIL_BYTES, LogCap, LogWriter, PrintableStream
 from lxcbuild.text import for_log
 

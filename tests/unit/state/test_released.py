@@ -14,8 +14,9 @@ from pathlib import Path
 from lxcbuild.builder.failed.failedstate import FailedState
 from lxcbuild.images.image import ImageRecord
 from lxcbuild.images.layer_records import LayerRecords
-from lxcbuild.model import FailureClass, NetworkMode, Phase
+from lxcbuild.model import FailureClass, Phase
 from lxcbuild.plan.document import dump_plan, parse_plan
+from lxcbuild.policy import NetworkMode
 
 RELEASED = Path(__file__).with_name("released")
 

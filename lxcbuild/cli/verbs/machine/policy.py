@@ -12,7 +12,7 @@ from lxcbuild.cli.render import Ui
 from lxcbuild.errors import ConfigError, LimitRefusedError, LxcbuildError
 
 if TYPE_CHECKING:
-    from lxcbuild.model import Policy
+    from lxcbuild.policy import Policy
     from lxcbuild.sandbox.limits.enforcement import Limit, LimitPlan
 
 _package = click.option("--package", metavar="NAME", help="As it applies to this package (overrides by name pattern).")

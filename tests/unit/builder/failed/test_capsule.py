@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from lxcbuild.builder.failed import capsule
 from lxcbuild.builder.failed.failedstate import FailedState, KeptBind, KeptCommand
 from lxcbuild.errors import ExtractionError, InputError, StateGoneError
-from lxcbuild.model import MemoryLimits, NetworkMode
+from lxcbuild.policy import MemoryLimits, NetworkMode
 from lxcbuild.state.paths import StateDirs
 from tests.support.capsules import GIB, KEY, POLICY, keep, state
 

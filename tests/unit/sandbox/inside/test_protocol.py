@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lxcbuild.model import DiskLimits, FailureClass, MemoryLimits, Policy, TimeLimits, Usage
+from lxcbuild.model import FailureClass, Usage
+from lxcbuild.policy import DiskLimits, MemoryLimits, Policy, TimeLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.inside import protocol
 from lxcbuild.sandbox.inside.protocol import LineReader, ProtocolError, parse
