@@ -123,7 +123,7 @@ def test_eviction_fits_the_budget_and_leaves_no_orphan(described, budget: int) -
 
 
 def test_a_key_is_published_for_others_only_in_full(tmp_path: Path) -> None:
-    from lxcbuild.config.sharing_file import SharingSettings
+    from lxcbuild.config.sharing import SharingSettings
 
     with pytest.raises(ValueError, match="is no key"):
         SharingSettings(store="/srv/layers", trusted=("c2hvcnQ=",))
