@@ -19,7 +19,7 @@ def limit(
     planned: bool = True,
     **bounds: Any,
 ) -> Meta:
-    """All that is said of one field of a policy: from it come the files' schema, what people read, and the documentation.
+    """All that is said of one field of a policy. The files' schema, what people read and the documentation are made from it.
 
     ``key`` is its name in a file, below its group's. ``v1`` and ``v2`` say what keeps it on either version of cgroups,
     ``stops`` names the failure class of what goes beyond it (several with spaces), and ``planned`` limits are those that a host

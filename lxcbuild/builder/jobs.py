@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from lxcbuild.builder import network
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.work import Work
+from lxcbuild.config.policy_text import raised
 from lxcbuild.debian.documents import MAX_DOCUMENT_BYTES
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
 from lxcbuild.model import FailureClass
@@ -21,15 +22,6 @@ from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, Use
 from lxcbuild.state.data import configuration_directory
 
 _TAIL_BYTES = 64 * 1024
-#: The key of the policy that each class of stop means, and by how much more is worth a try.
-_STOP_KEYS = {
-    FailureClass.OOM: "memory: {{max: {memory}MiB}}",
-    FailureClass.DISK_FULL: "disk: {{max: {disk}MiB, max_inodes: {inodes}}}, memory: {{max: {memory}MiB}}",
-    FailureClass.PIDS_EXHAUSTED: "pids: {{max: {pids}}}",
-    FailureClass.TIMEOUT: "time: {{wall: {wall}s}}",
-    FailureClass.SILENT: "time: {{silence: {silence}s}}",
-    FailureClass.LOG_FLOOD: "log: {{max: {log}MiB}}",
-}
 
 
 class JobEnd(Struct, kw_only=True):
@@ -115,19 +107,10 @@ def stopped(work: Work, result: StepResult) -> PhaseFailedError:
 
 def _raise_limit(work: Work, stop: FailureClass) -> str | None:
     """Which file to change, and how: twice as much for this project alone."""
-    key, policy, mib = _STOP_KEYS.get(stop), work.policy, 1 << 20
-    if key is None:
+    twice = raised(work.policy, stop.value)
+    path = configuration_directory() / "cgroups" / f"{work.policy.name}.yaml"
+    if not twice:
         return None
-    twice = key.format(
-        memory=2 * policy.memory.max_bytes // mib,
-        disk=2 * policy.disk.max_bytes // mib,
-        inodes=2 * policy.disk.max_inodes,
-        pids=2 * policy.pids_max,
-        wall=round(2 * policy.time.wall_s),
-        silence=round(2 * (policy.time.silence_s or 0)),
-        log=2 * policy.log.max_bytes // mib,
-    )
-    path = configuration_directory() / "cgroups" / f"{policy.name}.yaml"
     return f"if it may have more, write to {path}: packages: [{{match: [{work.name}], {twice}}}]; or choose another --policy"
 
 

@@ -1,4 +1,4 @@
-"""A resolved policy as flat, dotted names with values: for people in the units of the files, for programs as plain data."""
+"""A resolved policy as flat, dotted names with values. People read the units of files, programs plain data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lxcbuild.config.policy_schema import device_keys, keys, value_of
 from lxcbuild.config.units import bytes_text, seconds_text
 from lxcbuild.policy import IoDeviceLimits, Policy
 
+_MIB = 1 << 20
 _BYTES = ("bytes", "relative", "rate")
 
 
@@ -27,6 +28,17 @@ def _plain(value: object) -> object:
     if isinstance(value, IoDeviceLimits):
         return {key.name: own for key in device_keys() if (own := value_of(value, key)) is not None}
     return value
+
+
+def raised(policy: Policy, stop: str) -> str:
+    """Twice of each limit that ends a step with this failure class, as a file says it. "" where none does."""
+    groups: dict[str, list[str]] = {}
+    for key in keys():
+        if stop in key.stops and (value := value_of(policy, key)) is not None:
+            twice = 2 * value if key.unit not in _BYTES else -(-2 * value // _MIB) * _MIB
+            group, _, name = key.name.rpartition(".")
+            groups.setdefault(group, []).append(f"{name}: {value_text(key.name, twice)}")
+    return ", ".join(f"{group}: {{{', '.join(values)}}}" for group, values in groups.items())
 
 
 def value_text(name: str, value: object) -> str:
@@ -55,3 +67,19 @@ def _rate_text(device: Mapping[str, object]) -> str:
         if ops:
             parts.append(f"{name} {ops} ops/s")
     return " ".join(parts)
+
+
+def reference_table() -> str:
+    """The table of keys in ``docs/reference/policy.md``."""
+    lines = ["| key | meaning | cgroup v1 | cgroup v2 |", "|---|---|---|---|"]
+    lines += [
+        "| `description` | one line for `policy list` | | |",
+        "| `inherits` | the policy that this one starts from | | |",
+    ]
+    for key in keys():
+        beyond = "".join(f". Beyond it: class `{stop}`" for stop in key.stops[:1])
+        lines.append(f"| `{key.name}` | {key.text}{beyond} | {key.v1} | {key.v2} |".replace("|  |", "| |"))
+    lines.append(
+        "| `packages` | list of `match` (pattern or patterns of names, as in `torch*`) and any limits from above | | |"
+    )
+    return "\n".join(lines).replace("|  |", "| |")

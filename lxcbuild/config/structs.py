@@ -33,7 +33,7 @@ class Mistake(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True):
-    """Like a struct, for keys that may all be absent or null, because other files say the rest: a plain dictionary comes of it."""
+    """Keys that may all be absent or null, because other files say the rest. A plain dictionary comes of it."""
 
     keys: Mapping[str, Any]  # to types as ``msgspec.inspect`` has them
     required: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ def convert_table(value: object, table: Table) -> tuple[dict[str, Any], list[Mis
 
 
 def convert(value: object, kind: type[S], *, given: Mapping[str, Any] = _NOTHING) -> tuple[S | None, list[Mistake]]:
-    """The value as a struct, or None and all that is wrong with it; ``given`` are fields that are no keys of it."""
+    """The value as a struct, or None and all that is wrong with it. ``given`` are fields that are no keys of it."""
     walk = _Walk()
     found = walk.struct(_shape(kind), value, (), given)
     return (None if walk.mistakes else found), walk.mistakes

@@ -11,10 +11,12 @@ import pytest
 from lxcbuild.config import policies
 from lxcbuild.config.policies import list_policies, load_policy, load_policy_file, machine_memory_bytes
 from lxcbuild.config.policy_schema import keys, limit_names
-from lxcbuild.config.policy_text import flat, value_text
+from lxcbuild.config.policy_text import flat, raised, reference_table, value_text
 from lxcbuild.errors import ConfigError, UnknownPolicyError
+from lxcbuild.model import FailureClass
 from lxcbuild.policy import Policy
 from lxcbuild.state.data import directories
+from tests import ROOT
 
 GIB = 2**30
 DEFAULT = """
@@ -240,3 +242,21 @@ def test_every_limit_has_a_text(files: Files) -> None:
     assert value_text("memory.max", table["memory.max"]) == "1GiB"
     assert value_text("time.wall", table["time.wall"]) == "20min"
     assert value_text("cpu.quota", None) == "-"
+
+
+def test_the_reference_lists_every_key_as_it_is() -> None:
+    """To make the table anew: print ``reference_table()`` of lxcbuild/config/policy_text.py."""
+    assert reference_table() in (ROOT / "docs/reference/policy.md").read_text()
+
+
+def test_what_ends_a_step_names_the_limits_to_raise(files: Files) -> None:
+    policy = files.load()
+    assert raised(policy, "oom") == "memory: {max: 2GiB}"
+    assert raised(policy, "disk-full") == "memory: {max: 2GiB}, disk: {max: 1GiB, max_inodes: 2000}"
+    assert raised(policy, "pids-exhausted") == "pids: {max: 2048}"
+    assert raised(policy, "timeout") == "time: {wall: 40min}"
+    assert raised(policy, "silent") == "time: {silence: 10min}"
+    assert raised(policy, "log-flood") == "log: {max: 128MiB}"
+    assert raised(policy, "cancelled") == ""
+    stops = {stop for key in keys() for stop in key.stops}
+    assert stops <= set(FailureClass)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lxcbuild.config.sharing import load_sharing
+from lxcbuild.errors import ConfigError
 from lxcbuild.images.eviction import doomed
 from lxcbuild.images.layer_records import LayerRecords, Shelved
 
@@ -123,9 +125,11 @@ def test_eviction_fits_the_budget_and_leaves_no_orphan(described, budget: int) -
 
 
 def test_a_key_is_published_for_others_only_in_full(tmp_path: Path) -> None:
-    from lxcbuild.config.sharing import SharingSettings
-
-    with pytest.raises(ValueError, match="is no key"):
-        SharingSettings(store="/srv/layers", trusted=("c2hvcnQ=",))
-    with pytest.raises(ValueError, match="is no store"):
-        SharingSettings(store="layers")
+    file = tmp_path / "layers.yaml"
+    for text, said in (
+        ("store: /srv/layers\ntrusted: [c2hvcnQ=]\n", r"layers.yaml:2: trusted\[0\]: 'c2hvcnQ=' is no key"),
+        ("store: layers\n", "layers.yaml:1: store: 'layers' is no store"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_sharing(tmp_path)

@@ -105,5 +105,5 @@ def test_the_script_repeats_the_command_exactly(tmp_path: Path) -> None:
 
 def test_limits_are_part_of_it(fresh_state: StateDirs) -> None:
     kept = state()
-    changed = replace(kept, limits=replace(kept.limits, pids_max=7))
-    assert FailedState.from_json(changed.to_json()).limits.pids_max == 7
+    changed = replace(kept, limits=replace(kept.limits, pids_max=17))
+    assert FailedState.from_json(changed.to_json()).limits.pids_max == 17
