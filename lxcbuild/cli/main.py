@@ -47,33 +47,31 @@ class Verb(Struct, frozen=True):
 
 
 VERBS = {
-    "build": Verb("lxcbuild.cli.verbs.build:build", "Build Debian packages from Python projects or source packages."),
-    "plan": Verb("lxcbuild.cli.verbs.plan:plan", "Plan many builds: versions, order, cost."),
-    "rebuild": Verb("lxcbuild.cli.verbs.rebuild:rebuild", "Carry out a plan of many builds."),
-    "watch": Verb("lxcbuild.cli.verbs.watch:watch", "Build new releases of projects as they appear."),
-    "run": Verb("lxcbuild.cli.verbs.run:run", "Run any command in a fresh sandbox."),
-    "shell": Verb("lxcbuild.cli.verbs.shell:shell", "Open a shell in a fresh sandbox, or where a build failed."),
-    "history": Verb("lxcbuild.cli.verbs.records.history:history", "List recorded builds.", quiet=True),
-    "log": Verb("lxcbuild.cli.verbs.records.log:log", "Show the log of a build.", quiet=True),
+    "build": Verb("lxcbuild.cli.verbs.build:build", "Build Debian packages from Python projects"),
+    "plan": Verb("lxcbuild.cli.verbs.plan:plan", "Plan many builds: versions, order, cost"),
+    "rebuild": Verb("lxcbuild.cli.verbs.rebuild:rebuild", "Carry out a plan of many builds"),
+    "watch": Verb("lxcbuild.cli.verbs.watch:watch", "Build new releases as they appear"),
+    "run": Verb("lxcbuild.cli.verbs.run:run", "Run a command in a fresh sandbox"),
+    "shell": Verb("lxcbuild.cli.verbs.shell:shell", "Open a shell in a sandbox or a failed build"),
+    "history": Verb("lxcbuild.cli.verbs.records.history:history", "List recorded builds, newest first", quiet=True),
+    "log": Verb("lxcbuild.cli.verbs.records.log:log", "Show the log of a build", quiet=True),
     "explain": Verb(
-        "lxcbuild.cli.verbs.records.explain:explain", "Explain why a build failed and what helps.", quiet=True
+        "lxcbuild.cli.verbs.records.explain:explain", "Explain why a build failed and what helps", quiet=True
     ),
-    "capsule": Verb("lxcbuild.cli.verbs.records.capsule:capsule", "Save, show and open failed builds as files."),
+    "capsule": Verb("lxcbuild.cli.verbs.records.capsule:capsule", "Save, show and open failed builds as files"),
     "report": Verb(
-        "lxcbuild.cli.verbs.records.report:report", "Write a static, searchable site of what was built.", quiet=True
+        "lxcbuild.cli.verbs.records.report:report", "Write a static site of the recorded builds", quiet=True
     ),
-    "repo": Verb("lxcbuild.cli.verbs.records.repo:repo", "Make and keep signed APT repositories of what was built."),
-    "farm": Verb("lxcbuild.cli.verbs.machine.farm:farm", "Build on many machines: certificates, scheduler, workers."),
-    "simulate": Verb(
-        "lxcbuild.cli.verbs.machine.simulate:simulate", "Simulate the build of a whole index on labs of several sizes."
-    ),
-    "rootfs": Verb("lxcbuild.cli.verbs.machine.rootfs:rootfs", "List, make, refresh, show and remove base images."),
-    "layers": Verb("lxcbuild.cli.verbs.machine.layers:layers", "List, explain, evict and share dependency layers."),
-    "policy": Verb("lxcbuild.cli.verbs.machine.policy:policy", "List, show and check isolation policies."),
-    "archive": Verb("lxcbuild.cli.verbs.machine.archive:archive", "Ask what a suite's archive ships."),
-    "doctor": Verb("lxcbuild.cli.verbs.machine.doctor:doctor", "Check what this host needs, or look for leftovers."),
-    "bench": Verb("lxcbuild.cli.verbs.bench.bench:bench", "Measure speed against its budgets, beside other programs."),
-    "gc": Verb("lxcbuild.cli.verbs.machine.gc:gc", "Remove leftovers that no live build owns."),
+    "repo": Verb("lxcbuild.cli.verbs.records.repo:repo", "Publish packages in signed APT repositories"),
+    "farm": Verb("lxcbuild.cli.verbs.machine.farm:farm", "Build on many machines"),
+    "simulate": Verb("lxcbuild.cli.verbs.machine.simulate:simulate", "Simulate the build of a whole index"),
+    "rootfs": Verb("lxcbuild.cli.verbs.machine.rootfs:rootfs", "Make, refresh, show and remove base images"),
+    "layers": Verb("lxcbuild.cli.verbs.machine.layers:layers", "List, explain, evict and share layers"),
+    "policy": Verb("lxcbuild.cli.verbs.machine.policy:policy", "Show, explain and check isolation policies"),
+    "archive": Verb("lxcbuild.cli.verbs.machine.archive:archive", "Show what the archive of a suite ships"),
+    "doctor": Verb("lxcbuild.cli.verbs.machine.doctor:doctor", "Check this host, or look for leftovers"),
+    "bench": Verb("lxcbuild.cli.verbs.bench.bench:bench", "Measure speed against budgets and peers"),
+    "gc": Verb("lxcbuild.cli.verbs.machine.gc:gc", "Remove leftovers that no live build owns"),
 }
 
 
@@ -123,25 +121,30 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: lxcbuild doctor, then: lxcbuild build idna --force",
 )
-@click.version_option(__version__, prog_name="lxcbuild", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, prog_name="lxcbuild", message="%(prog)s %(version)s", help="Show the version and exit"
+)
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False),
-    help=f"One directory for everything lxcbuild keeps; also {ENVIRONMENT_VARIABLE}.  [default: the system's]",
+    help=f"Directory for everything that lxcbuild keeps; also {ENVIRONMENT_VARIABLE}",
 )
-@click.option("--ledger", metavar="URL", help=f"A PostgreSQL server that keeps the ledger; also {LEDGER_VARIABLE}.")
+@click.option("--ledger", metavar="URL", help=f"PostgreSQL server that keeps the ledger; also {LEDGER_VARIABLE}")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Form of standard error.",
+    help="Format of standard error",
 )
-@click.option("-v", "--verbose", count=True, help="Say more; twice: every program that is started.")
-@click.option("--no-color", is_flag=True, help="No colours and no moving lines; NO_COLOR does the same.")
+@click.option("-v", "--verbose", count=True, help="Show more; twice also shows every program that is started")
+@click.option("--no-color", is_flag=True, help="Disable colours and moving lines; also NO_COLOR")
 @click.pass_obj
 def cli(ui: Ui, *, state_dir: str | None, ledger: str | None, log_format: str, verbose: int, no_color: bool) -> None:
-    """Turn Python projects into Debian packages; every build runs as hostile code in a fresh container."""
+    """Turn Python projects into Debian packages.
+
+    Every build runs as hostile code in a fresh container.
+    """
     ui.dirs = StateDirs.choose(state_dir, ledger=ledger)
     ui.log_format = log_format
     ui.verbosity = verbose

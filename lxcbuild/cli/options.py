@@ -52,7 +52,7 @@ def target_option(command: Command) -> Command:
         "--target",
         "-t",
         type=TargetType(),
-        help="Suite to build for, such as debian/bookworm; default: this host's own",
+        help="Target, such as debian/bookworm  [default: this host's suite]",
     )
     return option(command)
 
@@ -108,19 +108,24 @@ _RUN_OPTIONS = (
     ),
     click.option("--scheduler", metavar="ADDRESS", help="Address of the farm's scheduler, such as tls://head:8786"),
     click.option("--certificates", type=DIRECTORY, help="Directory with the farm's TLS certificates"),
-    click.option("--insecure", is_flag=True, help="Speak to the scheduler without TLS"),
-    click.option("--store", metavar="URL", help="Store for packages and logs that all workers of a farm reach"),
+    click.option("--insecure", is_flag=True, help="Allow connections without TLS"),
+    click.option("--store", metavar="URL", help="Path or URL for packages and logs that all workers of a farm reach"),
     click.option(
-        "-j", "--jobs", type=click.IntRange(1), help="Maximum number of parallel builds  [default: as many as fit]"
+        "-j", "--jobs", type=click.IntRange(1), show_default="as many as fit", help="Maximum number of parallel builds"
     ),
     click.option("--repo", type=DIRECTORY, help="APT repository to publish in"),
 )
 _SEVERAL = (
     click.option(
-        "--from", "files", multiple=True, type=FILE, metavar="FILE", help="File with names or requirements, one a line"
+        "--from", "files", multiple=True, type=FILE, metavar="FILE", help="File with one requirement per line"
     ),
     click.option(
-        "--target", "-t", "targets", multiple=True, type=TargetType(), help="Suite to build for; can be repeated"
+        "--target",
+        "-t",
+        "targets",
+        multiple=True,
+        type=TargetType(),
+        help="Target, such as debian/bookworm; can be repeated",
     ),
     policy_option,
 )
@@ -132,32 +137,26 @@ def _build_options() -> dict[str, Callable[[Command], Command]]:
     from lxcbuild.builder.request import DEFAULT_MAINTAINER
 
     return {
-        "output": click.option(
-            "-o", "--output", type=DIRECTORY, help="Directory that the packages are copied to as well"
-        ),
+        "output": click.option("-o", "--output", type=DIRECTORY, help="Directory to copy the packages to"),
         "force": click.option("--force", is_flag=True, help="Build although the distribution ships the project"),
         "with_deps": click.option(
             "--with-deps/--no-deps",
             default=True,
             show_default=True,
-            help="Also build run-time requirements that the distribution lacks",
+            help="Build run-time requirements that the distribution lacks",
         ),
         "newer_than_official": click.option(
             "--newer-than-official/--no-newer-than-official",
             default=True,
             show_default=True,
             envvar="LXCBUILD_NEWER_THAN_OFFICIAL",
-            help="Let requirements replace packages of the distribution that are too old",
+            help="Allow newer packages in place of official ones that are too old",
         ),
-        "rebuild": click.option(
-            "--rebuild", is_flag=True, help="Build again what was built before, and try what failed before"
-        ),
-        "lintian": click.option("--lintian", is_flag=True, help="Also check the packages with lintian"),
-        "tests": click.option(
-            "--tests", is_flag=True, help="Also run the project's own tests on the installed packages"
-        ),
+        "rebuild": click.option("--rebuild", is_flag=True, help="Build again what was built, and retry what failed"),
+        "lintian": click.option("--lintian", is_flag=True, help="Check the packages with lintian"),
+        "tests": click.option("--tests", is_flag=True, help="Run the project's own tests on the installed packages"),
         "check_reproducible": click.option(
-            "--check-reproducible", is_flag=True, help="Also build under other circumstances and compare the packages"
+            "--check-reproducible", is_flag=True, help="Build again in another environment, and compare"
         ),
         "converter": click.option(
             "--converter",
@@ -170,14 +169,12 @@ def _build_options() -> dict[str, Callable[[Command], Command]]:
             "--fork-server/--no-fork-server",
             default=True,
             show_default=True,
-            help="Run packaging tools as forks of servers that have them loaded",
+            help="Run packaging tools as forks of preloaded servers",
         ),
         "maintainer": click.option(
             "--maintainer", default=DEFAULT_MAINTAINER, show_default=True, help="Maintainer of the packages"
         ),
-        "strict_debian": click.option(
-            "--strict-debian", is_flag=True, help="Build with packages of the distribution only"
-        ),
+        "strict_debian": click.option("--strict-debian", is_flag=True, help="Build with official packages only"),
     }
 
 

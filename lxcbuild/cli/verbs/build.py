@@ -54,20 +54,20 @@ class _Build(click.Command):
     multiple=True,
     type=FILE,
     metavar="FILE",
-    help="Requirements file whose projects are built as well",
+    help="File with one requirement per line",
 )
 @request_options
 @policy_option
 @click.option(
     "--capsule",
     metavar="[=FILE]",
-    help="Save the state of a failed build as a file: here, or as =FILE or in it",
+    help="Save the state of a failed build as one file; FILE can be a directory",
 )
-@click.option("--capsule-slim", is_flag=True, help="The same without images and layers, for machines that have them")
+@click.option("--capsule-slim", is_flag=True, help="Save a capsule without images and layers")
 @click.option(
     "--overrides",
     type=DIRECTORY,
-    help="Directory of hand-made overrides, besides packages/ of the configuration",
+    help="Directory of further overrides, besides the configured ones",
 )
 @click.option(
     "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of parallel builds"
@@ -88,10 +88,10 @@ def build(
     as_json: bool,
     **wanted: Any,
 ) -> int:
-    """Build Debian packages from Python projects, or from Debian source packages.
+    """Build Debian packages from Python projects.
 
-    A REQUIREMENT is a project of the package index, perhaps with versions (idna, 'idna==3.10'), or a path: an sdist, a
-    project directory, a Debian source package (x_1.0-1.dsc), or a directory with debian/ (./dist/x-1.0.tar.gz, .).
+    A REQUIREMENT is a project of the package index, with or without a version (idna, 'idna==3.10'), or a path. A path is an
+    sdist (./dist/x-1.0.tar.gz), a project directory (.), a Debian source package (x_1.0-1.dsc), or a directory with debian/.
     """
     if not requirements and not files:
         raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")

@@ -25,8 +25,8 @@ _LAYERS_SHOWN = 10
 @click.command()
 @click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
 @plan_options
-@click.option("-o", "--output", type=FILE, help="File that the plan is written to")
-@click.option("--graph", type=FILE, help="SVG file that the graph of needs is drawn to")
+@click.option("-o", "--output", type=FILE, help="File to write the plan to")
+@click.option("--graph", type=FILE, help="SVG file to draw the graph of dependencies to")
 @json_option
 @pass_ui
 def plan(
@@ -42,9 +42,10 @@ def plan(
     as_json: bool,
     **wanted: Any,
 ) -> int:
-    """Plan the builds of many projects: versions, what is official, who needs whom, order, and cost.
+    """Plan many builds: versions, order, cost.
 
-    The file that -o writes can be read, edited, compared, and carried out: lxcbuild rebuild FILE.
+    A plan also says which projects are official and which need which. Read, edit or compare the file that -o writes;
+    lxcbuild rebuild FILE carries it out.
     """
     if not requirements and not files:
         raise click.UsageError("nothing to plan was named: give projects, or --from FILE")

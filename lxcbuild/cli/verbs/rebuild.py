@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     "--keep-going/--stop-on-failure",
     default=True,
     show_default=True,
-    help="Go on with builds that do not need what failed",
+    help="Continue with builds that do not need a failed one",
 )
-@click.option("--resume", is_flag=True, help="Go on with the same run; what failed in it is not tried again")
-@click.option("--rebuild", "again", is_flag=True, help="Build again what was built before, and try what failed before")
+@click.option("--resume", is_flag=True, help="Continue the same run without retrying what failed in it")
+@click.option("--rebuild", "again", is_flag=True, help="Build again what was built, and retry what failed")
 @json_option
 @pass_ui
 def rebuild(
@@ -67,10 +67,11 @@ def rebuild(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Carry out the plan in PLAN, or of --from FILE.
+    """Carry out a plan of many builds.
 
-    Builds start when what they need is built. Ctrl-C once: what runs is finished, nothing more is started; twice: everything stops.
-    The same command with --resume goes on, also after a crash; no finished build is lost or done twice.
+    The plan is PLAN, or is made from requirements. A build starts as soon as what it needs is built. One Ctrl-C finishes the
+    running builds and starts no others; a second one stops everything. The same command with --resume continues the run, even
+    after a crash: no finished build is lost or done twice.
     """
     if (plan_file is None) == (not files):
         raise click.UsageError("give either a plan, or --from FILE")

@@ -38,10 +38,12 @@ _ADVICE = {
     "inputs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Show a file or directory as /in/<name>, read-only.",
+    help="File or directory to show read-only as /in/NAME",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Where to put the files that it leaves in /out."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for the files that the command leaves in /out",
 )
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -57,9 +59,10 @@ def run(
     as_json: bool,
     command: Sequence[str],
 ) -> int:
-    """Run any command in a fresh sandbox, as an unprivileged user and without network.
+    """Run a command in a fresh sandbox.
 
-    Its output is passed on as it comes, and its exit status is that of lxcbuild (128 + N after signal N).
+    It runs as an unprivileged user, without network. Its output is passed on as it comes. Its exit status is that of lxcbuild
+    (128 + N after signal N).
     """
     from lxcbuild.cli.sandboxes import fresh_sandbox
 

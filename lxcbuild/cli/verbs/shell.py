@@ -25,7 +25,7 @@ _SHELL = "exec $(command -v bash || command -v sh) -i"
     "inputs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Show a file or directory as /in/<name>, read-only.",
+    help="File or directory to show read-only as /in/NAME",
 )
 @click.option(
     "--failed",
@@ -33,9 +33,9 @@ _SHELL = "exec $(command -v bash || command -v sh) -i"
     flag_value="",
     default=None,
     metavar="[ID]",
-    help="Open the state of a failed build as its failing command left it; without ID the newest.",
+    help="Open the state that a failed build left (the newest without ID)",
 )
-@click.option("--again", is_flag=True, help="With --failed: only repeat the command that failed.")
+@click.option("--again", is_flag=True, help="Repeat the failed command instead of opening a shell")
 @json_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @pass_ui
@@ -51,11 +51,11 @@ def shell(
     as_json: bool,
     command: Sequence[str],
 ) -> int:
-    """Open an interactive shell in a fresh sandbox; everything in it is gone when it ends.
+    """Open a shell in a sandbox or a failed build.
 
-    With --failed it is the state of a failed build: the same image, layers, limits and network, the files as they were, the
-    environment and directory of the failing command. A COMMAND is run there instead of a shell. The exit status is the shell's.
-    With --json, a document with it follows.
+    The sandbox and its files are gone when the shell ends. With --failed, it has the state of a failed build: its
+    image, layers, limits, network and files, and the environment and directory of the failed command. A COMMAND runs instead
+    of a shell. The exit status is that of the shell; with --json, a document with it follows.
     """
     if failed is not None:
         if target is not None or inputs:

@@ -42,24 +42,24 @@ class Seconds(click.ParamType[float]):
 @click.command()
 @click.argument("projects", nargs=-1, metavar="[PROJECT]...")
 @watch_options
-@click.option("--ledger", "from_ledger", is_flag=True, help="Track every project that the ledger has a build of")
-@click.option("--once", is_flag=True, help="Look once, build what is new, and end")
+@click.option("--ledger", "from_ledger", is_flag=True, help="Track every project with a recorded build")
+@click.option("--once", is_flag=True, help="Look once, build what is new, and exit")
 @click.option(
     "--interval",
     type=Seconds(),
     default="10min",
     show_default=True,
-    help="Time from one look at everything to the next",
+    help="Time between two looks at the index",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(0.01, 100),
     default=5.0,
     show_default=True,
-    help="Maximum rate of questions, per second",
+    help="Maximum number of requests to the index per second",
 )
-@click.option("--pre", is_flag=True, help="Also build pre-releases")
-@click.option("--catch-up", is_flag=True, help="Also build the newest release of newly tracked projects")
+@click.option("--pre", is_flag=True, help="Build pre-releases too")
+@click.option("--catch-up", is_flag=True, help="Build the newest release of newly tracked projects too")
 @run_options
 @pass_ui
 def watch(
@@ -77,10 +77,11 @@ def watch(
     catch_up: bool,
     **building: Any,
 ) -> int:
-    """Build new releases of the tracked PROJECTs as they appear in the package index.
+    """Build new releases as they appear.
 
-    The first look only learns what is there. What was seen is kept in the state directory, so a watch can be ended, or killed, at
-    any moment: the next one goes on. Ctrl-C ends it when what is being built is finished; a second one stops that, too.
+    Tracked are the PROJECTs, and those of files or of the ledger. The first look at the index only learns what is there. The
+    state directory keeps what was seen: a watch that was ended or killed is continued by the next one. One Ctrl-C ends it
+    after the running builds; a second one stops these too.
     """
     if interval < 1:
         raise click.UsageError("the index is asked once a second at most: --interval 1s")

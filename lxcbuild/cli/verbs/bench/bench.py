@@ -28,21 +28,27 @@ _PEERS = ("lxc-execute", "bubblewrap", "runc", "crun", "unshare")
 
 @click.group()
 def bench() -> None:
-    """Measure speed against the budgets of docs/reference/performance.md."""
+    """Measure speed against budgets and peers.
+
+    The budgets are those of docs/reference/performance.md.
+    """
 
 
 @bench.command()
 @target_option
 @policy_option
-@click.option("--runs", type=click.IntRange(1, 1000), default=20, show_default=True, help="Rounds that count.")
-@click.option("--peer", "peers", multiple=True, type=click.Choice(_PEERS), help="Compare with these only.")
+@click.option("--runs", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of measured rounds")
+@click.option(
+    "--peer", "peers", multiple=True, type=click.Choice(_PEERS), help="Program to compare with; can be repeated"
+)
 @json_option
 @pass_ui
 def start(ui: Ui, /, *, target: Target | None, policy: str, runs: int, peers: Sequence[str], as_json: bool) -> None:
-    """Start and end sandboxes, beside other programs that start containers.
+    """Start sandboxes, beside other programs.
 
-    Everything runs once in each round, so that what disturbs the machine disturbs all. Exit status 0 means measured, not fast
-    enough: the last table says which budgets hold.
+    Each sandbox is ended again; the others start containers, too. Each round runs every program once, so
+    that a disturbance of the machine hits all. Exit status 0 means measured, not fast enough: the last table says which budgets
+    hold.
     """
     from lxcbuild.bench.start import measure
     from lxcbuild.config.policies import load_policy
@@ -68,13 +74,14 @@ def start(ui: Ui, /, *, target: Target | None, policy: str, runs: int, peers: Se
 @bench.command()
 @click.argument("requirement", default="idna==3.10")
 @target_option
-@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Builds that count.")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Number of measured rounds")
 @json_option
 @pass_ui
 def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, as_json: bool) -> None:
-    """CPU time of the orchestrator alone for builds of REQUIREMENT (a project or a directory), one after the other.
+    """Measure CPU time of the orchestrator alone.
 
-    Programs and sandboxes that it starts do not count. The builds are recorded like any other.
+    REQUIREMENT, a project or a directory, is built again and again. Programs and sandboxes that are started do not count. The
+    builds are recorded like any other.
     """
     from lxcbuild.bench.overhead import MAX_CPU_MS, measure
     from lxcbuild.bench.samples import Spread
@@ -100,10 +107,14 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
 
 @bench.command(name="build")
 @target_option
-@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Rounds that count.")
-@click.option("--peer", "peers", multiple=True, type=click.Choice(_ROOMS), help="Also build with this program.")
-@click.option("--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only this kind of package.")
-@click.option("--cold", is_flag=True, help="With an empty layer store, and bases of peers without build dependencies.")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Number of measured rounds")
+@click.option(
+    "--peer", "peers", multiple=True, type=click.Choice(_ROOMS), help="Program to compare with; can be repeated"
+)
+@click.option(
+    "--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Kind of package to build; can be repeated"
+)
+@click.option("--cold", is_flag=True, help="Start without layers, and with bare bases of other programs")
 @plot_option
 @json_option
 @pass_ui
@@ -119,10 +130,11 @@ def builds(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Build packages, beside the same builds bare and in other clean rooms.
+    """Build packages, beside other clean rooms.
 
-    A pure Python project, one with a C extension and a Debian source package; each round builds everything once in every way.
-    Tests, lintian and debug packages are off everywhere. Exit status 0 means measured, not fast enough.
+    The packages are a pure Python project, one with a C extension, and a Debian source package. Each round builds each of them
+    once bare, once here, and once in each clean room. Tests, lintian and debug packages are off everywhere. Exit status 0 means
+    measured, not fast enough.
     """
     from lxcbuild.bench.builds import SAMPLES, measure
     from lxcbuild.cli.verbs.bench import bench_build

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lxcbuild.model import Target
 
 plot_option = click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the figures into this SVG file."
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="SVG file to draw the figures to"
 )
 
 
@@ -25,16 +25,16 @@ plot_option = click.option(
 @target_option
 @policy_option
 @click.option(
-    "--count", type=click.IntRange(1, 500), default=40, show_default=True, help="Sandboxes that live at once."
+    "--count", type=click.IntRange(1, 500), default=40, show_default=True, help="Number of sandboxes that live at once"
 )
 @click.option(
     "--files",
     "sizes",
     multiple=True,
     type=click.IntRange(0, 2_000_000),
-    help="Instead: start single sandboxes with so many more files in their tree. Give it several times.",
+    help="Start single sandboxes with this many more files; can be repeated",
 )
-@click.option("--runs", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rounds, with --files.")
+@click.option("--runs", type=click.IntRange(1, 1000), default=10, show_default=True, help="Number of measured rounds")
 @plot_option
 @json_option
 @pass_ui
@@ -50,7 +50,10 @@ def parallel(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Start many sandboxes that stay: what one more costs beside those that live, and the memory of each."""
+    """Start many sandboxes that stay.
+
+    Measured is what one more costs beside those that live, and the memory of each. --runs belongs to --files.
+    """
     from lxcbuild.bench.machine import describe
     from lxcbuild.bench.parallel import measure, measure_trees
     from lxcbuild.config.policies import load_policy

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]
 
 @click.group()
 def archive() -> None:
-    """Ask what a suite's archive ships."""
+    """Show what the archive of a suite ships."""
 
 
 @archive.command()
@@ -31,7 +31,10 @@ def archive() -> None:
 @json_option
 @pass_ui
 def show(ui: Ui, /, *, name: str, target: Target | None, as_json: bool) -> None:
-    """Show who ships NAME: as a Python project first, else as a module, header, .pc file, library or program."""
+    """Show which packages ship NAME.
+
+    NAME is a Python project, else a module, header, .pc file, library or program.
+    """
     if len(name) > 200 or not _NAME.fullmatch(name):
         raise BadNameError(
             f"{name[:80]!r} is no name that an archive could know", resolution="for example: idna, or ffi.h"

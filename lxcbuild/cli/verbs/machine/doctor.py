@@ -11,13 +11,13 @@ from lxcbuild.errors import HostError, LeftoversError
 
 
 @click.command()
-@click.option("--leftovers", is_flag=True, help="Look for what no live build owns, instead.")
+@click.option("--leftovers", is_flag=True, help="Look for leftovers that no live build owns, instead")
 @json_option
 @pass_ui
 def doctor(ui: Ui, /, *, leftovers: bool, as_json: bool) -> None:
-    """Check what this host needs, or look for leftovers.
+    """Check this host, or look for leftovers.
 
-    Exit status 0 means: nothing is missing (a warning is no failure), or nothing was left behind.
+    Exit status 0 means that nothing is missing (a warning is no failure), or that nothing was left behind.
     """
     if leftovers:
         _leftovers(ui, as_json=as_json)

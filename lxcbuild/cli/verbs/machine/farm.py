@@ -46,12 +46,12 @@ class Bytes(click.ParamType[int]):
 def connection_options(command: Command) -> Command:
     """``--certificates`` and ``--insecure``."""
     for option in (
-        click.option("--insecure", is_flag=True, help="Allow connections without TLS to other machines."),
+        click.option("--insecure", is_flag=True, help="Allow connections without TLS"),
         click.option(
             "--certificates",
             type=_DIRECTORY,
             envvar="LXCBUILD_FARM_CERTIFICATES",
-            help="Where this machine's farm certificates are; needed for all but loopback.",
+            help="Directory with the farm's TLS certificates",
         ),
     ):
         command = option(command)
@@ -60,21 +60,24 @@ def connection_options(command: Command) -> Command:
 
 @click.group()
 def farm() -> None:
-    """Build on many machines: make certificates, run the scheduler, run workers.
+    """Build on many machines.
 
-    Needs the Dask libraries: pip install 'lxcbuild[dask]'.
+    A farm has a certificate authority, one scheduler, and workers. It needs the Dask libraries: pip install 'lxcbuild[dask]'.
     """
 
 
 @farm.command()
 @click.argument("directory", type=_DIRECTORY)
-@click.option("--days", type=click.IntRange(1, 3650), default=825, show_default=True, help="How long they are valid.")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=825, show_default=True, help="Days that the certificates are valid"
+)
 @json_option
 @pass_ui
 def certificates(ui: Ui, /, *, directory: Path, days: int, as_json: bool) -> None:
-    """Make a certificate authority of the farm's own in DIRECTORY, and a certificate for its members.
+    """Make the farm's certificates in DIRECTORY.
 
-    Copy the directory without authority.key to every machine of the farm, readable by root only: who has it is a member.
+    DIRECTORY gets a certificate authority and a certificate for the members. Copy it without authority.key to every machine
+    of the farm, readable by root only: whoever has it is a member.
     """
     from lxcbuild.farm.certificates import make_certificates
 
@@ -88,12 +91,22 @@ def certificates(ui: Ui, /, *, directory: Path, days: int, as_json: bool) -> Non
 
 
 @farm.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8786, show_default=True, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8786,
+    show_default=True,
+    help="Port to listen at; 0 is any free one",
+)
 @connection_options
 @pass_ui
 def scheduler(ui: Ui, /, *, host: str, port: int, certificates: Path | None, insecure: bool) -> None:
-    """Run the scheduler, which passes jobs from heads to workers. It keeps nothing and can be started anew at any time."""
+    """Run the scheduler of a farm.
+
+    It passes jobs from heads to workers. It keeps nothing and can be restarted at any time. It needs --certificates, except on
+    the loopback address.
+    """
     known = _certificates(certificates)
     with _dask(), _until_told_to_stop() as stop:
         from lxcbuild.farm.engines.daskmembers import run_scheduler
@@ -119,12 +132,14 @@ def _started(ui: Ui, address: str) -> None:
 @farm.command()
 @click.argument("scheduler")
 @click.option(
-    "--name", default=socket.gethostname(), help="What it is called; unique in the farm.  [default: the host]"
+    "--name", default=socket.gethostname(), help="Name of the worker, unique in the farm  [default: the host's]"
 )
-@click.option("--cpus", "--nthreads", type=click.FloatRange(0.5), help="Build on so many processors.  [default: all]")
-@click.option("--memory", "--memory-limit", type=Bytes(), help="Use at most so much memory.  [default: what is free]")
-@click.option("--dedicated", is_flag=True, help="Nothing else builds on this machine: take no notice of others.")
-@click.option("--host", help="The address of this machine that the scheduler can reach.  [default: found out]")
+@click.option(
+    "--cpus", "--nthreads", type=click.FloatRange(0.5), help="Number of processors to build on  [default: all]"
+)
+@click.option("--memory", "--memory-limit", type=Bytes(), help="Maximum memory of the builds  [default: what is free]")
+@click.option("--dedicated", is_flag=True, help="Ignore other builds: nothing else builds on this machine")
+@click.option("--host", help="Address of this machine for the scheduler  [default: detected]")
 @connection_options
 # What batch systems' launchers add (dask-jobqueue): see docs/how-to/lab.md.
 @click.option("--tls-ca-file", type=_FILE, hidden=True)
@@ -148,9 +163,10 @@ def worker(
     insecure: bool,
     **tls: Path | None,
 ) -> None:
-    """Build for the scheduler at SCHEDULER (tls://head:8786) until told to stop.
+    """Build for a scheduler until told to stop.
 
-    Where the scheduler is away, it is looked for again and again. What is built travels through the store that the head names.
+    SCHEDULER is an address such as tls://head:8786. It needs --certificates, except on the loopback address. A worker that
+    loses its scheduler keeps looking for it. Packages and logs travel through the store that the head names.
     """
     require_root("start sandboxes")
     from lxcbuild.farm.engines.membership import this_member

@@ -10,13 +10,16 @@ from lxcbuild.errors import LeftoversError, LxcbuildError
 
 
 @click.command()
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
-@click.option("--hot", is_flag=True, help="Also drop unpacked images that no build uses, from memory and from disk.")
-@click.option("--failed", is_flag=True, help="Also remove the kept states of all failed builds, not only the old ones.")
+@click.option("--dry-run", "-n", is_flag=True, help="Show what would be removed, and remove nothing")
+@click.option("--hot", is_flag=True, help="Remove unpacked images that no build uses, from memory and disk")
+@click.option("--failed", is_flag=True, help="Remove the kept states of all failed builds, not only old ones")
 @json_option
 @pass_ui
 def gc(ui: Ui, /, *, dry_run: bool, hot: bool, failed: bool, as_json: bool) -> None:
-    """Remove leftovers that no live build owns, and kept states of failed builds that are too many or too old; say what."""
+    """Remove leftovers that no live build owns.
+
+    Kept states of failed builds are removed where they are too many or too old. What is removed is listed.
+    """
     from lxcbuild.host.leftovers import find_leftovers
 
     require_root("remove leftovers")

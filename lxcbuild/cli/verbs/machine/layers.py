@@ -18,20 +18,23 @@ if TYPE_CHECKING:
     from lxcbuild.images.layer_records import LayerRecords, Shelved
 
 _store_option = click.option(
-    "--store", metavar="URL", help="The shared store, a path or URL; default: that of layers.yaml."
+    "--store", metavar="URL", help="Path or URL of the shared store  [default: from layers.yaml]"
 )
 
 
 @click.group()
 def layers() -> None:
-    """List, explain, evict and share dependency layers."""
+    """List, explain, evict and share layers."""
 
 
 @layers.command("list")
 @json_option
 @pass_ui
 def list_(ui: Ui, /, *, as_json: bool) -> None:
-    """List all layers: what saves most per byte first, which is also kept longest."""
+    """List layers, in the order of their value.
+
+    The layer that saves most per byte is first, and is kept longest.
+    """
     known = sorted(_layer_records(ui).layers().values(), key=lambda layer: (-layer.value, layer.key))
     unpacked = _unpacked(ui)
     if as_json:
@@ -54,7 +57,10 @@ def list_(ui: Ui, /, *, as_json: bool) -> None:
 @json_option
 @pass_ui
 def show(ui: Ui, /, *, key: str, as_json: bool) -> None:
-    """Show the layer whose key starts with KEY, with the packages in it."""
+    """Show the layer KEY and its packages.
+
+    KEY is the start of a layer's key.
+    """
     known = _layer_records(ui).layers()
     layer = _find(known, key)
     unpacked = _unpacked(ui)
@@ -75,7 +81,10 @@ def show(ui: Ui, /, *, key: str, as_json: bool) -> None:
 @json_option
 @pass_ui
 def tree(ui: Ui, /, *, as_json: bool) -> None:
-    """Draw which layer stands on which; the roots are base images."""
+    """Draw which layer stands on which.
+
+    The roots of the trees are base images.
+    """
     layer_records = _layer_records(ui)
     known, above = layer_records.layers(), layer_records.grounds()
     children: dict[str, list[str]] = {}
@@ -98,7 +107,10 @@ def tree(ui: Ui, /, *, as_json: bool) -> None:
 @json_option
 @pass_ui
 def why(ui: Ui, /, *, key: str, as_json: bool) -> None:
-    """Say why the layer KEY is one of its own: what of its key differs from the nearest other layer on the same ground."""
+    """Explain what sets the layer KEY apart.
+
+    The parts of its key are compared with those of the nearest layer that stands on the same layer or image.
+    """
     known = _layer_records(ui).layers()
     layer = _find(known, key)
     others = [each for each in known.values() if each.key != layer.key and each.kind == layer.kind]
@@ -129,11 +141,14 @@ def why(ui: Ui, /, *, key: str, as_json: bool) -> None:
 
 
 @layers.command()
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", "-n", is_flag=True, help="Show what would be removed, and remove nothing")
 @json_option
 @pass_ui
 def gc(ui: Ui, /, *, dry_run: bool, as_json: bool) -> None:
-    """Remove layers whose image is gone, then what saves least per byte until all fit (retention.yaml says into what)."""
+    """Remove layers until the rest fit.
+
+    Layers without an image go first, then those that save least per byte. retention.yaml sets the size.
+    """
     from lxcbuild.images.eviction import Evicted, budgets, evict
     from lxcbuild.images.layers import LayerStore
     from lxcbuild.sandbox.lxc import LxcBackend
@@ -167,7 +182,10 @@ def gc(ui: Ui, /, *, dry_run: bool, as_json: bool) -> None:
 @json_option
 @pass_ui
 def key_(ui: Ui, /, *, as_json: bool) -> None:
-    """Print the public key of this machine's layers, for ``trusted`` in the layers.yaml of others."""
+    """Print the public key of this machine.
+
+    It verifies layers of this machine, and belongs to ``trusted`` in the layers.yaml of other machines.
+    """
     from lxcbuild.farm.layershare import own_key, public_text
 
     require_root("read the key of its layers")
@@ -183,7 +201,10 @@ def key_(ui: Ui, /, *, as_json: bool) -> None:
 @json_option
 @pass_ui
 def push(ui: Ui, /, *, store: str | None, as_json: bool) -> None:
-    """Put all base images and dependency layers that the shared store lacks into it, signed."""
+    """Put images and layers into the shared store.
+
+    The store gets all base images and layers that it lacks, signed.
+    """
     from lxcbuild.images.store import ImageStore
 
     require_root("sign layers")
@@ -208,7 +229,10 @@ def push(ui: Ui, /, *, store: str | None, as_json: bool) -> None:
 @json_option
 @pass_ui
 def pull(ui: Ui, /, *, targets: tuple[Target, ...], store: str | None, as_json: bool) -> None:
-    """Fetch the base images of TARGETs (default: all the store has) that are newer there, and all layers on images here."""
+    """Fetch images and layers from the store.
+
+    Base images of TARGETs (default: all) are fetched if the store has newer ones, and all layers on images of this machine.
+    """
     from lxcbuild.images.store import ImageStore
 
     require_root("fetch layers")

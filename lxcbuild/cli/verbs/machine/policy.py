@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from lxcbuild.policy import Policy
     from lxcbuild.sandbox.limits.enforcement import Limit, LimitPlan
 
-_package = click.option("--package", metavar="NAME", help="As it applies to this package (overrides by name pattern).")
+_package = click.option("--package", metavar="NAME", help="Package whose overrides apply")
 
 
 @click.group()
 def policy() -> None:
-    """Show, explain and check isolation policies (cgroups/*.yaml)."""
+    """Show, explain and check isolation policies.
+
+    Policies are the files cgroups/*.yaml.
+    """
 
 
 @policy.command("list")
 @json_option
 @pass_ui
 def list_(ui: Ui, /, *, as_json: bool) -> None:
-    """List all policies, those of the administrator included."""
+    """List all policies.
+
+    Those of the administrator are included.
+    """
     from lxcbuild.config.policies import list_policies
 
     found = list_policies()
@@ -44,7 +50,10 @@ def list_(ui: Ui, /, *, as_json: bool) -> None:
 @json_option
 @pass_ui
 def show(ui: Ui, /, *, name: str, package: str | None, as_json: bool) -> None:
-    """Show a policy with everything that it inherits, relative values resolved for this machine."""
+    """Show a policy and what it inherits.
+
+    Relative values are resolved for this machine.
+    """
     from lxcbuild.config.policy_text import flat, value_text
 
     found = _load(name, package)
@@ -61,9 +70,10 @@ def show(ui: Ui, /, *, name: str, package: str | None, as_json: bool) -> None:
 @json_option
 @pass_ui
 def explain(ui: Ui, /, *, name: str, package: str | None, as_json: bool) -> None:
-    """Say for each limit how this host enforces it, or why it cannot.
+    """Explain how this host enforces each limit.
 
-    Nothing is started; after a build its record says what was in force (lxcbuild history).
+    It also says why a limit cannot be enforced. Nothing is started. The record of a build says what was in force
+    (lxcbuild history).
     """
     found = _load(name, package)
     plan, layout = _plan(ui, found)
@@ -94,9 +104,10 @@ def explain(ui: Ui, /, *, name: str, package: str | None, as_json: bool) -> None
 @json_option
 @pass_ui
 def check(ui: Ui, /, *, names: tuple[str, ...], as_json: bool) -> None:
-    """Check policies, by name or as files: are they well-formed, and can this host enforce them?
+    """Check policies, by name or as files.
 
-    All known policies when none is named. Exit status 0 only if everything is right.
+    A policy must be well-formed, and this host must be able to enforce it. Without arguments, all policies are checked. Exit
+    status 0 means that everything is right.
     """
     from lxcbuild.state import data
 

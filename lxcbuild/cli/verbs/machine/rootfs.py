@@ -21,14 +21,14 @@ _target = click.argument("targets", metavar="TARGET...", type=TargetType(), narg
 
 @click.group()
 def rootfs() -> None:
-    """List, make, refresh, show and remove base images."""
+    """Make, refresh, show and remove base images."""
 
 
 @rootfs.command("list")
 @json_option
 @pass_ui
 def list_(ui: Ui, /, *, as_json: bool) -> None:
-    """List the recipes and the images that were made from them."""
+    """List recipes and the images made from them."""
     from lxcbuild.images.store import ImageStore
 
     listed = ImageStore(ui.dirs).list()
@@ -47,7 +47,10 @@ def list_(ui: Ui, /, *, as_json: bool) -> None:
 @json_option
 @pass_ui
 def make(ui: Ui, /, *, targets: tuple[Target, ...], as_json: bool) -> None:
-    """Make the images of TARGETs that do not exist yet (default: of this host's own suite) and load them."""
+    """Make the missing images of TARGETs.
+
+    All images of TARGETs are loaded. Without TARGET, this host's own suite is meant.
+    """
     _each(ui, targets, "ensure", as_json=as_json)
 
 
@@ -56,7 +59,10 @@ def make(ui: Ui, /, *, targets: tuple[Target, ...], as_json: bool) -> None:
 @json_option
 @pass_ui
 def refresh(ui: Ui, /, *, targets: tuple[Target, ...], as_json: bool) -> None:
-    """Make the images of TARGETs anew; builds that run keep the old ones until they end."""
+    """Make the images of TARGETs again.
+
+    Running builds keep the old images until they end.
+    """
     _each(ui, targets, "refresh", as_json=as_json)
 
 
@@ -85,7 +91,7 @@ def _each(ui: Ui, targets: tuple[Target, ...], method: str, *, as_json: bool) ->
 @json_option
 @pass_ui
 def show(ui: Ui, /, *, target: Target, as_json: bool) -> None:
-    """Show what is known of the image of TARGET, with all its packages."""
+    """Show the image of TARGET and its packages."""
     from lxcbuild.images.store import ImageStore
 
     store = ImageStore(ui.dirs)
@@ -106,7 +112,10 @@ def show(ui: Ui, /, *, target: Target, as_json: bool) -> None:
 @json_option
 @pass_ui
 def remove(ui: Ui, /, *, targets: tuple[Target, ...], as_json: bool) -> None:
-    """Remove the images of TARGETs. An image that a build uses disappears when the build ends (lxcbuild gc --hot)."""
+    """Remove the images of TARGETs.
+
+    An image that a build uses disappears when the build ends (lxcbuild gc --hot).
+    """
     from lxcbuild.images.store import ImageStore
 
     require_root("remove base images")

@@ -34,15 +34,15 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
 
 @click.command()
-@click.option("--projects", type=click.IntRange(1, 5_000_000), default=600_000, show_default=True, help="Of the index.")
-@click.option("--machines", type=Counts(), default="1,10,100", show_default=True, help="Sizes of labs.")
-@click.option("--cpus", type=click.FloatRange(1), default=16.0, show_default=True, help="Processors of each machine.")
-@click.option("--memory", type=Bytes(), default="64GiB", show_default=True, help="Memory of each machine.")
 @click.option(
-    "--more-needs", type=click.FloatRange(0), default=1.0, show_default=True, help="Multiplies who needs whom."
+    "--projects", type=click.IntRange(1, 5_000_000), default=600_000, show_default=True, help="Size of the index"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Another one invents another index.")
-@click.option("--own-ledger", is_flag=True, help="Draw from the builds of this ledger instead of the shipped ones.")
+@click.option("--machines", type=Counts(), default="1,10,100", show_default=True, help="Numbers of machines")
+@click.option("--cpus", type=click.FloatRange(1), default=16.0, show_default=True, help="Processors of each machine")
+@click.option("--memory", type=Bytes(), default="64GiB", show_default=True, help="Memory of each machine")
+@click.option("--more-needs", type=click.FloatRange(0), default=1.0, show_default=True, help="Factor on dependencies")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed from which the index is invented")
+@click.option("--own-ledger", is_flag=True, help="Builds of the ledger instead of the shipped ones")
 @json_option
 @pass_ui
 def simulate(
@@ -58,7 +58,10 @@ def simulate(
     own_ledger: bool,
     as_json: bool,
 ) -> None:
-    """Simulate the build of a whole index: invented projects, measured builds, the true planner and schedule."""
+    """Simulate the build of a whole index.
+
+    The projects are invented and their builds come from measured ones. The planner and the schedule are the real ones.
+    """
     from lxcbuild.farm.simulation import simulate as simulation
 
     measured = _measured(ui, own=own_ledger)

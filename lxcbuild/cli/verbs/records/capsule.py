@@ -23,17 +23,22 @@ _file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay
 
 @click.group()
 def capsule() -> None:
-    """Save the state of a failed build as one file, look at such a file, open it."""
+    """Save, show and open failed builds as files."""
 
 
 @capsule.command()
 @click.argument("build_id", required=False, metavar="[ID]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, or a directory for it.  [default: here]")
-@click.option("--slim", is_flag=True, help="Leave images and layers out: it opens where the same ones are.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write, or a directory for it  [default: here]"
+)
+@click.option("--slim", is_flag=True, help="Save a capsule without images and layers")
 @json_option
 @pass_ui
 def save(ui: Ui, /, *, build_id: str | None, output: Path | None, slim: bool, as_json: bool) -> None:
-    """Save the kept state of a failed build (the newest without ID) as one file."""
+    """Save the state of a failed build as one file.
+
+    Without ID, the newest failed build is saved.
+    """
     from lxcbuild.cli.failed import newest_or
 
     require_root("read what builds left")
@@ -85,7 +90,10 @@ def save_capsules(ui: Ui, outcomes: Sequence[Outcome], given: str, *, slim: bool
 @json_option
 @pass_ui
 def show(ui: Ui, /, *, file: Path, as_json: bool) -> None:
-    """Say what a capsule holds, without unpacking anything."""
+    """Show what a capsule holds.
+
+    Nothing is unpacked.
+    """
     from lxcbuild.builder.failed import capsule as capsules
     from lxcbuild.cli.failed import state_document
     from lxcbuild.cli.verbs.records.explain import decisive
@@ -112,15 +120,15 @@ def show(ui: Ui, /, *, file: Path, as_json: bool) -> None:
 
 @capsule.command("open")
 @policy_option
-@click.option("--again", is_flag=True, help="Only repeat the command that failed.")
+@click.option("--again", is_flag=True, help="Repeat the failed command instead of opening a shell")
 @json_option
 @_file_argument
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @pass_ui
 def open_file(ui: Ui, /, *, file: Path, policy: str, again: bool, as_json: bool, command: Sequence[str]) -> int:
-    """Open a shell in the state that a capsule holds, or run COMMAND there.
+    """Open a shell, or run COMMAND, in a capsule.
 
-    The capsule is not trusted: its limits hold where they are tighter than those of the policy, and the network is never more.
+    A capsule is not trusted. Its limits hold where they are tighter than those of the policy; it never gets more network.
     """
     from lxcbuild.builder.failed import capsule as capsules
     from lxcbuild.cli import failed

@@ -37,9 +37,10 @@ _HEADING = re.compile(r"^=== ([a-z]+) === \d{4}-\d{2}-\d{2}T[0-9:]{8}Z$", re.MUL
 @json_option
 @pass_ui
 def explain(ui: Ui, /, *, build_id: str | None, as_json: bool) -> None:
-    """Explain why a build failed: its class and what that means, the lines of the log that decide, and what helps.
+    """Explain why a build failed and what helps.
 
-    ID is a build's id or its first digits; without one, the newest failed build is meant.
+    The explanation has the failure class, its meaning, the decisive lines of the log, and advice. ID is a build's id or the
+    start of it. Without ID, the newest failed build is explained.
     """
     record = _record(ui, build_id)
     lines = decisive(record.log_path, record.failure) if record.failure is not None else []

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lxcbuild.cli.documents import record_document
-from lxcbuild.cli.options import json_option, pass_ui, target_option
+from lxcbuild.cli.options import TargetType, json_option, pass_ui
 from lxcbuild.cli.render import Ui
 from lxcbuild.config.ranges import seconds_text, time_text
 from lxcbuild.ledger.records import STATUSES, BuildRecord
@@ -17,13 +17,23 @@ _COLUMNS = ("id", "started", "name", "version", "target", "status", "took", "rea
 
 
 @click.command()
-@target_option
-@click.option("--status", type=click.Choice(STATUSES), help="Only builds that ended so, or still run.")
+@click.option("--target", "-t", type=TargetType(), help="Only builds for this target, such as debian/bookworm")
+@click.option("--status", type=click.Choice(STATUSES), help="Only builds with this status")
 @click.option(
-    "--class", "failure_class", type=click.Choice([c.value for c in FailureClass]), help="Only this failure class."
+    "--class",
+    "failure_class",
+    type=click.Choice([c.value for c in FailureClass]),
+    help="Only builds with this failure class",
 )
-@click.option("--name", help="Only builds of this project.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--name", help="Only builds of this project")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Maximum number of builds, the newest first",
+)
 @json_option
 @pass_ui
 def history(ui: Ui, /, *, as_json: bool, limit: int, target: Target | None, **filters: Any) -> None:

@@ -17,13 +17,13 @@ _CHUNK_BYTES = 1024 * 1024
 
 @click.command()
 @click.argument("build_id", required=False, metavar="[ID]")
-@click.option("--raw", is_flag=True, help="The file as it is, also to a terminal: what a build printed may control it.")
+@click.option("--raw", is_flag=True, help="Print the raw bytes, even to a terminal, which they may control")
 @json_option
 @pass_ui
 def log(ui: Ui, /, *, build_id: str | None, raw: bool, as_json: bool) -> None:
     """Show the log of a build.
 
-    ID is a build's id or its first digits; without one, the newest build is meant.
+    ID is a build's id or the start of it. Without ID, the newest build is shown.
     """
     record = _record(ui, build_id)
     path = record.log_path

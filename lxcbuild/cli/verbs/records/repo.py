@@ -39,27 +39,29 @@ class Keep(click.ParamType[int]):
 
 @click.group()
 def repo() -> None:
-    """Make and keep signed APT repositories of what was built."""
+    """Publish packages in signed APT repositories."""
 
 
 @repo.command()
 @click.argument("directory", type=_DIRECTORY)
-@click.option("--origin", default="lxcbuild", show_default=True, help="Origin in its Release files; the pin means it.")
-@click.option("--label", default="lxcbuild", show_default=True, help="Label in its Release files.")
-@click.option("--keep", type=Keep(), default=1, show_default=True, help="Newest versions of a package that stay.")
 @click.option(
-    "--valid-days", type=click.IntRange(1, 3650), help="Put a Valid-Until so many days ahead; publish again before."
+    "--origin", default="lxcbuild", show_default=True, help="Origin in the Release files; APT pins refer to it"
+)
+@click.option("--label", default="lxcbuild", show_default=True, help="Label in the Release files")
+@click.option("--keep", type=Keep(), default=1, show_default=True, help="Number of versions to keep of each package")
+@click.option(
+    "--valid-days", type=click.IntRange(1, 3650), help="Days until the Release files expire; publish again before"
 )
 @click.option(
-    "--key", "fingerprint", metavar="FINGERPRINT", help="Sign with this key of --key-home instead of a new one."
+    "--key", "fingerprint", metavar="FINGERPRINT", help="Key of --key-home to sign with  [default: a new key]"
 )
-@click.option("--key-home", type=_DIRECTORY, help="GnuPG home of the key.  [default: one below the state directory]")
+@click.option("--key-home", type=_DIRECTORY, help="GnuPG home of the key  [default: below the state directory]")
 @json_option
 @pass_ui
 def init(
     ui: Ui, /, *, directory: Path, keep: int, fingerprint: str | None, key_home: Path | None, as_json: bool, **rest: Any
 ) -> None:
-    """Make an empty repository in DIRECTORY, and a key to sign it."""
+    """Make an empty signed repository."""
     from lxcbuild.debian.repository.aptrepo import Repository
 
     home = key_home or ui.dirs.lib / "repo-keys" / secrets.token_hex(8)
@@ -76,15 +78,16 @@ def init(
 @click.argument("directory", type=_DIRECTORY)
 @click.argument("things", nargs=-1, metavar="[FILE|BUILD-ID]...")
 @target_option
-@click.option("--replace", is_flag=True, help="Also packages that are there with other bytes under the same version.")
+@click.option("--replace", is_flag=True, help="Replace packages that have the same version and other bytes")
 @json_option
 @pass_ui
 def add(
     ui: Ui, /, *, directory: Path, things: tuple[str, ...], target: Target | None, replace: bool, as_json: bool
 ) -> None:
-    """Publish packages: .deb and .dsc files, or everything that recorded builds made. All at once, per suite.
+    """Publish package files or recorded builds.
 
-    Files go to the suite of --target, builds to the one that they were built for. Without anything, the suite is signed again.
+    Files are .deb and .dsc. They go to the suite of --target, builds to the suite that they were built for. Each suite changes
+    in one step. Without files and builds, the suite is signed again.
     """
     repository = _open(directory)
     wanted: dict[Target, list[Path]] = {}
@@ -114,7 +117,7 @@ def _build(ui: Ui, part: str) -> tuple[Target, list[Path]]:
 @click.argument("directory", type=_DIRECTORY)
 @click.argument("names", nargs=-1, required=True)
 @target_option
-@click.option("--version", help="Only this version.")
+@click.option("--version", help="Only this version")
 @json_option
 @pass_ui
 def remove(
@@ -127,7 +130,10 @@ def remove(
     version: str | None,
     as_json: bool,
 ) -> None:
-    """Take packages out of a suite. NAMES are binary packages, or source packages with all that was made from them."""
+    """Remove packages from a suite.
+
+    NAMES are binary packages, or source packages; with a source package goes everything that was made from it.
+    """
     repository = _open(directory)
     result = repository.remove(target or host_target(), names, version=version)
     _tell(ui, repository, [result], as_json=as_json)
@@ -135,11 +141,11 @@ def remove(
 
 @repo.command("list")
 @click.argument("directory", type=_DIRECTORY)
-@click.option("--url", help="Where users find DIRECTORY; adds what they have to write.  [default: its file: URL]")
+@click.option("--url", help="URL at which users find DIRECTORY  [default: its file: URL]")
 @json_option
 @pass_ui
 def list_(ui: Ui, /, *, directory: Path, url: str | None, as_json: bool) -> None:
-    """List what is published, and how users come to it."""
+    """List what is published and how to use it."""
     from lxcbuild.debian.repository import aptindex
 
     repository = _open(directory)
@@ -191,7 +197,7 @@ def _documents(entries: Iterable[Any]) -> list[dict[str, Any]]:
 @json_option
 @pass_ui
 def verify(ui: Ui, /, *, directory: Path, as_json: bool) -> None:
-    """Check every signature, hash and package of a repository, and say what is wrong."""
+    """Check every signature, hash and package."""
     from lxcbuild.debian.repository import aptverify
 
     verdict = aptverify.verify(_open(directory))

@@ -15,22 +15,29 @@ from lxcbuild.errors import InputError
 
 @click.command()
 @click.option(
-    "--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to put the site."
+    "--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory for the site"
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100_000, show_default=True, help="The newest so many builds."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Maximum number of builds, the newest first",
 )
 @click.option(
     "--logs",
     type=click.Choice(["failed", "all", "none"]),
     default="failed",
     show_default=True,
-    help="Whose logs are shown.",
+    help="Builds whose logs are included",
 )
 @json_option
 @pass_ui
 def report(ui: Ui, /, *, output: Path, limit: int, logs: str, as_json: bool) -> None:
-    """Write a static, searchable HTML site of the recorded builds. It needs no server and loads nothing from elsewhere."""
+    """Write a static site of the recorded builds.
+
+    The site can be searched, needs no server, and loads nothing from elsewhere.
+    """
     from lxcbuild.ledger.store import Ledger
     from lxcbuild.report import gather, site
 
