@@ -20,6 +20,7 @@ from msgspec import Struct
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
+from lxcbuild.ledger.store import Ledger
 from lxcbuild.linux import links, syscalls
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
@@ -160,8 +161,6 @@ def _remove_tree(path: Path) -> None:
 
 def _settle(dirs: StateDirs) -> None:
     """Let the ledger mark the builds of dead owners; it removes their claims."""
-    from lxcbuild.ledger.store import Ledger
-
     Ledger.open(dirs).close()
     for path in dirs.locks.glob("owner-*"):
         if locks.is_free(path):

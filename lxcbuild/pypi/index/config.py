@@ -90,7 +90,7 @@ def load_pip_config(environ: Mapping[str, str] | None = None) -> PipConfig:
 def default_index() -> str:
     """The index that pip itself uses when it is told nothing, asked of the installed pip."""
     try:
-        from pip._internal.models.index import PyPI
+        from pip._internal.models.index import PyPI  # 5 ms, and pip may not be there
     except ImportError:
         raise ConfigError(
             "no package index is configured, and pip, which knows the default one, is not installed here",

@@ -70,7 +70,7 @@ def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
 
 
 def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
-    from lxcbuild.pypi.index.anchors import Anchors  # most indexes speak JSON
+    from lxcbuild.pypi.index.anchors import Anchors  # html.parser, 8 ms; most indexes speak JSON
 
     try:
         page = Anchors(body.decode("utf-8", errors="replace"), limit=MAX_FILES)
