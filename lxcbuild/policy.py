@@ -1,7 +1,6 @@
 """The limits of a sandbox: frozen values, and all that is said of each of them. No I/O, no behaviour."""
 
-from __future__ import annotations
-
+# Annotations are values here, not texts: every build reads them, and 45 texts take 3 ms to become values.
 import enum
 from typing import Annotated, Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from lxcbuild.config import policies
 from lxcbuild.config.policies import list_policies, load_policy, load_policy_file, machine_memory_bytes
-from lxcbuild.config.policy_schema import keys, limit_names
+from lxcbuild.config.policy_schema import json_schema, keys, limit_names
 from lxcbuild.config.policy_text import flat, raised, reference_table, value_text
 from lxcbuild.errors import ConfigError, UnknownPolicyError
 from lxcbuild.model import FailureClass
@@ -244,9 +245,31 @@ def test_every_limit_has_a_text(files: Files) -> None:
     assert value_text("cpu.quota", None) == "-"
 
 
+def test_a_changed_file_is_read_again_and_packages_are_told_apart(files: Files) -> None:
+    for minutes in (5, 6):
+        files.administer(
+            "own", f"inherits: default\ntime: {{wall: {minutes}min}}\npackages: [{{match: big*, time: {{wall: 1h}}}}]\n"
+        )
+        for _ in range(2):
+            assert files.load("own").time.wall_s == minutes * 60
+            assert files.load("own", package="big-one").time.wall_s == 3600
+            assert files.load("own", package="small").time.wall_s == minutes * 60
+    files.administer("own", "time: {wall: never}\n")
+    for _ in range(2):
+        assert "cgroups/own.yaml:1: time.wall: 'never' is not a duration" in files.mistake("own").brief
+
+
 def test_the_reference_lists_every_key_as_it_is() -> None:
     """To make the table anew: print ``reference_table()`` of lxcbuild/config/policy_text.py."""
     assert reference_table() in (ROOT / "docs/reference/policy.md").read_text()
+
+
+def test_the_json_schema_is_the_one_in_the_documentation() -> None:
+    """To make it anew: write ``json_schema()`` of lxcbuild/config/policy_schema.py, with an indent of 1."""
+    kept = json.loads((ROOT / "docs/reference/policy.schema.json").read_text())
+    assert kept == json_schema()
+    assert kept["properties"]["memory"]["properties"]["max"]["type"] == ["string", "integer", "null"]
+    assert kept["properties"]["packages"]["items"]["required"] == ["match"]
 
 
 def test_what_ends_a_step_names_the_limits_to_raise(files: Files) -> None:

@@ -77,3 +77,14 @@ def test_mistakes_are_named(tmp_path: Path, text: str, says: str) -> None:
 def test_required_fields(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="version_suffix: is missing"):
         load_recipes(places=place(tmp_path, "distribution: debian\nsuite: bookworm\n"))
+
+
+def test_images_are_told_apart_by_this_text(tmp_path: Path) -> None:
+    """Its hash is in every image's record: a change of it makes all images anew."""
+    text = "packages: [make]\nmirrors: ['http://x/y']\nexpires_after: 12h\n"
+    (recipe,) = load_recipes(places=place(tmp_path, MINIMAL + text))
+    assert recipe.to_json() == (
+        '{"distribution":"debian","suite":"bookworm","description":"","components":["main"],"variant":"minbase","updates":[],'
+        '"security":[],"mirrors":["http://x/y"],"security_mirrors":[],"keyring":null,"packages":["make"],"toolchain":[],"hooks":[],'
+        '"version_suffix":"deb12","expires_after_s":43200.0}'
+    )
