@@ -6,6 +6,7 @@ Nothing heavy may be imported here: ``lxcbuild --version`` and ``--help`` have a
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import logging
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 import click
+from click.core import ParameterSource
 from msgspec import Struct
 
 from lxcbuild import __version__, log
@@ -39,11 +41,10 @@ class BugError(LxcbuildError):
 
 
 class Verb(Struct, frozen=True):
-    """Where a verb lives and its line in ``--help``. ``quiet`` verbs start no programs and need no log set-up."""
+    """Where a verb lives and its line in ``--help``."""
 
     place: str  # module:attribute
     summary: str
-    quiet: bool = False
 
 
 VERBS = {
@@ -53,15 +54,11 @@ VERBS = {
     "watch": Verb("lxcbuild.cli.verbs.watch:watch", "Build new releases as they appear"),
     "run": Verb("lxcbuild.cli.verbs.run:run", "Run a command in a fresh sandbox"),
     "shell": Verb("lxcbuild.cli.verbs.shell:shell", "Open a shell in a sandbox or a failed build"),
-    "history": Verb("lxcbuild.cli.verbs.records.history:history", "List recorded builds, newest first", quiet=True),
-    "log": Verb("lxcbuild.cli.verbs.records.log:log", "Show the log of a build", quiet=True),
-    "explain": Verb(
-        "lxcbuild.cli.verbs.records.explain:explain", "Explain why a build failed and what helps", quiet=True
-    ),
+    "history": Verb("lxcbuild.cli.verbs.records.history:history", "List recorded builds, newest first"),
+    "log": Verb("lxcbuild.cli.verbs.records.log:log", "Show the log of a build"),
+    "explain": Verb("lxcbuild.cli.verbs.records.explain:explain", "Explain why a build failed and what helps"),
     "capsule": Verb("lxcbuild.cli.verbs.records.capsule:capsule", "Save, show and open failed builds as files"),
-    "report": Verb(
-        "lxcbuild.cli.verbs.records.report:report", "Write a static site of the recorded builds", quiet=True
-    ),
+    "report": Verb("lxcbuild.cli.verbs.records.report:report", "Write a static site of the recorded builds"),
     "repo": Verb("lxcbuild.cli.verbs.records.repo:repo", "Publish packages in signed APT repositories"),
     "farm": Verb("lxcbuild.cli.verbs.machine.farm:farm", "Build on many machines"),
     "simulate": Verb("lxcbuild.cli.verbs.machine.simulate:simulate", "Simulate the build of a whole index"),
@@ -85,16 +82,14 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one verb; unknown names are reported by :meth:`resolve_command`."""
+        del ctx
         verb = VERBS.get(cmd_name)
         if verb is None:
             return None
         module, _, attribute = verb.place.partition(":")
-        if not verb.quiet:
-            ui = ctx.find_object(Ui)
-            assert ui is not None, "the group was given one"
-            configure_logging(log_format=ui.log_format, verbosity=ui.verbosity, plain=ui.plain)
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command), verb.place
+        _accept_global_options(command, self)
         return command
 
     def resolve_command(
@@ -140,15 +135,43 @@ class LazyGroup(click.Group):
 @click.option("-v", "--verbose", count=True, help="Show more; twice also shows every program that is started")
 @click.option("--no-color", is_flag=True, help="Disable colours and moving lines; also NO_COLOR")
 @click.pass_obj
-def cli(ui: Ui, *, state_dir: str | None, ledger: str | None, log_format: str, verbose: int, no_color: bool) -> None:
+def cli(ui: Ui, /, **given: Any) -> None:
     """Turn Python projects into Debian packages.
 
     Every build runs as hostile code in a fresh container.
     """
+    _settle(ui, **given)
+
+
+def _settle(
+    ui: Ui, *, state_dir: str | None, ledger: str | None, log_format: str, verbose: int, no_color: bool
+) -> None:
     ui.dirs = StateDirs.choose(state_dir, ledger=ledger)
     ui.log_format = log_format
     ui.verbosity = verbose
     ui.plain = ui.plain or no_color
+    configure_logging(log_format=log_format, verbosity=verbose, plain=ui.plain)
+
+
+def _accept_global_options(command: click.Command, group: click.Group) -> None:
+    """Let the options of ``group`` stand after a verb as well, where the verb has none of the same name."""
+    taken = {name for parameter in command.params for name in parameter.opts}
+    for option in group.params:
+        if isinstance(option, click.Option) and option.expose_value and taken.isdisjoint(option.opts):
+            twin = copy.copy(option)
+            twin.hidden, twin.expose_value, twin.callback = True, False, _settle_again
+            command.params.append(twin)
+    command.epilog = "Options of all commands: lxcbuild --help"
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _accept_global_options(inner, group)
+
+
+def _settle_again(context: click.Context, option: click.Parameter, value: Any) -> None:
+    if option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+        root = context.find_root()
+        root.params[option.name] = value
+        _settle(root.obj, **root.params)
 
 
 def run_command_line(argv: Sequence[str]) -> int:

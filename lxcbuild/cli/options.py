@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,21 @@ def json_option(command: Command) -> Command:
         "--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document on standard output"
     )
     return option(command)
+
+
+class AliasedOption(click.Option):
+    """An option that has further names, which help does not list."""
+
+    def __init__(self, *args: Any, aliases: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._aliases = aliases
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Add the listed names, then the others."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(
+            self, self._aliases, dest=self.name, action="append" if self.multiple else "store", nargs=self.nargs
+        )
 
 
 class TargetType(click.ParamType[Target]):
@@ -115,10 +130,20 @@ _RUN_OPTIONS = (
     ),
     click.option("--repo", type=DIRECTORY, help="APT repository to publish in"),
 )
+#: Parameter ``files``: paths of requirements files.
+requirements_option = click.option(
+    "-r",
+    "--requirements",
+    "files",
+    cls=AliasedOption,
+    aliases=("--requirement", "--from"),
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="File with one requirement per line; can be repeated",
+)
 _SEVERAL = (
-    click.option(
-        "--from", "files", multiple=True, type=FILE, metavar="FILE", help="File with one requirement per line"
-    ),
+    requirements_option,
     click.option(
         "--target",
         "-t",

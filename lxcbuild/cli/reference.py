@@ -25,7 +25,7 @@ def pages() -> dict[str, str]:
     context = click.Context(cli, info_name="lxcbuild", obj=Ui())
     index = [
         _HEAD,
-        "## Options before the verb\n",
+        "## Options of all verbs\n\nThey stand before or after the verb; `watch` has a `--ledger` of its own.\n",
         *_options(cli, context),
         "",
         "## Verbs\n",

@@ -185,7 +185,7 @@ def parse_plan(text: bytes | str, *, name: str = "the plan") -> Plan:
         raise InputError(
             f"{name}: {told[0]}",
             details="\n".join(told[:20]),
-            resolution="mend it there, or make the plan again: lxcbuild plan --from FILE -o FILE",
+            resolution="mend it there, or make the plan again: lxcbuild plan -r FILE -o FILE",
         ) from None
     _check(plan, name)
     return plan

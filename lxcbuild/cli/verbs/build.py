@@ -14,13 +14,13 @@ from msgspec import Struct, field
 from lxcbuild.cli.already_built import already_built
 from lxcbuild.cli.options import (
     DIRECTORY,
-    FILE,
     json_option,
     pass_ui,
     policy_option,
     request_like,
     request_options,
     require_root,
+    requirements_option,
 )
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.requests import read_requests
@@ -47,15 +47,7 @@ class _Build(click.Command):
 
 @click.command(cls=_Build)
 @click.argument("requirements", nargs=-1, metavar="[REQUIREMENT]...")
-@click.option(
-    "-r",
-    "--requirement",
-    "files",
-    multiple=True,
-    type=FILE,
-    metavar="FILE",
-    help="File with one requirement per line",
-)
+@requirements_option
 @request_options
 @policy_option
 @click.option(

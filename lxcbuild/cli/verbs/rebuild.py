@@ -74,7 +74,7 @@ def rebuild(
     after a crash: no finished build is lost or done twice.
     """
     if (plan_file is None) == (not files):
-        raise click.UsageError("give either a plan, or --from FILE")
+        raise click.UsageError("give either a plan or -r FILE")
     require_root("start sandboxes")
     from lxcbuild.cli.bulk_view import View
     from lxcbuild.farm.journal import Journal
@@ -298,5 +298,5 @@ def _interrupts(head: Head, view: View) -> Iterator[None]:
 
 
 def _again(plan_file: Path | None, files: Sequence[Path]) -> str:
-    what = str(plan_file) if plan_file is not None else " ".join(f"--from {path}" for path in files)
+    what = str(plan_file) if plan_file is not None else " ".join(f"-r {path}" for path in files)
     return f"lxcbuild rebuild {what} --resume"

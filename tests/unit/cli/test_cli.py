@@ -39,7 +39,7 @@ def framed(body: str, *argv: str) -> subprocess.CompletedProcess[str]:
         @pass_ui
         def trial(ui, /, *, as_json):
         {body}
-        main.VERBS["trial"] = main.Verb("__main__:trial", "x", quiet=True)
+        main.VERBS["trial"] = main.Verb("__main__:trial", "x")
         sys.exit(main.run_command_line(sys.argv[1:]))
     """).format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "))
     return subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True)
@@ -131,6 +131,39 @@ def test_talk_can_be_json_lines(tmp_path: Path) -> None:
     done = lxcbuild("--state-dir", tmp_path, "--log-format", "json", "history")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [event["event"] for event in events] == ["note", "hint"]
+
+
+@pytest.mark.parametrize("verb", [["history"], ["layers", "list"]])
+def test_global_options_may_follow_the_verb(tmp_path: Path, verb: list[str]) -> None:
+    before = lxcbuild("--state-dir", tmp_path, "--log-format", "json", *verb)
+    after = lxcbuild(*verb, "--log-format", "json", "--state-dir", tmp_path)
+    assert (after.returncode, after.stdout, after.stderr) == (before.returncode, before.stdout, before.stderr)
+    assert "event" in json.loads(after.stderr.splitlines()[0])
+
+
+def test_a_global_option_after_the_verb_keeps_those_before_it(tmp_path: Path) -> None:
+    done = framed(
+        "print(ui.dirs.lib.parent, ui.verbosity, ui.log_format, ui.plain)",
+        "--log-format",
+        "json",
+        "-v",
+        "trial",
+        "--state-dir",
+        os.fspath(tmp_path),
+        "--no-color",
+    )
+    assert done.stdout == f"{tmp_path} 1 json True\n"
+
+
+@pytest.mark.parametrize("name", ["-r", "--requirements", "--requirement", "--from"])
+@pytest.mark.parametrize("verb", ["build", "plan", "rebuild", "watch"])
+def test_requirements_files_have_one_name_and_older_ones(name: str, verb: str, tmp_path: Path) -> None:
+    done = lxcbuild("--state-dir", tmp_path, verb, name, tmp_path, "--json" if verb != "watch" else "--once")
+    assert done.returncode == 2  # the option is known: a directory is refused as a file
+    assert "is a directory" in done.stdout + done.stderr
+    shown = lxcbuild(verb, "--help").stdout
+    assert "-r, --requirements FILE" in shown
+    assert "--from" not in shown
 
 
 def test_targets_with_other_characters_are_refused(tmp_path: Path) -> None:

@@ -34,7 +34,18 @@ NO_STARTS = {
 }
 
 #: Options that mean different things in different verbs, so that one text cannot do.
-DIFFERENT = {"--failed", "--host", "--ledger", "--name", "--output", "--store", "--target", "--version"}
+DIFFERENT = {
+    "--cpus",
+    "--failed",
+    "--host",
+    "--ledger",
+    "--memory",
+    "--name",
+    "--output",
+    "--store",
+    "--target",
+    "--version",
+}
 
 
 def _walk(command: click.Command, path: str, context: click.Context) -> Iterator[tuple[str, click.Command]]:

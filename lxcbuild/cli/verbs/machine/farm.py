@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lxcbuild.cli.options import json_option, pass_ui, require_root
+from lxcbuild.cli.options import AliasedOption, json_option, pass_ui, require_root
 from lxcbuild.cli.render import Ui
 from lxcbuild.errors import ToolMissingError
 
@@ -135,9 +135,19 @@ def _started(ui: Ui, address: str) -> None:
     "--name", default=socket.gethostname(), help="Name of the worker, unique in the farm  [default: the host's]"
 )
 @click.option(
-    "--cpus", "--nthreads", type=click.FloatRange(0.5), help="Number of processors to build on  [default: all]"
+    "--cpus",
+    cls=AliasedOption,
+    aliases=("--nthreads",),
+    type=click.FloatRange(0.5),
+    help="Number of processors to build on  [default: all]",
 )
-@click.option("--memory", "--memory-limit", type=Bytes(), help="Maximum memory of the builds  [default: what is free]")
+@click.option(
+    "--memory",
+    cls=AliasedOption,
+    aliases=("--memory-limit",),
+    type=Bytes(),
+    help="Maximum memory of the builds  [default: what is free]",
+)
 @click.option("--dedicated", is_flag=True, help="Ignore other builds: nothing else builds on this machine")
 @click.option("--host", help="Address of this machine for the scheduler  [default: detected]")
 @connection_options

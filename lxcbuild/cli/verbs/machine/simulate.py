@@ -33,6 +33,9 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return found
 
 
+_COLUMNS = ("machines", "makespan", "CPUs busy", "at once", "builds/s", "busiest minute", "head CPU/build", "results/s")
+
+
 @click.command()
 @click.option(
     "--projects", type=click.IntRange(1, 5_000_000), default=600_000, show_default=True, help="Size of the index"
@@ -80,17 +83,7 @@ def simulate(
         ui.emit_json({"projects": projects, "planning_s": planning_s, "peak_memory_bytes": peak, "runs": runs})
         return
     rows = [_row(count, run) for count, run in found]
-    columns = (
-        "machines",
-        "makespan",
-        "CPUs busy",
-        "at once",
-        "builds/s",
-        "busiest minute",
-        "head CPU/build",
-        "results/s",
-    )
-    ui.table(columns, rows, right=columns)
+    ui.table(_COLUMNS, rows, right=_COLUMNS)
     run = found[0][1]
     ui.say(f"planned in {seconds_text(planning_s)}; the longest chain takes {seconds_text(run.longest_chain_s)}")
     ui.say("ended: " + ", ".join(f"{name} {count}" for name, count in run.ended.items()))
