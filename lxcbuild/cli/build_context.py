@@ -55,7 +55,10 @@ def build_context(
 
         @functools.cache
         def contents_for(target: Target) -> ContentsIndex:
-            made = ContentsIndex.open(dirs, target, archive_for(target).contents_files, monitor=monitor)
+            archive = archive_for(target)
+            made = ContentsIndex.open(
+                dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor
+            )
             return stack.enter_context(made)
 
         layers = LayerStore(dirs, backend, monitor, choose=nearest_stack, share=_share(dirs, monitor))

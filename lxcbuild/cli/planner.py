@@ -56,7 +56,10 @@ def plan_for(
         suites = []
         for target in targets:
             image = images.get(target)
-            contents = ContentsIndex.open(dirs, target, images.archive(image).contents_files, monitor=monitor)
+            archive = images.archive(image)
+            contents = ContentsIndex.open(
+                dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor
+            )
             opened.append(contents)
             known = {} if anew else remembered(ledger, target, policy=policy, image=image.digest)
             suites.append(

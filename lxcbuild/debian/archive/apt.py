@@ -203,6 +203,18 @@ class AptArchive:
         named = {Path(line) for line in done.stdout.decode().splitlines() if "Contents" in line}
         return tuple(sorted(path for path in named if path.is_file()))
 
+    def python_packages(self) -> Mapping[str, tuple[str, str]]:
+        """The packages whose names begin with ``python3-``: the version that would be installed, and the source."""
+        self._ensure_lists()
+        with locks.shared(self._lock_path(self._binary)):
+            done = self._binary.run("apt-cache", ["pkgnames", "python3-"])
+        shown = self.show_all(sorted(done.stdout.decode(errors="replace").split()))
+        return {
+            name: (fields["Version"], fields.get("Source", name).split(" ")[0])
+            for name, fields in shown.items()
+            if "Version" in fields
+        }
+
     # -- package files ----------------------------------------------------------------------------------------
 
     def deb_path(self, package: ResolvedPackage) -> Path:

@@ -72,7 +72,8 @@ class AptRoot:
     def update(self, source_lines: Sequence[str], inherited: Sequence[str]) -> str | None:
         """Fetch the lists; the caller holds the lock. Raises :class:`NetworkError`; then the lists are as they were.
 
-        Contents files may be incomplete (mirrors are late with those of small suites): then what failed is returned.
+        Contents files may be incomplete (mirrors are late with those of small suites): then what failed is returned. Those of the
+        suite itself, which the first line names, have to be there, if only from an earlier time.
         """
         self._write_configuration(source_lines, inherited)
         failed = None
@@ -80,7 +81,8 @@ class AptRoot:
             with network_or("package lists"):
                 self.run("apt-get", ["-q", "update", "-o", "APT::Update::Error-Mode=any"])
         except NetworkError as error:
-            if self._targets != "contents" or not any((self.path / "lists").glob("*Contents*")):
+            suite = source_lines[0].split("]")[-1].split()[-2] if source_lines else ""
+            if self._targets != "contents" or not any((self.path / "lists").glob(f"*_dists_{suite}_*Contents*")):
                 raise
             failed = next(
                 (line for line in (error.details or "").splitlines() if "Failed to fetch" in line), error.brief

@@ -15,15 +15,18 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lxcbuild.debian.archive.contents_parse import TABLES, Tables, parse_contents
-from lxcbuild.debian.names import Distribution, normalise
-from lxcbuild.errors import DiskFullError, ImageError
+from lxcbuild.debian.names import Distribution, canonical_or_none, normalise
+from lxcbuild.debian.versions import upstream_of
+from lxcbuild.errors import DiskFullError, ImageError, NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
+from lxcbuild.files import write_whole
 from lxcbuild.model import Target
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
@@ -31,6 +34,10 @@ from lxcbuild.state.paths import StateDirs
 #: A week: Contents files of a released suite change with point releases only.
 DEFAULT_MAX_AGE_S = 7 * 86_400.0
 _FORMAT = 3
+#: What tells the packages of Python modules, their versions and their sources (``AptArchive.python_packages``).
+PythonPackages = Callable[[], Mapping[str, tuple[str, str]]]
+#: How long a mirror whose Contents files do not match its signed Release file is not asked again.
+_RETRY_S = 3600.0
 
 
 class ContentsIndex:
@@ -49,23 +56,29 @@ class ContentsIndex:
         target: Target,
         contents_files: Callable[[], Sequence[Path]],
         *,
+        python_packages: PythonPackages | None = None,
         max_age_s: float = DEFAULT_MAX_AGE_S,
         monitor: Monitor | None = None,
     ) -> Self:
         """The index of a target, made or refreshed when it is missing or older than ``max_age_s``.
 
         ``contents_files`` gives the suite's verified Contents files (``AptArchive.contents_files``) and is called only then;
-        unless they changed, the database stays as it is. Raises what it raises, :class:`ImageError` when the files cannot be
-        read, :class:`DiskFullError`.
+        unless they changed, the database stays as it is. Where they cannot be had, the last database serves, else one of package
+        names alone from ``python_packages`` (``AptArchive.python_packages``); a warning says so, once for each call. Raises
+        what ``contents_files`` raises where neither is there, :class:`ImageError` when the files cannot be read,
+        :class:`DiskFullError`.
         """
         path = database_path(dirs, target)
-        if not _is_current(path, max_age_s=max_age_s):
-            watcher = monitor or NullMonitor()
+        watcher = monitor or NullMonitor()
+        if not _is_current(path, max_age_s=max_age_s) and not _is_resting(path):
             waiting = Note(text=f"waiting for another process that reads what {target} ships")
             with locks.exclusive(dirs.locks / f"{path.name}.lock", on_wait=lambda: watcher.emit(waiting)):
-                if not _is_current(path, max_age_s=max_age_s):
-                    _make(path, contents_files(), target, watcher)
-        return cls(path)
+                if not _is_current(path, max_age_s=max_age_s) and not _is_resting(path):
+                    _make_or_rest(path, contents_files, python_packages, target, watcher)
+        index = cls(path)
+        if (missing := index.missing(target)) is not None:
+            watcher.emit(Note(text=missing, warning=True))
+        return index
 
     def __enter__(self) -> Self:
         return self
@@ -173,6 +186,20 @@ class ContentsIndex:
         return counts
 
     @property
+    def names_only(self) -> bool:
+        """Whether it was made of the names of packages, because no Contents file could be had."""
+        return ("origin", "names") in self._connection.execute("SELECT key, value FROM fact").fetchall()
+
+    def missing(self, target: Target) -> str | None:
+        """What a person should know of an index whose Contents files could not be had; None for any other."""
+        if not (resting := _resting_path(self.path)).exists():
+            return None
+        why = f"the mirror's Contents files of {target} cannot be used ({resting.read_text().strip()})"
+        if self.names_only:
+            return f"{why}: official packages are known by their names only, and owners of files are not checked"
+        return f"{why}: those of {time.strftime('%Y-%m-%d', time.gmtime(self.made_at))} are used"
+
+    @property
     def made_at(self) -> float:
         """When its Contents files were last compared with the archive, in seconds since the epoch."""
         return self.path.stat().st_mtime
@@ -205,6 +232,64 @@ def _is_current(path: Path, *, max_age_s: float) -> bool:
     return 0 <= age_s < max_age_s and _stored_signature(path) is not None
 
 
+def _resting_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unusable")
+
+
+def _is_resting(path: Path) -> bool:
+    """Whether the mirror's Contents files were found unusable within the last hour, and something serves in their place."""
+    try:
+        age_s = time.time() - _resting_path(path).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return 0 <= age_s < _RETRY_S and _stored_signature(path) is not None
+
+
+def _make_or_rest(
+    path: Path,
+    contents_files: Callable[[], Sequence[Path]],
+    python_packages: PythonPackages | None,
+    target: Target,
+    monitor: Monitor,
+) -> None:
+    try:
+        files = contents_files()
+    except NetworkError as error:
+        if _stored_signature(path) is None:
+            if python_packages is None:
+                raise
+            facts = {"format": str(_FORMAT), "signature": "names", "target": str(target), "origin": "names"}
+            _replace(path, _from_names(python_packages()), facts)
+            os.utime(path, (0, 0))  # never current: Contents files take its place as soon as they can be had
+        write_whole(_resting_path(path), _apt_words(error) + "\n", durable=False)
+        return
+    _make(path, files, target, monitor)
+    _resting_path(path).unlink(missing_ok=True)
+
+
+def _apt_words(error: NetworkError) -> str:
+    """The line in which apt says what is wrong with the mirror, without its addresses."""
+    lines = [line.strip() for line in (error.details or "").splitlines()]
+    said = next((line for line in lines if "unexpected size" in line or "Hash Sum mismatch" in line), None)
+    said = said or next((line for line in lines if line.startswith(("E: ", "Err:"))), error.brief)
+    return re.sub(r"^E: Failed to fetch \S+\s*|^E: |\s*\[IP: [^]]*\]", "", said).strip() or error.brief
+
+
+def _from_names(packages: Mapping[str, tuple[str, str]]) -> Tables:
+    """What names tell: by Debian's Python policy ``python3-foo`` has the module ``foo``, and a source is often called after its
+    project (``pyyaml`` makes ``python3-yaml``)."""
+    tables = Tables()
+    made = Counter(source for _, source in packages.values())
+    for package, (version, source) in packages.items():
+        module = canonical_or_none(package.removeprefix("python3-"))
+        project = canonical_or_none(source.removeprefix("python-")) if made[source] == 1 else None
+        for name in {module, project} - {None}:
+            tables.add("dist", package.encode(), str(name), upstream_of(version))
+        if module is not None:
+            tables.add("module", package.encode(), module.replace("-", "_"))
+    return tables
+
+
 def _stored_signature(path: Path) -> str | None:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
@@ -233,12 +318,16 @@ def _make(path: Path, files: Sequence[Path], target: Target, monitor: Monitor) -
         os.utime(path)
         return
     monitor.emit(Note(text=f"reading what {target} ships; this takes some seconds, once a week at most"))
+    _replace(path, parse_contents(files), {"format": str(_FORMAT), "signature": signature, "target": str(target)})
+
+
+def _replace(path: Path, tables: Tables, facts: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(descriptor)
     fresh = Path(name)
     try:
-        _write(fresh, parse_contents(files), {"format": str(_FORMAT), "signature": signature, "target": str(target)})
+        _write(fresh, tables, facts)
         fresh.chmod(0o644)
         fresh.replace(path)
     except sqlite3.OperationalError as error:

@@ -12,7 +12,8 @@ import pytest
 
 from lxcbuild.debian.archive.contents import ContentsIndex, database_path
 from lxcbuild.debian.names import Distribution
-from lxcbuild.errors import BadNameError, ImageError
+from lxcbuild.errors import BadNameError, ImageError, NetworkError
+from lxcbuild.events import Event, Note
 from lxcbuild.model import Target
 from lxcbuild.state.paths import StateDirs
 
@@ -214,7 +215,7 @@ def test_damaged_contents_file_leaves_nothing(contents: list[Path], fresh_state:
     contents[1].write_bytes(damage)
     with pytest.raises(ImageError, match="Contents-amd64"):
         ContentsIndex.open(fresh_state, TARGET, lambda: contents)
-    assert [path.name for path in fresh_state.archives.iterdir()] == []
+    assert list(fresh_state.archives.glob("*")) == []
 
 
 def test_other_compressions_are_read_through_apt(tmp_path: Path, fresh_state: StateDirs) -> None:
@@ -230,3 +231,80 @@ def test_other_compressions_are_read_through_apt(tmp_path: Path, fresh_state: St
 def test_an_archive_without_contents_files_is_an_error(fresh_state: StateDirs) -> None:
     with pytest.raises(ImageError, match="no Contents"):
         ContentsIndex.open(fresh_state, TARGET, list)
+
+
+# -- mirrors whose Contents files do not match their Release file ---------------------------------------------------------
+
+
+SAID = (
+    "Err:4 http://mirror.example/debian Contents\n"
+    "  File has unexpected size (5 != 6). Mirror sync in progress? [IP: 192.0.2.1 80]"
+)
+PACKAGES = {
+    "python3-idna": ("3.3-1+deb12u1", "python-idna"),
+    "python3-yaml": ("6.0-3", "pyyaml"),
+    "python3-two": ("1:2.0-1", "both"),
+    "python3-three": ("1:2.0-1", "both"),
+    "python3-getfem++": ("1-1", "getfem"),
+}
+
+
+def unusable() -> list[Path]:
+    raise NetworkError("cannot fetch package lists", details=SAID)
+
+
+class Notes:
+    """A monitor that keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        """Keep it."""
+        if isinstance(event, Note) and event.warning:
+            self.warnings.append(event.text)
+
+
+def test_broken_mirror_leaves_the_last_index_in_use(contents: list[Path], fresh_state: StateDirs) -> None:
+    ContentsIndex.open(fresh_state, TARGET, lambda: contents).close()
+    path = database_path(fresh_state, TARGET)
+    os.utime(path, (0, 0))
+    told = Notes()
+    with ContentsIndex.open(fresh_state, TARGET, unusable, python_packages=lambda: PACKAGES, monitor=told) as index:
+        assert index.find_distribution("pyyaml") == Distribution("pyyaml", "6.0", "python3-yaml")
+        assert not index.names_only
+    (warning,) = told.warnings
+    assert "File has unexpected size (5 != 6)" in warning
+    assert "1970-01-01" in warning, "it says of when the files are"
+    assert "mirror.example" not in warning
+    assert "192.0.2.1" not in warning
+
+
+def test_broken_mirror_leaves_names_of_packages(contents: list[Path], fresh_state: StateDirs) -> None:
+    told = Notes()
+    with ContentsIndex.open(fresh_state, TARGET, unusable, python_packages=lambda: PACKAGES, monitor=told) as index:
+        assert index.names_only
+        assert index.find_distribution("idna") == Distribution("idna", "3.3", "python3-idna")
+        assert index.find_distribution("pyyaml") == Distribution("pyyaml", "6.0", "python3-yaml")
+        assert index.find_distribution("two") == Distribution("two", "2.0", "python3-two")
+        assert index.find_distribution("both") is None, "a source of two packages names neither"
+        assert index.modules("yaml") == ("python3-yaml",)
+        assert index.executables("tool") == ()
+    assert len(told.warnings) == 1
+
+    def asked() -> list[Path]:
+        pytest.fail("the mirror is asked again within the hour")
+
+    with ContentsIndex.open(fresh_state, TARGET, asked, python_packages=lambda: PACKAGES, monitor=told):
+        assert len(told.warnings) == 2, "each command says so"
+    resting = database_path(fresh_state, TARGET).with_name(f"{database_path(fresh_state, TARGET).name}.unusable")
+    os.utime(resting, (0, 0))
+    with ContentsIndex.open(fresh_state, TARGET, lambda: contents, monitor=told) as index:
+        assert not index.names_only
+        assert index.executables("tool") == ("toolbox",)
+    assert len(told.warnings) == 2, "a mirror that is whole again is used without a word"
+
+
+def test_broken_mirror_is_an_error_where_nothing_else_tells(fresh_state: StateDirs) -> None:
+    with pytest.raises(NetworkError):
+        ContentsIndex.open(fresh_state, TARGET, unusable)
