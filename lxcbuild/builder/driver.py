@@ -1,7 +1,8 @@
 """Carries out one build: asks the machine for the next instruction, runs that phase, tells the machine how it went.
 
-This is the only loop over phases. It measures each one, turns errors into failures, tells the monitor, and always gives the
-sandbox back. :mod:`lxcbuild.builder.family` pauses a build between phases while what it needs is built.
+This is the only loop over phases. It hands each one what it needs of those before it, measures it, turns errors into failures,
+tells the monitor, and always gives the sandbox back. :mod:`lxcbuild.builder.family` pauses a build between phases while what it
+needs is built.
 """
 
 from __future__ import annotations
@@ -11,68 +12,95 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from lxcbuild.builder import room
-from lxcbuild.builder.checks import checks
+from lxcbuild.builder.checks.checks import check
+from lxcbuild.builder.facts import (
+    Collected,
+    Compiled,
+    Fetched,
+    Inspected,
+    InspectedPackage,
+    Laid,
+    LaidPackage,
+    OfficialVersion,
+    PhaseResults,
+    Provisioned,
+    Resolved,
+    Verified,
+)
 from lxcbuild.builder.failed import failedstate
 from lxcbuild.builder.failures import PhaseFailedError, failure_of
-from lxcbuild.builder.machine import BuildMachine, Finish, Instruction, RunPhase
-from lxcbuild.builder.phases import collect, compile, debianize, fetch, inspect, provision, resolve, verify  # noqa: A004
+from lxcbuild.builder.machine import (
+    BuildMachine,
+    ConverterChoice,
+    ConverterFacts,
+    Finish,
+    Instruction,
+    Lessons,
+    RunPhase,
+)
+from lxcbuild.builder.phases import (
+    collect,
+    compile,  # noqa: A004
+    debian_source,
+    debian_verify,
+    debianize,
+    fetch,
+    inspect,
+    provision,
+    resolve,
+    verify,
+)
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
 from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, SourceKind, Status, Usage
 
-PhaseFunction = Callable[[Work], None]
+PhaseFunction = Callable[[Work, PhaseResults], Struct]
 
-PHASES: Mapping[Phase, PhaseFunction] = {
-    Phase.RESOLVE: resolve.run,
-    Phase.FETCH: fetch.run,
-    Phase.INSPECT: inspect.run,
-    Phase.PROVISION: provision.run,
-    Phase.DEBIANIZE: debianize.run,
-    Phase.COMPILE: compile.run,
-    Phase.VERIFY: checks.after(verify.run),
-    Phase.COLLECT: collect.run,
+#: Each phase, and what it needs of those before it.
+_PROJECT: Mapping[Phase, PhaseFunction] = {
+    Phase.RESOLVE: lambda work, _: resolve.run(work),
+    Phase.FETCH: lambda work, facts: fetch.run(work, facts[Resolved]),
+    Phase.INSPECT: lambda work, facts: inspect.run(work, facts[Resolved], facts[Fetched]),
+    Phase.PROVISION: lambda work, facts: provision.run(work, facts[Inspected], facts[Lessons]),
+    Phase.DEBIANIZE: lambda work, facts: debianize.run(work, facts[Inspected], facts[Provisioned]),
+    Phase.COMPILE: lambda work, facts: compile.run(work, facts[Laid]),
+    Phase.VERIFY: lambda work, facts: check(work, facts[Laid], verify.run(work, facts[Laid], facts[Compiled])),
+    Phase.COLLECT: lambda work, facts: collect.run(work, facts[Laid], facts[Verified]),
 }
 
-
-def _dsc_phases() -> Mapping[Phase, PhaseFunction]:
-    """A Debian source package brings its own debian/: other ways of reading it, the same compilation and collection."""
-    from lxcbuild.builder.phases import debian_source, debian_verify
-
-    return {
-        **PHASES,
-        Phase.FETCH: debian_source.fetch,
-        Phase.INSPECT: debian_source.inspect,
-        Phase.PROVISION: debian_source.provision,
-        Phase.DEBIANIZE: debian_source.unpack,
-        Phase.VERIFY: checks.after(debian_verify.run),
-    }
-
-
-def build(work: Work) -> Outcome:
-    """Build one source for one target, from requirement to collected packages.
-
-    Never raises for what goes wrong with the build: that is in the outcome. An interruption (Ctrl-C) ends the build as
-    ``cancelled`` in the monitor's eyes and is raised again.
-    """
-    return Build(work).finish()
+#: A Debian source package brings its own debian/: other ways of reading it, the same compilation and collection.
+_PACKAGE: Mapping[Phase, PhaseFunction] = {
+    Phase.RESOLVE: _PROJECT[Phase.RESOLVE],
+    Phase.FETCH: lambda work, facts: debian_source.fetch(work, facts[Resolved]),
+    Phase.INSPECT: lambda work, facts: debian_source.inspect(work, facts[Resolved], facts[Fetched]),
+    Phase.PROVISION: lambda work, facts: debian_source.provision(work, facts[InspectedPackage]),
+    Phase.DEBIANIZE: lambda work, facts: debian_source.unpack(work, facts[InspectedPackage], facts[Provisioned]),
+    Phase.COMPILE: lambda work, facts: compile.run(work, facts[LaidPackage]),
+    Phase.VERIFY: lambda work, facts: check(
+        work, facts[LaidPackage], debian_verify.run(work, facts[LaidPackage], facts[Compiled])
+    ),
+    Phase.COLLECT: lambda work, facts: collect.run(work, facts[LaidPackage], facts[Verified]),
+}
 
 
 class Build:
     """One build that can be paused between phases, so that others are built before it goes on.
 
-    A paused build holds files and no sandbox. Whoever makes a course ends it: with ``finish``, ``fail`` or ``cancel``.
+    What goes wrong with it is in the outcome and never raised; an interruption (Ctrl-C) cancels it and is raised again.
+    A paused build holds files and no sandbox. Whoever makes a build ends it: with ``finish``, ``fail`` or ``cancel``.
     """
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self.facts = PhaseResults()
         self.outcome: Outcome | None = None
+        self.error: LxcbuildError | None = None  # that ended it, where no phase found out by itself
         self._machine = BuildMachine(work.request.converter, kind=work.request.kind)
         self._instruction: Instruction | None = None
 
@@ -87,20 +115,22 @@ class Build:
                 self.work.monitor.emit(started)
                 self._instruction = self._machine.start()
             while isinstance(self._instruction, RunPhase) and self._instruction.phase is not phase:
-                self._instruction = _carry_out(self._machine, self._instruction, self.work)
+                self._instruction = self._carry_out(self._instruction)
         if isinstance(self._instruction, RunPhase):
             return True
         self._end(self._instruction)
         return False
 
-    def aside(self, phase: Phase, doing: Callable[[], None]) -> bool:
-        """Do more of a phase that is over, measured and judged as a phase is; whether it went well, or ended the build."""
+    def aside(self, phase: Phase, doing: Callable[[], object]) -> bool:
+        """Do more of a phase that is over, measured and judged as a phase is; whether it went well, or ended the build.
+
+        What comes of it is kept with the facts."""
         assert isinstance(self._instruction, RunPhase), "only a paused build does something aside"
         paused, failure = self._instruction, None
         with self._interruptible():
             self.work.enter(phase, paused.converter)
-            _, failure, _ = _measured(self.work, phase, doing)
-            self.work.abandon_instance()
+            failure, _ = self._measured(phase, doing)
+            self.work.finish_sandbox()
         if failure is not None:
             self._end(Finish(status=Status.FAILED, failure=failure))
         return failure is None
@@ -111,7 +141,7 @@ class Build:
             if self.until(Phase.COLLECT):
                 assert isinstance(self._instruction, RunPhase)
                 with self._interruptible():
-                    self._instruction = _carry_out(self._machine, self._instruction, self.work)
+                    self._instruction = self._carry_out(self._instruction)
                 self.until(Phase.COLLECT)
         return self.outcome
 
@@ -137,11 +167,87 @@ class Build:
             raise
 
     def _end(self, finish: Finish) -> None:
-        self.outcome = self.work.outcome = _outcome(self.work, finish)
+        self.outcome = self._outcome(finish)
         if finish.status is not Status.FAILED:
             failedstate.discard(self.work.context.dirs, self.work.build_id)
         self.work.close()
         self.work.monitor.emit(BuildEnded(outcome=self.outcome))
+
+    def _carry_out(self, instruction: RunPhase) -> Instruction:
+        work, machine, phase = self.work, self._machine, instruction.phase
+        work.enter(phase, instruction.converter)
+        function = (_PACKAGE if machine.kind is SourceKind.DSC else _PROJECT)[phase]
+        failure, learned = self._measured(phase, lambda: function(work, self.facts))
+        if failure is None:
+            return self._succeeded(phase)
+        bigger = room.offer(work, failure) if work.roomier is None else None
+        if learned is not None or bigger is not None:
+            learned = replace(learned or machine.lessons, roomier=bigger or work.roomier)
+        result = machine.failed(failure, learned)
+        if bigger is not None and isinstance(result, RunPhase):
+            room.grow(work, failure, bigger)
+        _keep_state(failure, result, work)
+        work.finish_sandbox()
+        self.facts.keep(machine.lessons)
+        if machine.lessons.compiled:
+            self.facts.keep(self.facts[Inspected].compiled_after_all())
+        return result
+
+    def _succeeded(self, phase: Phase) -> Instruction:
+        """Tell the machine what its next instruction depends on."""
+        if phase is Phase.RESOLVE and self.facts.find(OfficialVersion) is not None:
+            return self._machine.official()
+        if phase is Phase.INSPECT and (project := self.facts.find(Inspected)) is not None:
+            choice = self.work.override.converter or ConverterChoice.AUTO
+            return self._machine.inspected(
+                ConverterFacts(
+                    has_setup_py=project.inspection.has_setup_py,
+                    suite_has_pyproject_plugin="pybuild-plugin-pyproject" in project.resolved.recipe.toolchain,
+                    override=ConverterChoice(choice),
+                )
+            )
+        if phase is Phase.PROVISION:
+            return self._machine.provided(self.facts[Provisioned].lessons)
+        return self._machine.succeeded()
+
+    def _measured(self, phase: Phase, doing: Callable[[], object]) -> tuple[Failure | None, Lessons | None]:
+        """Do it, record what it cost, and keep its result; or its failure, and what that has taught."""
+        work, watch, failed = self.work, _Stopwatch.start(), True
+        work.monitor.emit(PhaseStarted(build_id=work.build_id, phase=phase))
+        try:
+            self.facts.keep(doing())
+            failed = False
+        except PhaseFailedError as error:
+            return error.failure, error.lessons
+        except CancelledError:
+            raise
+        except LxcbuildError as error:
+            self.error = error
+            return failure_of(error, phase), None
+        finally:
+            record = PhaseRecord(phase=phase, started_at=watch.started_at, usage=watch.usage(work.take_usage()))
+            work.phases.append(record)
+            with contextlib.suppress(KeyboardInterrupt):
+                work.monitor.emit(PhaseEnded(build_id=work.build_id, record=record, failed=failed))
+        return None, None
+
+    def _outcome(self, finish: Finish) -> Outcome:
+        work, collected = self.work, self.facts.find(Collected)
+        return Outcome(
+            build_id=work.build_id,
+            name=work.name,
+            version=work.version,
+            target=work.request.target,
+            status=finish.status,
+            failure=finish.failure,
+            artifacts=collected.artifacts if collected is not None else (),
+            phases=tuple(work.phases),
+            log_path=work.log_path,
+            limits_in_force=work.limits_in_force,
+            notes=tuple(work.notes),
+            checks=dict(work.checks),
+            layers=work.layer_use(),
+        )
 
 
 class _Stopwatch(Struct):
@@ -165,80 +271,9 @@ def _cpu_s() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def _carry_out(machine: BuildMachine, instruction: RunPhase, work: Work) -> Instruction:
-    phase = instruction.phase
-    work.enter(phase, instruction.converter)
-    function = (_dsc_phases() if machine.kind is SourceKind.DSC else PHASES)[phase]
-    result, failure, mendable = _measured(work, phase, lambda: _next(machine, phase, work, function))
-    if failure is None:
-        assert result is not None
-        return result
-    bigger = room.offer(work, failure) if work.roomier is None else None
-    result = machine.failed(failure, can_provide_more=mendable, can_have_more_room=bigger is not None)
-    if bigger is not None and isinstance(result, RunPhase):
-        room.grow(work, failure, bigger)
-    _keep_state(failure, result, work)
-    work.abandon_instance()
-    return result
-
-
-Result = TypeVar("Result")
-
-
-def _measured(work: Work, phase: Phase, doing: Callable[[], Result]) -> tuple[Result | None, Failure | None, bool]:
-    """Do it and record what it cost. Its result, or its failure and whether provisioning may mend that."""
-    work.monitor.emit(PhaseStarted(build_id=work.build_id, phase=phase))
-    watch = _Stopwatch.start()
-    failed = True
-    try:
-        result = doing()
-        failed = False
-    except PhaseFailedError as error:
-        work.learned_packages |= set(error.provide)
-        return None, error.failure, error.mendable
-    except CancelledError:
-        raise
-    except LxcbuildError as error:
-        work.error = error
-        return None, failure_of(error, phase), False
-    finally:
-        record = PhaseRecord(phase=phase, started_at=watch.started_at, usage=watch.usage(work.take_usage()))
-        work.phases.append(record)
-        with contextlib.suppress(KeyboardInterrupt):
-            work.monitor.emit(PhaseEnded(build_id=work.build_id, record=record, failed=failed))
-    return result, None, False
-
-
 def _keep_state(failure: Failure, result: Instruction, work: Work) -> None:
     """Keep the sandbox's state where this failure is, or may become, the one that the user is told of."""
     final = isinstance(result, Finish) and result.failure is failure
     # A fallback that fails as well is not what users are told of: see BuildMachine.failed.
     if final or (failure.failure_class is FailureClass.CONVERT_FAILED and isinstance(result, RunPhase)):
         failedstate.keep(work, failure)
-
-
-def _next(machine: BuildMachine, phase: Phase, work: Work, function: PhaseFunction) -> Instruction:
-    function(work)
-    if phase is Phase.RESOLVE and work.official is not None:
-        return machine.official()
-    if phase is Phase.INSPECT and machine.kind is not SourceKind.DSC:
-        return machine.inspected(work.inspected_facts())
-    return machine.succeeded()
-
-
-def _outcome(work: Work, finish: Finish) -> Outcome:
-    return Outcome(
-        build_id=work.build_id,
-        name=work.name,
-        version=work.version,
-        target=work.request.target,
-        status=finish.status,
-        failure=finish.failure,
-        artifacts=tuple(work.artifacts),
-        phases=tuple(work.phases),
-        log_path=work.log_path,
-        limits_in_force=work.limits_in_force,
-        notes=tuple(work.notes),
-        checks=dict(work.checks),
-        layers=work.layer_use(),
-    )

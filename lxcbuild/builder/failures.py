@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lxcbuild import errors
+from lxcbuild.builder.machine import Lessons
 from lxcbuild.model import Failure, FailureClass, Phase
 
 #: The most specific class of an error decides; the order of the table does not matter.
@@ -35,12 +36,11 @@ _UNSATISFIABLE_IN = {
 class PhaseFailedError(Exception):
     """A phase found out by itself that the build has failed; carries the failure as data. Never leaves the build room."""
 
-    def __init__(self, failure: Failure, *, provide: tuple[str, ...] = (), mendable: bool = False) -> None:
+    def __init__(self, failure: Failure, *, lessons: Lessons | None = None) -> None:
         super().__init__(failure.brief)
         self.failure = failure
-        self.provide = provide  # Debian packages that may mend it, learned from the log
+        self.lessons = lessons  # all that is known now, where the failure has taught something that may mend it
         self.tail = b""  # the end of what the failed step printed, where nobody has judged it yet
-        self.mendable = mendable or bool(provide)  # provisioning will do something else now than it did before
 
 
 def fail(
@@ -50,11 +50,11 @@ def fail(
     *,
     details: str | None = None,
     resolution: str | None = None,
-    mendable: bool = False,
+    lessons: Lessons | None = None,
 ) -> PhaseFailedError:
     """The exception for a failure of a known class."""
     failure = Failure(failure_class=failure_class, phase=phase, brief=brief, details=details, resolution=resolution)
-    return PhaseFailedError(failure, mendable=mendable)
+    return PhaseFailedError(failure, lessons=lessons)
 
 
 def failure_of(error: errors.LxcbuildError, phase: Phase) -> Failure:

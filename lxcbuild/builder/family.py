@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.driver import Build
+from lxcbuild.builder.facts import Compiled, Inspected, Resolved
 from lxcbuild.builder.failures import PhaseFailedError
 from lxcbuild.builder.needs import dependencies
 from lxcbuild.builder.needs.naming import future_names
@@ -122,21 +123,28 @@ class _Family(Struct, kw_only=True):
         """Up to the point where it is known what the project needs; whether the build goes on."""
         if not build.until(Phase.PROVISION):
             return False
-        work = build.work
-        return not dependencies.is_incomplete(work) or build.aside(Phase.INSPECT, lambda: dependencies.complete(work))
+        project = build.facts[Inspected]
+        release = dependencies.incomplete(project)
+        if release is None:
+            return True
+        return build.aside(Phase.INSPECT, lambda: dependencies.completed(build.work, project, release))
 
-    def _learn(self, work: Work, builds: Mapping[str, str]) -> None:
+    def _learn(self, build: Build, needed: Mapping[str, str]) -> None:
         """Record what a later build is compared with."""
-        assert work.image is not None
-        request = recorded_request(work.request, source=work.source, dependencies=builds, override=work.override.digest)
-        self.ledger.learn(work.build_id, version=work.version, image_digest=work.image.digest, request=request)
+        work, project = build.work, build.facts[Inspected]
+        override, image = work.override.digest, project.resolved.image
+        request = recorded_request(work.request, source=project.source, dependencies=needed, override=override)
+        self.ledger.learn(work.build_id, version=work.version, image_digest=image.digest, request=request)
 
     # -- sets -------------------------------------------------------------------------------------------------------
 
     def _sets(self, builds: Sequence[Build]) -> list[BuildSet]:
         """One set for all, or one for each where they exclude each other; none for those that have failed by it."""
         names = {build.work.name for build in builds}
-        absent = {build.work.name: dependencies.missing(build.work, others=sorted(names)) for build in builds}
+        absent = {
+            build.work.name: dependencies.missing(build.work, build.facts[Inspected], others=sorted(names))
+            for build in builds
+        }
         if not any(absent.values()):
             return [plain(build) for build in builds]
         for build in builds:
@@ -148,26 +156,30 @@ class _Family(Struct, kw_only=True):
             return [plain(build) for build in going]
         if len(going) > 1:
             try:
-                return [resolved(going, dependencies.resolve([build.work for build in going], self._caps(going[0])))]
+                return [resolved(going, self._resolve(going))]
             except (PhaseFailedError, LxcbuildError) as error:
                 brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
                 for build in going:
-                    build.work.abandon_instance()
+                    build.work.finish_sandbox()
                     build.work.note(f"what was asked for does not fit together, and each is built for itself: {brief}")
         return [one for build in going if (one := self._alone(build, needs=bool(absent[build.work.name])))]
 
     def _alone(self, build: Build, *, needs: bool) -> BuildSet | None:
         if not needs:
             return plain(build)
-        found: list[RuntimeSet] = []
-        well = build.aside(Phase.INSPECT, lambda: found.append(dependencies.resolve([build.work], self._caps(build))))
-        return resolved([build], found[0]) if well else None
+        well = build.aside(Phase.INSPECT, lambda: self._resolve([build]))
+        return resolved([build], build.facts[RuntimeSet]) if well else None
+
+    def _resolve(self, builds: Sequence[Build]) -> RuntimeSet:
+        projects = [(build.work, build.facts[Inspected]) for build in builds]
+        return dependencies.resolve(projects, self._caps(builds[0]))
 
     def _caps(self, build: Build) -> dict[str, VersionCap]:
         """By project; what is tried is the target's business."""
         work, target = build.work, build.work.request.target
         if target not in self.caps:
-            image = work.image.digest if work.image else None
+            resolved_on = build.facts.find(Resolved)
+            image = resolved_on.image.digest if resolved_on is not None else None
             known = {} if work.request.rebuild else remembered(self.ledger, target, policy=self.policy, image=image)
             self.caps[target] = {**known, **self.context.caps}
         return self.caps[target]
@@ -187,10 +199,10 @@ class _Family(Struct, kw_only=True):
         """The same roots with another choice; where there is none, those that need what has failed end with it."""
         going = [build for build in one.roots.values() if build.outcome is None]
         try:
-            return resolved(going, dependencies.resolve([c.work for c in going], self._caps(going[0])))
+            return resolved(going, self._resolve(going))
         except (PhaseFailedError, LxcbuildError) as nothing:
             for build in going:
-                build.work.abandon_instance()
+                build.work.finish_sandbox()
                 if error.name in reachable(one.chosen.needs, [build.work.name]):
                     why = nothing.failure.brief if isinstance(nothing, PhaseFailedError) else nothing.brief
                     build.work.note(f"no older release does: {why}")
@@ -258,13 +270,13 @@ class _Family(Struct, kw_only=True):
     def _build_together(self, one: BuildSet, builds: Mapping[str, Build]) -> None:
         """Nobody's packages are published before all that need each other have been installed and tried."""
         for name, build in builds.items():
-            self._learn(build.work, {other: one.builds[other] for other in one.below(name)})
+            self._learn(build, {other: one.builds[other] for other in one.below(name)})
         for phase in (Phase.VERIFY, Phase.COLLECT):
             for name, build in builds.items():
                 well = build.until(phase)
                 if well and phase is Phase.VERIFY and len(builds) > 1:
                     # Nothing has judged these packages yet: what cannot even be read ends its own build.
-                    well = build.aside(Phase.VERIFY, functools.partial(one.closure.add, _sealed(build.work)))
+                    well = build.aside(Phase.VERIFY, functools.partial(one.closure.add, _sealed(build.facts[Compiled])))
                 if not well:
                     self._give_up(one, name, build, builds)
                     return
@@ -282,23 +294,22 @@ class _Family(Struct, kw_only=True):
 
     def _give_up(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> None:
         """End what cannot be built without a member whose build has failed, or raise for an older release of that to be tried."""
-        assert culprit.outcome is not None
+        means = failure_by(culprit.finish(), one.chosen.pinned.get(name))
         if self._lower_cap(one, name, culprit, builds):
             for build in builds.values():
-                build.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+                build.fail(means)
             raise _TryOlderError(name)
         for other, build in {**builds, **one.roots}.items():
             if build.outcome is None and name in reachable(one.chosen.needs, [other]):
-                build.fail(failure_by(culprit.outcome, one.chosen.pinned.get(name)))
+                build.fail(means)
 
     def _lower_cap(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> bool:
         """Whether an older release of the member is to be tried: nobody asked for this one, and nothing asked for is half built."""
         if self.only_asked or not one.roots.keys().isdisjoint(builds):
             return False
-        assert culprit.outcome is not None
-        failure, known = culprit.outcome.failure, self._caps(culprit)
-        assert failure is not None
-        means = failure_by(culprit.outcome, one.chosen.pinned.get(name))
+        outcome, known = culprit.finish(), self._caps(culprit)
+        failure, means = outcome.failure, failure_by(outcome, one.chosen.pinned.get(name))
+        assert failure is not None, "it has failed"
         self.culprits.setdefault((culprit.work.request.target, name), means)
         why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
         lower = lowered(known.get(name), one.version(name), failure_class=failure.failure_class, why=why)
@@ -354,7 +365,7 @@ class _Family(Struct, kw_only=True):
         return FamilyOutcome(
             asked=tuple(told[build.work.build_id] for build in self.asked),
             others=tuple(told[build_id] for build_id in self.order),
-            errors={build.work.build_id: build.work.error for build in builds if build.work.error is not None},
+            errors={build.work.build_id: build.error for build in builds if build.error is not None},
             lacking=tuple(self.lacking.values()),
         )
 
@@ -371,8 +382,8 @@ def _key(one: BuildSet, name: str) -> tuple[Target, str, str]:
     return next(iter(one.roots.values())).work.request.target, name, one.version(name)
 
 
-def _sealed(work: Work) -> list[Artifact]:
-    return [Artifact(path=item.path, sha256=item.sha256, size_bytes=item.size_bytes) for item in work.sealed]
+def _sealed(compiled: Compiled) -> list[Artifact]:
+    return [Artifact(path=item.path, sha256=item.sha256, size_bytes=item.size_bytes) for item in compiled.files]
 
 
 def _with_dependencies(outcome: Outcome, needed: Iterable[Outcome]) -> Outcome:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lxcbuild.builder import network
 from lxcbuild.builder.failures import PhaseFailedError, fail
+from lxcbuild.builder.machine import Lessons
 from lxcbuild.builder.work import Work
 from lxcbuild.config.policy_text import raised
 from lxcbuild.debian.documents import MAX_DOCUMENT_BYTES
 from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
-from lxcbuild.model import FailureClass
+from lxcbuild.model import FailureClass, NetworkAttempt
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
 from lxcbuild.state.data import configuration_directory
 
 _TAIL_BYTES = 64 * 1024
+_NAMED = 5
+_LISTED = 100
 
 
 class JobEnd(Struct, kw_only=True):
@@ -68,13 +70,52 @@ def _run_step(work: Work, instance: Instance, step: InsideStep) -> JobEnd:
     if _ran_out_of_room(work, result, b"".join(tail)):
         result = replace(result, stopped_by=FailureClass.DISK_FULL)
     if result.stopped_by is not None:
-        raise stopped(work, result)
+        raise stopped(work, result.stopped_by)
     try:
-        network.judge(work, result)
+        _judge_network(work, result)
     except PhaseFailedError as error:
         error.tail = b"".join(tail)  # it may say what to provide, so that the next attempt needs no network
         raise
     return JobEnd(step=step, result=result, tail=b"".join(tail))
+
+
+def _judge_network(work: Work, result: StepResult) -> None:
+    """Note what a step that succeeded tried and had, raise for one that failed after it was denied something.
+
+    Steps that a limit ended have a class already: call it for the others only. Raises PhaseFailedError.
+    """
+    denied = [attempt for attempt in result.network if not attempt.allowed]
+    allowed = [attempt for attempt in result.network if attempt.allowed]
+    if allowed:
+        work.note(f"network: {work.phase} was let through to {_list_attempts(allowed)}")
+    if not denied:
+        return
+    if result.ok:
+        work.note(f"network-denied: {work.phase} asked for {_list_attempts(denied)}, and went on without", warning=True)
+        return
+    lines = [f"{attempt.at} {attempt}, pid {attempt.pid or '?'}: {' '.join(attempt.argv)}" for attempt in denied]
+    more = len(lines) - _LISTED + result.network_lost if len(lines) > _LISTED else result.network_lost
+    details = "\n".join(lines[:_LISTED] + ([f"and {more} more"] if more else []))
+    work.log.remark(f"network denied: {_list_attempts(denied)}")
+    first = denied[0]
+    hosts = ", ".join(dict.fromkeys(attempt.target for attempt in denied[:_NAMED] if attempt.name)) or first.target
+    raise fail(
+        FailureClass.NETWORK_DENIED,
+        work.phase,
+        f"{_shown(first)}{f' and {len(denied) - 1} more' if len(denied) > 1 else ''}, phase {work.phase}",
+        details=details,
+        resolution=f"give it what it downloads as a file; or, if you trust it with {hosts}: a policy with network: proxy "
+        "and these hosts in proxy_hosts",
+    )
+
+
+def _list_attempts(attempts: Sequence[NetworkAttempt]) -> str:
+    named = list(dict.fromkeys(map(_shown, attempts)))
+    return ", ".join(named[:_NAMED]) + (" ..." if len(named) > _NAMED else "")
+
+
+def _shown(attempt: NetworkAttempt) -> str:
+    return f"{attempt.target} ({attempt.program})" if attempt.program else attempt.target
 
 
 def _ran_out_of_room(work: Work, result: StepResult, tail: bytes) -> bool:
@@ -88,9 +129,8 @@ def _ran_out_of_room(work: Work, result: StepResult, tail: bytes) -> bool:
     return not result.ok and result.stopped_by is None and was_full and b"No space left on device" in tail
 
 
-def stopped(work: Work, result: StepResult) -> PhaseFailedError:
+def stopped(work: Work, stop: FailureClass) -> PhaseFailedError:
     """The failure of a step that a limit ended."""
-    assert result.stopped_by is not None
     policy = work.policy
     brief = {
         FailureClass.OOM: f"the build needs more than {policy.memory.max_bytes / 2**20:.0f} MiB of memory",
@@ -101,8 +141,8 @@ def stopped(work: Work, result: StepResult) -> PhaseFailedError:
         FailureClass.SILENT: f"{work.phase} printed nothing for {policy.time.silence_s or 0:.0f} s",
         FailureClass.LOG_FLOOD: f"{work.phase} printed more than {policy.log.max_bytes / 2**20:.0f} MiB",
         FailureClass.CANCELLED: "cancelled",
-    }.get(result.stopped_by, f"the sandbox ended while {work.phase} ran")
-    return fail(result.stopped_by, work.phase, brief, resolution=_raise_limit(work, result.stopped_by))
+    }.get(stop, f"the sandbox ended while {work.phase} ran")
+    return fail(stop, work.phase, brief, resolution=_raise_limit(work, stop))
 
 
 def _raise_limit(work: Work, stop: FailureClass) -> str | None:
@@ -134,10 +174,10 @@ def result_bytes(files: Mapping[str, ExtractedFile], name: str) -> bytes:
 
 
 def raise_failure(
-    work: Work, failure: StepFailure, *, resolution: str | None = None, mendable: bool = False
+    work: Work, failure: StepFailure, *, resolution: str | None = None, lessons: Lessons | None = None
 ) -> NoReturn:
     """Raise what a script inside reported."""
     details = failure.details
     raise fail(
-        failure.failure_class, work.phase, failure.brief, details=details, resolution=resolution, mendable=mendable
+        failure.failure_class, work.phase, failure.brief, details=details, resolution=resolution, lessons=lessons
     )

@@ -1,8 +1,8 @@
 """The life of one build as states and transitions, without any input or output.
 
-Facts come in (a phase succeeded, a phase failed), instructions come out (run this phase, finish in this way). Whatever is
-tried a second time is decided here: another converter, another round of missing build dependencies, once more with more room.
-The story of all transitions is kept for post-mortems.
+Facts come in (a phase succeeded, a phase failed and taught something), instructions come out (run this phase, finish in this
+way). Whatever is tried a second time is decided here: another converter, another round with what a failure has taught, once more
+with more room. The story of all transitions is kept for post-mortems.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import enum
 
 from msgspec import Struct, field
 
+from lxcbuild.debian.source.crates import CrateSupply
 from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, Status
+from lxcbuild.policy import Policy
 
-#: How often a failed compile may name missing build dependencies that are then provided.
+#: How often a failure may teach something that provisioning then knows.
 MAX_DEPENDENCY_ROUNDS = 3
 
 #: Where a project's own build takes room. Sources that fill a disk while they are only read are more likely a bomb.
@@ -55,12 +57,36 @@ class Finish(Struct, frozen=True, kw_only=True):
 Instruction = RunPhase | Finish
 
 
-class Inspected(Struct, frozen=True, kw_only=True):
-    """What inspection says that the course of the build depends on."""
+class ConverterFacts(Struct, frozen=True, kw_only=True):
+    """What inspection says that the choice of a converter depends on."""
 
     has_setup_py: bool
     suite_has_pyproject_plugin: bool
     override: ConverterChoice = ConverterChoice.AUTO  # what an administrator says of this project
+
+
+class Lessons(Struct, frozen=True, kw_only=True):
+    """What trying to build a project has taught about it: all that makes a second try another one."""
+
+    packages: frozenset[str] = frozenset()  # of the suite, that logs asked for
+    requirements: tuple[str, ...] = ()  # what the backend's hook and logs asked for, in order
+    suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
+    plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
+    compiled: bool = False  # it has compiled parts, though nothing in its sources says so
+    promoted: frozenset[str] = frozenset()  # packages that only extras name, and without which it does not import
+    natives: frozenset[str] = frozenset()  # libraries and programs without which it does not import
+    superseded: frozenset[str] = frozenset()  # packages of the suite that own files of what is built here
+    crates: CrateSupply | None = None  # how the build gets its Rust crates; None: not decided, or no Rust is asked for
+    suggested: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet
+    roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
+
+    def beyond(self, known: Lessons) -> str:
+        """What it has that the other has not, in one line."""
+        return "; ".join(
+            f"{name}: {' '.join(sorted(set(new) - set(old or ())))}" if isinstance(new, (frozenset, tuple)) else name
+            for name in self.__struct_fields__
+            if (new := getattr(self, name)) != (old := getattr(known, name))
+        )
 
 
 class BuildMachine(Struct):
@@ -69,15 +95,15 @@ class BuildMachine(Struct):
     choice: ConverterChoice
     kind: SourceKind = SourceKind.SDIST
     story: list[str] = field(default_factory=list)
-    _phase: Phase | None = None
+    lessons: Lessons = field(default_factory=Lessons)
+    _phase: Phase = Phase.RESOLVE
     _converters: list[Converter] = field(default_factory=list)
     _dependency_rounds: int = 0
-    _was_given_room: bool = False
     _first_failure: Failure | None = None
 
     def start(self) -> Instruction:
         """The first instruction."""
-        assert self._phase is None, "a build starts once"
+        assert not self._converters, "a build starts once"
         self._converters = [Converter.STDEB if self.choice is ConverterChoice.STDEB else Converter.PYPROJECT]
         return self._run(Phase.RESOLVE)
 
@@ -86,7 +112,7 @@ class BuildMachine(Struct):
         self.story.append(f"{self._phase}: official")
         return Finish(status=Status.OFFICIAL)
 
-    def inspected(self, facts: Inspected) -> Instruction:
+    def inspected(self, facts: ConverterFacts) -> Instruction:
         """Inspection is done: settle which converters will be tried, and in which order."""
         assert self.kind is not SourceKind.DSC, "nothing of a Debian source package is converted"
         if self.choice is ConverterChoice.AUTO and facts.override is not ConverterChoice.AUTO:
@@ -115,27 +141,34 @@ class BuildMachine(Struct):
             )
         return self.succeeded()
 
+    def provided(self, lessons: Lessons) -> Instruction:
+        """Provisioning is done, and knows more than before where the backend or the suite had something to say."""
+        self._learn(lessons)
+        return self.succeeded()
+
     def succeeded(self) -> Instruction:
         """The phase of the last instruction did its work."""
-        assert self._phase is not None, "nothing was running"
+        assert self._converters, "nothing was running"
         self.story.append(f"{self._phase}: done")
         if self._phase is Phase.COLLECT:
             return Finish(status=Status.BUILT)
         return self._run(_SUCCESSOR[self._phase])
 
-    def failed(
-        self, failure: Failure, *, can_provide_more: bool = False, can_have_more_room: bool = False
-    ) -> Instruction:
-        """The phase failed. ``can_provide_more``: the log names build dependencies that the suite can provide.
-        ``can_have_more_room``: the disk was full, and policy and machine allow a bigger one."""
+    def failed(self, failure: Failure, lessons: Lessons | None = None) -> Instruction:
+        """The phase failed. ``lessons`` are all that is known now, where the failure taught something that may mend it.
+
+        Room is such a lesson: the disk was full, and policy and machine allow a bigger one."""
         self.story.append(f"{failure.phase}: {failure.failure_class}: {failure.brief}")
         self._first_failure = self._first_failure or failure
-        if can_provide_more and self._dependency_rounds < MAX_DEPENDENCY_ROUNDS:
-            self._dependency_rounds += 1
-            return self._run(Phase.PROVISION)
-        if can_have_more_room and failure.phase in _ROOM_FOR and not self._was_given_room:
-            self._was_given_room = True
-            return self._run(Phase.DEBIANIZE)  # its sandbox is the one that compiles, and that is gone
+        if lessons is not None:
+            had_room = self.lessons.roomier
+            self._learn(lessons)
+            if lessons.roomier is not had_room:
+                if failure.phase in _ROOM_FOR and had_room is None:
+                    return self._run(Phase.DEBIANIZE)  # its sandbox is the one that compiles, and that is gone
+            elif self._dependency_rounds < MAX_DEPENDENCY_ROUNDS:
+                self._dependency_rounds += 1
+                return self._run(Phase.PROVISION)
         if failure.failure_class is FailureClass.CONVERT_FAILED and len(self._converters) > 1:
             self.story.append(f"{self._converters[0]} gave up; {self._converters[1]} is tried")
             del self._converters[0]
@@ -143,6 +176,11 @@ class BuildMachine(Struct):
         # The first failure is the one that the user can act on: a fallback that fails as well only adds noise.
         same_class = self._first_failure.failure_class is FailureClass.CONVERT_FAILED
         return Finish(status=Status.FAILED, failure=self._first_failure if same_class else failure)
+
+    def _learn(self, lessons: Lessons) -> None:
+        if news := lessons.beyond(self.lessons):
+            self.story.append(f"{self._phase}: learned {news}")
+        self.lessons = lessons
 
     def _run(self, phase: Phase) -> RunPhase:
         self._phase = phase

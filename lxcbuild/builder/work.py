@@ -1,4 +1,4 @@
-"""One build in progress: the request, and what each phase found out, gathered in one object that the phases pass on."""
+"""What the phases of one build work with. What they find out is in :mod:`lxcbuild.builder.facts`."""
 
 from __future__ import annotations
 
@@ -10,91 +10,48 @@ from msgspec.structs import replace
 
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.context import BuildContext
-from lxcbuild.builder.machine import ConverterChoice, Inspected
 from lxcbuild.builder.request import BuildRequest, new_build_id
 from lxcbuild.config.overrides import Override
-from lxcbuild.config.recipes import Recipe
-from lxcbuild.debian.source.conversion import ConversionPlan
-from lxcbuild.debian.source.crates import CrateSupply
-from lxcbuild.debian.source.inspection import Inspection
-from lxcbuild.debian.sourcepackage import SourcePackage
-from lxcbuild.errors import LxcbuildError
+from lxcbuild.debian.archive.apt import AptArchive
+from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.events import Monitor, Note, Output
-from lxcbuild.images.crates import CrateFile
 from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
-from lxcbuild.model import Artifact, Converter, LayerUse, Outcome, Phase, PhaseRecord, Source, Usage
+from lxcbuild.model import Converter, LayerUse, Phase, PhaseRecord, Usage
 from lxcbuild.policy import Policy
-from lxcbuild.pypi.index.model import Release
-from lxcbuild.pypi.versions.buildset import Chosen
-from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance, InstanceSpec, Step
+from lxcbuild.sandbox.base import Bind, Instance, InstanceSpec, Step
 from lxcbuild.sandbox.logs import LogWriter
 from lxcbuild.state.claims import Claim
 from lxcbuild.text import one_line
 
 
 class Work(Struct, kw_only=True):
-    """The state of one build. Phases read what earlier phases wrote; None means that the phase has not run."""
+    """What the phases of one build share: its request, log, workspace and sandbox, and the account of what was done."""
 
     request: BuildRequest
     context: BuildContext
     build_id: str = field(default_factory=new_build_id)
     closure: Closure = field(default_factory=Closure)  # what is built together with this
-    # what the phases found
-    recipe: Recipe | None = None
-    image: Image | None = None
-    release: Release | None = None
-    official: str | None = None  # the version that the distribution ships
-    source: Source | None = None
-    inspection: Inspection | None = None
-    layer: Layer | None = None
-    converter: Converter = Converter.PYPROJECT
-    build_relations: tuple[str, ...] = ()  # Build-Depends
-    outdated_backend: bool = False  # the suite's backend is older than the project asks for, and there is no newer one
-    asked_requirements: dict[str, None] = field(
-        default_factory=dict
-    )  # what the backend's hook and logs asked for, in order
-    suite_backend_unfit: bool = False  # the suite's backend refused the project: what is newer is provided in its place
-    newer_than_stdeb: bool = False  # stdeb's way of installing does not know the newer tools that the project asks for
-    plugin_unfit: bool = False  # the suite's pybuild cannot place what the project's wheel holds
     roomier: Policy | None = None  # of a second attempt, after the first one had filled its disk
-    promoted: set[str] = field(
-        default_factory=set
-    )  # packages that only extras name, and without which it does not import
-    native_depends: set[str] = field(default_factory=set)  # libraries and programs without which it does not import
-    superseded: set[str] = field(default_factory=set)  # packages of the suite that own files of what is built here
-    program_paths: tuple[str, ...] = ()  # directories of programs that go before the suite's, from wheels of the index
-    index_wheels: dict[str, tuple[Chosen, ...]] = field(default_factory=dict)  # by Python: what the index provided
-    crates: CrateSupply | None = None  # how the build gets its Rust crates; None: not decided, or no Rust is asked for
-    registry_crates: tuple[CrateFile, ...] = ()  # what a registry provided
-    rust_packages: tuple[str, str] = ("rustc", "cargo")  # the suite's packages of both, chosen with the crates
-    conversion: ConversionPlan | None = None
-    orig_sha256: str = ""  # of the source archive that was laid out for the build
-    source_package: SourcePackage | None = None  # what a Debian source package says of itself
-    learned_packages: set[str] = field(default_factory=set)
-    suggested_packages: tuple[str, ...] | None = None  # what Debian's own package builds with; None: not looked up yet
-    built: Path | None = None  # directory of files taken out of the compile sandbox
-    sealed: list[ExtractedFile] = field(default_factory=list)  # those of them that belong to the package
+    version: str = ""  # the upstream version, once known; what the distribution ships if that is the answer
     # for the outcome
-    error: LxcbuildError | None = (
-        None  # what ended the build, where it was an error and not something that a phase found
-    )
-    outcome: Outcome | None = None
-    artifacts: list[Artifact] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checks: dict[str, object] = field(default_factory=dict)  # what checks on request found, by check
     limits_in_force: dict[str, object] = field(default_factory=dict)
-    layer_relations: tuple[str, ...] = ()  # what the build layer holds on top of the toolchain was asked for by these
-    # private
+    # what runs now
     phase: Phase = Phase.RESOLVE
+    converter: Converter = Converter.PYPROJECT
     instance: Instance | None = None
     last_step: Step | None = None  # the newest command in that sandbox
+    # private
+    _name: str = ""
     _claim: Claim | None = None
     _log: LogWriter | None = None
     _usage: Usage = field(default_factory=Usage)
     _sandboxes: int = 0
     _savings: dict[str, float] = field(default_factory=dict)  # by layer, as when it was first used
+    _layer_relations: tuple[str, ...] = ()
 
     # -- naming ---------------------------------------------------------------------------------------------
 
@@ -106,18 +63,11 @@ class Work(Struct, kw_only=True):
     @property
     def name(self) -> str:
         """The best name known so far."""
-        if self.source is not None and self.source.name:
-            return self.source.name
-        return self.release.name if self.release is not None else self.request.display_name
+        return self._name or self.request.display_name
 
-    @property
-    def version(self) -> str:
-        """The upstream version, once known; what the distribution ships if that is the answer."""
-        if self.official is not None:
-            return self.official
-        if self.source is not None and self.source.version:
-            return self.source.version
-        return self.release.version if self.release is not None else ""
+    def identify(self, name: str, version: str) -> None:
+        """Name and version are better known now; empty ones say nothing."""
+        self._name, self.version = name or self._name, version or self.version
 
     @property
     def policy(self) -> Policy:
@@ -129,6 +79,16 @@ class Work(Struct, kw_only=True):
     def override(self) -> Override:
         """What an administrator says of this project by hand."""
         return self.context.overrides.find(self.name, self.version, self.request.target)
+
+    @property
+    def archive(self) -> AptArchive:
+        """The packages of the target."""
+        return self.context.archive_for(self.request.target)
+
+    @property
+    def contents(self) -> ContentsIndex:
+        """The files of the packages of the target."""
+        return self.context.contents_for(self.request.target)
 
     @property
     def workspace(self) -> Path:
@@ -201,9 +161,18 @@ class Work(Struct, kw_only=True):
             self.context.backend.prestart()  # for the next phase, while this one works
         return self.instance
 
-    def using(self, layer: Layer) -> Layer:
-        """Count what its layers save this build, each once, as it was when it was asked for first."""
+    def provide(self, image: Image, *groups: Sequence[str]) -> Layer:
+        """The image with packages of the target on top, in groups that each stand on the one before; raises DependencyError."""
+        return self.context.layers.provide(image, self.archive, *groups)
+
+    def using(self, layer: Layer, *, relations: tuple[str, ...] | None = None) -> Layer:
+        """Count what its layers save this build, each once, as it was when it was asked for first.
+
+        ``relations``: what the build layer holds on top of the toolchain was asked for by these.
+        """
         self._savings = {**layer.savings, **self._savings}
+        if relations is not None:
+            self._layer_relations = relations
         return layer
 
     def layer_use(self) -> LayerUse | None:
@@ -215,7 +184,7 @@ class Work(Struct, kw_only=True):
             saved_s=round(sum(self._savings.values()), 3),
             known=known,
             made=len(self._savings) - known,
-            relations=self.layer_relations,
+            relations=self._layer_relations,
         )
 
     def charge(self, usage: Usage) -> None:
@@ -232,20 +201,6 @@ class Work(Struct, kw_only=True):
         if self.instance is not None:
             instance, self.instance = self.instance, None
             instance.close()
-
-    def abandon_instance(self) -> None:
-        """After a failed phase: nothing of its sandbox is used any more."""
-        self.finish_sandbox()
-
-    def inspected_facts(self) -> Inspected:
-        """What the machine needs to know after inspection."""
-        assert self.inspection is not None
-        assert self.recipe is not None
-        return Inspected(
-            has_setup_py=self.inspection.has_setup_py,
-            suite_has_pyproject_plugin="pybuild-plugin-pyproject" in self.recipe.toolchain,
-            override=ConverterChoice(self.override.converter or ConverterChoice.AUTO),
-        )
 
     def close(self) -> None:
         """Give everything back. Idempotent."""

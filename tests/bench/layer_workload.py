@@ -94,20 +94,19 @@ def record(dirs: StateDirs) -> dict[str, Any]:
                 _say(f"{name}: {build.outcome}"[:300])
                 continue
             try:
-                relations, resolved = _build_set(work)
+                relations, resolved = _build_set(build)
             except (LxcbuildError, PhaseFailedError) as error:
                 _say(f"{name}: cannot be built for {TARGET}: {error}")
                 continue
             finally:
                 build.cancel()
             sizes |= {package_id(asdict(package)): package.size_bytes for package in resolved.packages}
-            assert work.source is not None
             projects[name] = {
-                "version": work.source.version,
+                "version": work.version,
                 "relations": list(relations),
                 "packages": sorted(package_id(asdict(package)) for package in resolved.packages),
             }
-            _say(f"{name} {work.source.version}: {len(resolved.packages)} packages")
+            _say(f"{name} {work.version}: {len(resolved.packages)} packages")
         image = context.images.get(TARGET)
         toolchain = context.layers.resolve(
             image, context.layers.base(image), context.archive_for(TARGET), load_recipe(TARGET).toolchain
@@ -120,17 +119,18 @@ def record(dirs: StateDirs) -> dict[str, Any]:
     }
 
 
-def _build_set(work: Any) -> tuple[tuple[str, ...], ResolvedSet]:
+def _build_set(build: Any) -> tuple[tuple[str, ...], ResolvedSet]:
     """What the phase provision asks the suite for, and which packages these are above the toolchain."""
+    from lxcbuild.builder.facts import Inspected
+    from lxcbuild.builder.machine import Lessons
     from lxcbuild.builder.phases.provision import _needed
 
-    context = work.context
-    archive = context.archive_for(TARGET)
-    below = context.layers.provide(work.image, archive, work.recipe.toolchain)
-    work.layer = below
-    needed = _needed(work, keep_outdated=False)
+    work, project = build.work, build.facts[Inspected]
+    image = project.resolved.image
+    below = work.provide(image, project.resolved.recipe.toolchain)
+    needed, _ = _needed(work, project, below, Lessons(), keep_outdated=False)
     relations = tuple(sorted({*needed.relations, *needed.implicit}))
-    return relations, context.layers.resolve(work.image, below, archive, relations)
+    return relations, work.context.layers.resolve(image, below, work.archive, relations)
 
 
 # -- strategies, measured -------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ import pytest
 from msgspec.structs import replace
 
 from lxcbuild.builder.context import BuildContext
-from lxcbuild.builder.driver import build
+from lxcbuild.builder.driver import Build
+from lxcbuild.builder.facts import Provisioned
 from lxcbuild.builder.layering import nearest_stack
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.builder.work import Work
 from lxcbuild.cli.build_context import build_context
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.events import NullMonitor
+from lxcbuild.images.layer import Layer
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.wheels import WheelLayers
 from lxcbuild.model import Status, Target
@@ -74,18 +76,18 @@ def context(state: StateDirs) -> Iterator[BuildContext]:
             assert found.layers.remove(key)
 
 
-def built(context: BuildContext, store: LayerStore, sdist: Path) -> tuple[dict[str, str], Work]:
+def built(context: BuildContext, store: LayerStore, sdist: Path) -> tuple[dict[str, str], Layer]:
     """SHA-256 of each package of a build whose layers come from ``store``."""
     wheels = WheelLayers(store, context.backend, context.monitor)
     request = BuildRequest(
         requirement="layerways", target=TARGET, path=sdist, force=True, rebuild=True, with_deps=False
     )
-    work = Work(request=request, context=replace(context, layers=store, wheels=wheels))
-    outcome = build(work)
+    build = Build(Work(request=request, context=replace(context, layers=store, wheels=wheels)))
+    outcome = build.finish()
     assert outcome.status is Status.BUILT, outcome.failure
     debs = [artifact.path for artifact in outcome.artifacts if artifact.path.suffix in (".deb", ".dsc")]
     assert any(path.suffix == ".deb" for path in debs)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in debs}, work
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in debs}, build.facts[Provisioned].layer
 
 
 def test_a_layer_made_in_two_steps_gives_the_packages_of_one_made_in_one(
@@ -96,9 +98,7 @@ def test_a_layer_made_in_two_steps_gives_the_packages_of_one_made_in_one(
     archive = context.archive_for(TARGET)
 
     direct_store = LayerStore(state, context.backend)
-    direct, work = built(context, direct_store, sdist)
-    assert work.layer is not None
-    direct_layer = work.layer
+    direct, direct_layer = built(context, direct_store, sdist)
     tools = direct_store.provide(image, archive, load_recipe(TARGET).toolchain)
     assert direct_layer.lowers[1:] == tools.lowers  # one layer on top of the toolchain's
     direct_store.close()
@@ -106,9 +106,8 @@ def test_a_layer_made_in_two_steps_gives_the_packages_of_one_made_in_one(
 
     stepped_store = LayerStore(state, context.backend, choose=nearest_stack)
     below = stepped_store.provide(image, archive, load_recipe(TARGET).toolchain, ["python3-docopt", "python3-lockfile"])
-    stepped, work = built(context, stepped_store, sdist)
-    assert work.layer is not None
-    assert work.layer.key == direct_layer.key
-    assert work.layer.lowers[1:] == below.lowers  # on top of the subset that was there
+    stepped, stepped_layer = built(context, stepped_store, sdist)
+    assert stepped_layer.key == direct_layer.key
+    assert stepped_layer.lowers[1:] == below.lowers  # on top of the subset that was there
     stepped_store.close()
     assert stepped == direct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lxcbuild.builder.facts import Compiled, Laid, LaidPackage
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
@@ -12,16 +13,14 @@ from lxcbuild.sandbox.base import Bind
 _TOLD = 20
 
 
-def run(work: Work) -> None:
+def run(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> None:
     """Set ``work.checks["lintian"]``; raises ``gate-rejected`` for errors about packaging that was generated here."""
-    assert work.image is not None
-    archive = work.context.archive_for(work.request.target)
-    layer = work.context.layers.provide(work.image, archive, lintian.PACKAGES)
+    layer = work.provide(laid.project.resolved.image, lintian.PACKAGES)
     place = work.workspace / "lintian-in"
     place.mkdir(mode=0o755)
-    for item in work.sealed:  # a .dsc is judged with the files that it names
+    for item in compiled.files:  # a .dsc is judged with the files that it names
         (place / item.path.name).hardlink_to(item.path)
-    names = [item.name for item in work.sealed if item.name.endswith((".deb", ".dsc"))]
+    names = [item.name for item in compiled.files if item.name.endswith((".deb", ".dsc"))]
     instance = work.open_sandbox(layer.lowers, binds=(Bind(host=place, inside=lintian.BUILT),))
     end = run_job(work, instance, lintian.lintian_job(names))
     files = take_output(work, instance, work.workspace / "lintian")
@@ -33,14 +32,15 @@ def run(work: Work) -> None:
             details=end.tail.decode("utf-8", "replace")[-2000:],
         )
     work.finish_sandbox()
-    _judge(work, lintian.parse_lintian(result_bytes(files, lintian.RESULT)))
+    found = lintian.parse_lintian(result_bytes(files, lintian.RESULT))
+    _judge(work, found, ours=isinstance(laid, Laid))
 
 
-def _judge(work: Work, found: tuple[lintian.LintianHint, ...]) -> None:
+def _judge(work: Work, found: tuple[lintian.LintianHint, ...], *, ours: bool) -> None:
     errors = [item for item in found if item.level == "E"]
     warnings = [item for item in found if item.level == "W"]
     # Of a package that brings its own debian/ nothing is our fault.
-    fatal = [item for item in errors if item.fatal and work.source_package is None]
+    fatal = [item for item in errors if item.fatal and ours]
     work.checks["lintian"] = {
         "errors": [str(item) for item in errors],
         "warnings": [str(item) for item in warnings],

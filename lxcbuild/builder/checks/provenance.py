@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from lxcbuild import __version__
+from lxcbuild.builder.facts import Compiled, Laid, LaidPackage, Provisioned
 from lxcbuild.builder.work import Work
 from lxcbuild.config.seccomp_profiles import load_seccomp
 from lxcbuild.files import sha256_of, write_whole
+from lxcbuild.images.image import Image
 from lxcbuild.images.layer import LayerRecord
 from lxcbuild.images.wheels import describe
+from lxcbuild.model import Source
 from lxcbuild.sandbox.base import ExtractedFile
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -29,30 +32,27 @@ SUFFIX = ".provenance.json"
 _NO_PROFILE = "none"
 
 
-def add(work: Work) -> None:
-    """Write the document beside the sealed files and count it among them."""
-    assert work.built is not None
-    path = work.built / file_name(work)
-    data = (json.dumps(document(work), indent=1, sort_keys=True) + "\n").encode()
+def add(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> ExtractedFile:
+    """Write the document beside the sealed files."""
+    path = compiled.directory / file_name(laid)
+    data = (json.dumps(document(work, laid, compiled), indent=1, sort_keys=True) + "\n").encode()
     write_whole(path, data, durable=False)
-    work.sealed.append(
-        ExtractedFile(name=path.name, path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    )
+    return ExtractedFile(name=path.name, path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def file_name(work: Work) -> str:
+def file_name(laid: Laid | LaidPackage) -> str:
     """``<source>_<version>_<architecture>.provenance.json``; the version without its epoch, as in all file names."""
-    if work.source_package is not None:
-        source, version = work.source_package.source, work.source_package.version
+    if isinstance(laid, LaidPackage):
+        source, version = laid.project.package.source, laid.project.package.version
     else:
-        assert work.conversion is not None
-        source, version = work.conversion.source, work.conversion.debian_version
-    return f"{source}_{version.rpartition(':')[2]}_{work.request.target.architecture}{SUFFIX}"
+        source, version = laid.plan.source, laid.plan.debian_version
+    return f"{source}_{version.rpartition(':')[2]}_{laid.project.resolved.image.target.architecture}{SUFFIX}"
 
 
-def document(work: Work) -> dict[str, object]:
-    """The statement about ``work.sealed``."""
-    subjects = sorted((item.name, item.sha256) for item in work.sealed)
+def document(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> dict[str, object]:
+    """The statement about what was compiled."""
+    subjects = sorted((item.name, item.sha256) for item in compiled.files)
+    layers = work.context.layers.records(laid.provided.layer)  # that the build stood on, the lowest first
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects],
@@ -61,16 +61,16 @@ def document(work: Work) -> dict[str, object]:
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": _external(work),
-                "internalParameters": _internal(work),
+                "internalParameters": _internal(work, laid),
                 "resolvedDependencies": [
-                    *_source(work),
-                    *_image(work),
-                    *_packages(work),
-                    *_wheels(work),
-                    *_crates(work),
+                    *_source(laid.project.source),
+                    *_image(laid.project.resolved.image),
+                    *_packages(layers),
+                    *_wheels(laid.provided),
+                    *_crates(laid.provided),
                 ],
             },
-            "runDetails": _run(work),
+            "runDetails": _run(work, layers),
         },
     }
 
@@ -90,12 +90,12 @@ def _external(work: Work) -> dict[str, object]:
     }
 
 
-def _internal(work: Work) -> dict[str, object]:
+def _internal(work: Work, laid: Laid | LaidPackage) -> dict[str, object]:
     """What was decided: how it was converted, and the limits that were asked for."""
     policy = work.policy
     return {
-        "converter": None if work.source_package is not None else work.converter.value,
-        "build_depends": sorted(work.build_relations),
+        "converter": laid.plan.converter.value if isinstance(laid, Laid) else None,
+        "build_depends": sorted(laid.provided.build_relations),
         "policy": msgspec.to_builtins(policy, order="deterministic"),
         "seccomp": {"profile": policy.seccomp, "sha256": seccomp_digest(policy.seccomp)},
     }
@@ -117,9 +117,7 @@ def seccomp_digest(name: str) -> str | None:
 # -- what it was made of --------------------------------------------------------------------------------------------
 
 
-def _source(work: Work) -> Iterator[dict[str, object]]:
-    source = work.source
-    assert source is not None
+def _source(source: Source) -> Iterator[dict[str, object]]:
     yield {
         "name": source.path.name,
         "digest": {"sha256": source.sha256},
@@ -130,14 +128,13 @@ def _source(work: Work) -> Iterator[dict[str, object]]:
         yield {"name": path.name, "digest": {"sha256": sha256_of(path)}, "annotations": {"kind": "source"}}
 
 
-def _image(work: Work) -> Iterator[dict[str, object]]:
-    assert work.image is not None
-    yield {"name": work.image.name, "digest": {"sha256": work.image.digest}, "annotations": {"kind": "image"}}
+def _image(image: Image) -> Iterator[dict[str, object]]:
+    yield {"name": image.name, "digest": {"sha256": image.digest}, "annotations": {"kind": "image"}}
 
 
-def _packages(work: Work) -> Iterator[dict[str, object]]:
+def _packages(layers: Sequence[LayerRecord]) -> Iterator[dict[str, object]]:
     """Every package of the suite that was installed on the image."""
-    for record in _layers(work):
+    for record in layers:
         for package in record.installed:
             yield {
                 "name": package["name"],
@@ -151,14 +148,8 @@ def _packages(work: Work) -> Iterator[dict[str, object]]:
             }
 
 
-def _layers(work: Work) -> tuple[LayerRecord, ...]:
-    """The layers that the build stood on, the lowest first."""
-    assert work.layer is not None
-    return work.context.layers.records(work.layer)
-
-
-def _wheels(work: Work) -> Iterator[dict[str, object]]:
-    told = {c.file.filename: describe(c) for chosen in work.index_wheels.values() for c in chosen}
+def _wheels(provided: Provisioned) -> Iterator[dict[str, object]]:
+    told = {c.file.filename: describe(c) for chosen in provided.index_wheels.values() for c in chosen}
     for _, item in sorted(told.items()):
         yield {
             "name": item["filename"],
@@ -168,8 +159,8 @@ def _wheels(work: Work) -> Iterator[dict[str, object]]:
         }
 
 
-def _crates(work: Work) -> Iterator[dict[str, object]]:
-    for file in sorted(work.registry_crates):
+def _crates(provided: Provisioned) -> Iterator[dict[str, object]]:
+    for file in sorted(provided.registry_crates):
         yield {
             "name": f"{file.stem}.crate",
             "digest": {"sha256": file.sha256},
@@ -180,7 +171,7 @@ def _crates(work: Work) -> Iterator[dict[str, object]]:
 # -- this run -------------------------------------------------------------------------------------------------------
 
 
-def _run(work: Work) -> dict[str, object]:
+def _run(work: Work, layers: Sequence[LayerRecord]) -> dict[str, object]:
     """All that differs between two runs with the same inputs."""
     return {
         "builder": {"id": BUILDER_ID, "version": {"lxcbuild": __version__}},
@@ -190,7 +181,7 @@ def _run(work: Work) -> dict[str, object]:
             "finishedOn": _moment(None),
         },
         "byproducts": [
-            {"name": "layers", "content": {record.key: record.digest for record in _layers(work)}},
+            {"name": "layers", "content": {record.key: record.digest for record in layers}},
             {"name": "limits-in-force", "content": dict(work.limits_in_force)},
             {"name": "checks", "content": work.checks},
             {"name": "notes", "content": list(work.notes)},

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from lxcbuild.builder.facts import Compiled, Laid, LaidPackage
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output
+from lxcbuild.builder.phases.debian_source import inside_name, source_binds
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.checks import variation
 from lxcbuild.debian.source import compilation, conversion
 from lxcbuild.debian.steps import DEBS, SOURCE, Job
 from lxcbuild.errors import LxcbuildError
-from lxcbuild.images.layer import Layer
+from lxcbuild.images.image import Image
 from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Bind, ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
@@ -32,10 +34,10 @@ _DIFFOSCOPE = (
 )  # it only recommends what opens packages and libraries
 
 
-def run(work: Work) -> None:
+def run(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> None:
     """Set ``work.checks["reproducible"]`` and tell of it; never raises for what the second build does."""
-    first = {item.name: item.sha256 for item in work.sealed}
-    files, clock, reason = _second_build(work)
+    first = {item.name: item.sha256 for item in compiled.files}
+    files, clock, reason = _second_build(work, laid)
     varied = (*variation.VARIED, *((variation.CLOCK,) if clock else ()))
     result: dict[str, object] = {
         "varied": list(varied),
@@ -52,9 +54,9 @@ def run(work: Work) -> None:
     if not differing:
         work.note(f"reproducible: a second build gave the same {len(names)} files; varied: {', '.join(varied)}")
         return
-    result["explanation"] = explained = _explain(work, files, differing)
+    result["explanation"] = explained = _explain(work, laid.project.resolved.image, compiled, files, differing)
     cause = ""
-    only_time = result["only_time"] = clock and _is_same_at_this_time(work, first, names)
+    only_time = result["only_time"] = clock and _is_same_at_this_time(work, laid, first, names)
     if only_time:
         cause = ", but only where the time is another one (a build on another day writes it down)"
     elif f"{variation.HOME}/" in explained:
@@ -63,30 +65,30 @@ def run(work: Work) -> None:
     work.note(f"not reproducible: {', '.join(differing)} differ{cause}: {head}"[:2000], warning=True)
 
 
-def _is_same_at_this_time(work: Work, first: Mapping[str, str], names: Sequence[str]) -> bool:
+def _is_same_at_this_time(work: Work, laid: Laid | LaidPackage, first: Mapping[str, str], names: Sequence[str]) -> bool:
     """Whether a third build, with the time of day and all else varied, is the same as the first."""
     try:
-        files = _build(work, (), number=3)
+        files = _build(work, laid, (), number=3)
     except PhaseFailedError:
-        work.abandon_instance()
+        work.finish_sandbox()
         return False
     return all(name in files and files[name].sha256 == first.get(name) for name in names)
 
 
-def _second_build(work: Work) -> tuple[Mapping[str, ExtractedFile] | None, bool, str]:
+def _second_build(work: Work, laid: Laid | LaidPackage) -> tuple[Mapping[str, ExtractedFile] | None, bool, str]:
     """The files, whether the clock was another, and why there are none."""
     try:
-        debs = _clock_library(work)
+        debs = _clock_library(work, laid.project.resolved.image)
     except LxcbuildError as error:
         work.note(f"the second build keeps the time of day: {error.brief}")
         debs = ()
     reason = ""
     for clock in (True, False) if debs else (False,):
         try:
-            files = _build(work, debs if clock else (), number=1 + int(clock))
+            files = _build(work, laid, debs if clock else (), number=1 + int(clock))
         except PhaseFailedError as error:
             reason = error.failure.brief
-            work.abandon_instance()
+            work.finish_sandbox()
         else:
             return files, clock, ""
         if clock:
@@ -94,23 +96,19 @@ def _second_build(work: Work) -> tuple[Mapping[str, ExtractedFile] | None, bool,
     return None, False, reason
 
 
-def _clock_library(work: Work) -> tuple[Path, ...]:
+def _clock_library(work: Work, image: Image) -> tuple[Path, ...]:
     """The package with the library for another time of day; nothing that it depends on, which the base has."""
-    assert work.image is not None
-    archive = work.context.archive_for(work.request.target)
-    layers = work.context.layers
-    resolved = layers.resolve(work.image, layers.base(work.image), archive, (variation.CLOCK_PACKAGE,))
+    layers, archive = work.context.layers, work.archive
+    resolved = layers.resolve(image, layers.base(image), archive, (variation.CLOCK_PACKAGE,))
     wanted = replace(resolved, packages=tuple(p for p in resolved.packages if p.name == variation.CLOCK_PACKAGE))
     return archive.fetch(wanted)
 
 
-def _build(work: Work, debs: Sequence[Path], *, number: int) -> Mapping[str, ExtractedFile]:
-    assert work.source is not None
-    assert work.layer is not None
-    jobs, tree = _jobs(work)
-    sources = _binds(work)
+def _build(work: Work, laid: Laid | LaidPackage, debs: Sequence[Path], *, number: int) -> Mapping[str, ExtractedFile]:
+    jobs, tree = _jobs(work, laid)
     shown = tuple(Bind(host=path, inside=f"{DEBS}/{path.name}") for path in debs)
-    instance = work.open_sandbox(work.layer.lowers, binds=(*sources, *shown), hostname=variation.HOSTNAME)
+    binds = (*_source_binds(laid), *shown)
+    instance = work.open_sandbox(laid.provided.layer.lowers, binds=binds, hostname=variation.HOSTNAME)
     _must(work, instance, Job(files={}, steps=(variation.prepare_step(),)), what="its preparation")
     one_core = cpus_allotted(work.policy) > 1
     turn = Job(files={}, steps=(variation.turn_step(tree),))
@@ -128,15 +126,14 @@ def _must(work: Work, instance: Instance, job: Job, *, what: str) -> None:
         raise fail(failure.failure_class, work.phase, f"{what}: {failure.brief}", details=failure.details)
 
 
-def _jobs(work: Work) -> tuple[tuple[Job, Job], str]:
+def _jobs(work: Work, laid: Laid | LaidPackage) -> tuple[tuple[Job, Job], str]:
     """What lays the sources out and what compiles them, elsewhere and with another number of jobs; and the tree."""
-    assert work.source is not None
+    source = laid.project.source
     allotted = cpus_allotted(work.policy)
     parallel, offline = (1 if allotted > 1 else 2), work.policy.network is not NetworkMode.PROXY
-    if work.source_package is not None:
-        package = work.source_package
+    if isinstance(laid, LaidPackage):
+        package = laid.project.package
         tree = f"{variation.HOME}/{package.tree.rsplit('/', 1)[-1]}"
-        name = work.source.path.name if work.source.path.suffix == ".dsc" else "tree.tar"
         compiling = compilation.compile_job(
             tree,
             timestamp_s=package.timestamp_s,
@@ -145,52 +142,49 @@ def _jobs(work: Work) -> tuple[tuple[Job, Job], str]:
             profiles=sourcepackage.PROFILES,
             offline=offline,
         )
-        return (sourcepackage.unpack_job(name, tree=tree), compiling), tree
-    assert work.conversion is not None
-    assert work.inspection is not None
-    plan = replace(work.conversion, home=variation.HOME)
+        return (sourcepackage.unpack_job(inside_name(source), tree=tree), compiling), tree
+    plan = replace(laid.plan, home=variation.HOME)
     compiling = compilation.compile_job(
         plan.tree,
         timestamp_s=plan.timestamp_s,
         parallel=parallel,
-        program_paths=work.program_paths,
+        program_paths=laid.provided.program_paths,
         offline=offline,
     )
-    laying = conversion.debianize_job(work.inspection, plan, archive_name=work.source.path.name)
+    laying = conversion.debianize_job(laid.project.inspection, plan, archive_name=source.path.name)
     return (laying, compiling), plan.tree
 
 
-def _binds(work: Work) -> tuple[Bind, ...]:
-    source = work.source
-    assert source is not None
-    own = source.path.name if work.source_package is None or source.path.suffix == ".dsc" else "tree.tar"
-    extra = tuple(Bind(host=path, inside=f"{SOURCE}/{path.name}") for path in source.extra_files)
-    return (Bind(host=source.path, inside=f"{SOURCE}/{own}"), *extra)
+def _source_binds(laid: Laid | LaidPackage) -> tuple[Bind, ...]:
+    source = laid.project.source
+    if isinstance(laid, LaidPackage):
+        return source_binds(source)
+    return (Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}"),)
 
 
-def _explain(work: Work, files: Mapping[str, ExtractedFile], differing: Sequence[str]) -> str:
+def _explain(
+    work: Work, image: Image, compiled: Compiled, files: Mapping[str, ExtractedFile], differing: Sequence[str]
+) -> str:
     """What diffoscope says, bounded; where it cannot be had, why."""
-    assert work.image is not None
-    first = {item.name: item for item in work.sealed}
+    first = {item.name: item for item in compiled.files}
     both = [name for name in differing if name in first and name in files]
     alone = [f"{name} came out of only one of the two builds" for name in differing if name not in both]
     if not both:
         return "\n".join(alone)
-    archive = work.context.archive_for(work.request.target)
     places = [work.workspace / "compared-1", work.workspace / "compared-2"]
     for place, found in zip(places, (first, files), strict=True):
         place.mkdir(mode=0o755)
         for name in both:
             (place / name).hardlink_to(found[name].path)
     try:
-        layer: Layer = work.context.layers.provide(work.image, archive, _DIFFOSCOPE)
+        layer = work.provide(image, _DIFFOSCOPE)
         binds = tuple(Bind(host=p, inside=i) for p, i in zip(places, variation.explain_binds(), strict=True))
         instance = work.open_sandbox(layer.lowers, binds=binds)
         run_job(work, instance, variation.explain_job(both))
         out = take_output(work, instance, work.workspace / "explained")
         work.finish_sandbox()
     except (PhaseFailedError, LxcbuildError) as error:
-        work.abandon_instance()
+        work.finish_sandbox()
         brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
         return "\n".join([*alone, f"diffoscope could not compare them: {brief}"])
     text = for_documents(result_bytes(out, variation.EXPLANATION).decode("utf-8", "replace"))

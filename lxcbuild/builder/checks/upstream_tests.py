@@ -11,6 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lxcbuild.builder.closure import LocalDeb
+from lxcbuild.builder.facts import Compiled, Inspected, Laid, LaidPackage
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.installed import hand_in, open_installed
 from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
@@ -25,8 +26,9 @@ from lxcbuild.debian.relations import translate
 from lxcbuild.debian.sourcepackage import names_provided, relations_on_others
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import DependencyError, LxcbuildError
+from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.model import FailureClass, Phase, Source
 from lxcbuild.sandbox.base import Bind
 
 #: How often tests may name what they import and nothing has told of.
@@ -36,36 +38,38 @@ _MAX_LEARNED = 10
 _NEWER_MAY_DO = (Verdict.NOT_LOADED, Verdict.USAGE)
 
 
-def run(work: Work) -> None:
+def run(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> None:
     """Set ``work.checks["tests"]``; raises ``tests-failed`` where tests fail. A project without tests gets a note."""
-    if work.source_package is not None:
+    if isinstance(laid, LaidPackage):
         work.note("tests: those of a Debian source package are its own rules' business; none were run")
         return
-    assert work.inspection is not None
     if work.override.tests == OFF:
         work.note("tests: switched off by hand for this project")
         return
-    found = _find(work)
+    found = _find(work, laid.project)
     if not found.found and work.override.tests is None:
         work.checks["tests"] = {"found": False}
         work.note("tests: the source archive holds none")
         return
-    result, tail = _until_complete(work, found.requires)
+    result, tail = _until_complete(work, laid, compiled, found.requires)
     _judge(work, result, tail)
     work.finish_sandbox()  # not before: a failure's state is kept
 
 
-def _until_complete(work: Work, requires: Sequence[str]) -> tuple[TestsRun, bytes]:
+def _until_complete(work: Work, laid: Laid, compiled: Compiled, requires: Sequence[str]) -> tuple[TestsRun, bytes]:
     """Run them, again with what their modules turn out to import, and at last with newer test tools than the suite's."""
-    assert work.inspection is not None
+    debs = [LocalDeb.read(item.path, sha256=item.sha256) for item in compiled.debs]
+    companions = work.closure.companions([deb.stanza for deb in debs])
+    installed = (*debs, *companions)
+    own = {deb.package for deb in installed}
     learned: dict[str, str | None] = {}
     newest = False
     for number in range(_ROUNDS):
-        layer = _layer(work, requires, learned, newest=newest)
-        result, tail = _run(work, layer, number=number)
+        layer = _layer(work, laid, installed, requires, learned, newest=newest)
+        result, tail = _run(work, laid.project, layer, compiled, companions, number=number)
         said = tail + "\n".join(("", *result.unloadable)).encode()
-        missing = upstreamtests.missing_modules(said, own=work.inspection.modules)
-        fresh = {} if result.ok else {p: n for p, n in _packages_of(work, missing).items() if p not in learned}
+        missing = upstreamtests.missing_modules(said, own=laid.project.inspection.modules)
+        fresh = {} if result.ok else {p: n for p, n in _packages_of(work, missing, own).items() if p not in learned}
         if number == _ROUNDS - 1 or not (fresh or (not newest and result.verdict in _NEWER_MAY_DO)):
             break
         if fresh:
@@ -120,16 +124,13 @@ def _reason(result: TestsRun, tail: bytes) -> tuple[str, str]:
     return f"the project's own tests fail: {result}", "the log has pytest's report"
 
 
-def _binds(work: Work) -> tuple[Bind, ...]:
-    assert work.source is not None
-    return (Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}"),)
+def _bind(source: Source) -> Bind:
+    return Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}")
 
 
-def _find(work: Work) -> upstreamtests.TestsFound:
-    assert work.image is not None
-    assert work.source is not None
-    instance = work.open_sandbox((work.image.path,), binds=_binds(work))
-    run_job(work, instance, upstreamtests.find_job(work.source.path.name))
+def _find(work: Work, project: Inspected) -> upstreamtests.TestsFound:
+    instance = work.open_sandbox((project.resolved.image.path,), binds=(_bind(project.source),))
+    run_job(work, instance, upstreamtests.find_job(project.source.path.name))
     files = take_output(work, instance, work.workspace / "tests-found")
     found = upstreamtests.parse_found(result_bytes(files, upstreamtests.FOUND))
     if isinstance(found, StepFailure):
@@ -138,10 +139,9 @@ def _find(work: Work) -> upstreamtests.TestsFound:
     return found
 
 
-def _packages_of(work: Work, modules: Sequence[str]) -> dict[str, str | None]:
+def _packages_of(work: Work, modules: Sequence[str], own: Collection[str]) -> dict[str, str | None]:
     """The suite's packages of modules that tests could not import, and their projects; never what is being tested."""
-    contents = work.context.contents_for(work.request.target)
-    own = {deb.package for deb in (*_debs(work), *_companions(work))}
+    contents = work.contents
     found: dict[str, str | None] = {}
     for name in modules[:_MAX_LEARNED]:
         package = next((p for p in contents.modules(name) if p.startswith("python3-") and p not in own), None)
@@ -152,75 +152,80 @@ def _packages_of(work: Work, modules: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def _layer(work: Work, requires: Sequence[str], learned: Mapping[str, str | None], *, newest: bool) -> Layer:
+def _layer(
+    work: Work,
+    laid: Laid,
+    installed: Sequence[LocalDeb],
+    requires: Sequence[str],
+    learned: Mapping[str, str | None],
+    *,
+    newest: bool,
+) -> Layer:
     """What the package declares, what its tests need of the suite, and on top what only the index has (``newest``: all of what
     tests need). What neither has is told and left out: tests that need it say so."""
-    assert work.image is not None
-    own = {deb.package for deb in (*_debs(work), *_companions(work))}
-    relations, roots = _mapped(work, requires, own)
-    more = _satisfiable(work, [package for package in (*learned, *upstreamtests.COMMON) if package not in own])
-    archive = work.context.archive_for(work.request.target)
-    below = work.context.layers.provide(work.image, archive, _declared(work), (*relations, *more))
+    image, own = laid.project.resolved.image, {deb.package for deb in installed}
+    relations, roots = _mapped(work, laid, requires, own)
+    more = [package for package in (*learned, *upstreamtests.COMMON) if package not in own]
+    below = work.provide(image, _declared(installed), (*relations, *_satisfiable(work, image, more)))
     if newest:
         roots = list(dict.fromkeys((*roots, *relations.values(), *filter(None, learned.values()))))
-    return _with_wheels(work, below, roots) if roots else below
+    return _with_wheels(work, laid.project, below, roots) if roots else below
 
 
-def _mapped(work: Work, requires: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+def _mapped(work: Work, laid: Laid, requires: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Relations for what the suite has of the test requirements, with the requirement that each stands for; and the others."""
-    assert work.image is not None
-    assert work.inspection is not None
-    requires_dist = work.inspection.requires_dist or ()
+    image, known = laid.project.resolved.image, names(work, laid.provided.layer)
+    requires_dist = laid.project.inspection.requires_dist or ()
     extras, besides = upstreamtests.wanted(work.name, requires_dist, requires)
     relations: dict[str, str] = {}
     roots: dict[str, None] = {}
     for text in (*_of_extras(requires_dist), *besides):
-        found = translate([text], python=target_python(work), names=names(work), extras=extras)
+        found = translate([text], python=target_python(image), names=known, extras=extras)
         if not found.relations and not found.unmapped:
             continue  # not on this Python, or of another extra
         plain = Requirement(text)
         plain.marker = None
         asked = [str(relation) for relation in found.relations if relation.package not in own]
-        if found.unmapped or not all(_can_be_had(work, relation) for relation in asked):
+        if found.unmapped or not all(_can_be_had(work, image, relation) for relation in asked):
             roots[str(plain)] = None
         else:
             relations |= dict.fromkeys(asked, str(plain))
     return relations, list(roots)
 
 
-def _can_be_had(work: Work, relation: str) -> bool:
-    assert work.image is not None
-    layers, archive = work.context.layers, work.context.archive_for(work.request.target)
+def _can_be_had(work: Work, image: Image, relation: str) -> bool:
+    layers = work.context.layers
     try:
-        layers.resolve(work.image, layers.base(work.image), archive, (relation,))
+        layers.resolve(image, layers.base(image), work.archive, (relation,))
     except DependencyError:
         return False
     return True
 
 
-def _satisfiable(work: Work, relations: Sequence[str]) -> tuple[str, ...]:
+def _satisfiable(work: Work, image: Image, relations: Sequence[str]) -> tuple[str, ...]:
     """Those that the suite can satisfy each for itself; the others are told of, and left out."""
     found = []
     for relation in relations:
-        if _can_be_had(work, relation):
+        if _can_be_had(work, image, relation):
             found.append(relation)
         else:
             work.note(f"tests: left out {relation}: the suite cannot satisfy it", warning=True)
     return tuple(found)
 
 
-def _with_wheels(work: Work, below: Layer, roots: Sequence[str]) -> Layer:
+def _with_wheels(work: Work, project: Inspected, below: Layer, roots: Sequence[str]) -> Layer:
     """The largest part of the requirements that the index can provide; never the project itself."""
 
     def choose(wanted: Sequence[str]) -> Layer:
-        sets = backends.choose(work, below, wanted, constraints=())
+        sets = backends.choose(work, project, below, wanted, constraints=())
         kept = {
             python: tuple(c for c in chosen if canonicalize_name(c.name) != canonicalize_name(work.name))
             for python, chosen in sets.items()
         }
         for item in {str(chosen): None for chosen_set in kept.values() for chosen in chosen_set}:
             work.note(f"test requirement from the index: {item}")
-        return replace(below, lowers=work.context.wheels.provide(work.image, below, kept).layer.lowers)  # type: ignore[arg-type]
+        made = work.context.wheels.provide(project.resolved.image, below, kept)
+        return replace(below, lowers=made.layer.lowers)
 
     try:
         return choose(roots)
@@ -253,31 +258,21 @@ def _of_extras(requires_dist: Sequence[str]) -> list[str]:
     return kept
 
 
-def _debs(work: Work) -> list[LocalDeb]:
-    return [LocalDeb.read(item.path, sha256=item.sha256) for item in work.sealed if item.name.endswith(".deb")]
-
-
-def _companions(work: Work) -> tuple[LocalDeb, ...]:
-    return work.closure.companions([deb.stanza for deb in _debs(work)])
-
-
-def _declared(work: Work) -> tuple[str, ...]:
-    stanzas = [deb.stanza for deb in (*_debs(work), *_companions(work))]
+def _declared(installed: Sequence[LocalDeb]) -> tuple[str, ...]:
+    stanzas = [deb.stanza for deb in installed]
     own = names_provided(stanzas)
     return tuple(sorted({clause for item in stanzas for clause in relations_on_others(item.get("Depends", ""), own)}))
 
 
-def _run(work: Work, layer: Layer, *, number: int) -> tuple[TestsRun, bytes]:
+def _run(
+    work: Work, project: Inspected, layer: Layer, compiled: Compiled, companions: Sequence[LocalDeb], *, number: int
+) -> tuple[TestsRun, bytes]:
     """What came out, and the end of what was printed."""
-    assert work.source is not None
-    assert work.inspection is not None
-    debs = [item for item in work.sealed if item.name.endswith(".deb")]
-    companions = _companions(work)
-    shown = hand_in(work, debs, name=f"debs-for-tests-{number}")
+    shown = hand_in(work, compiled.debs, name=f"debs-for-tests-{number}")
     for deb in companions:
         deb.copy_to(shown)
-    instance = open_installed(work, layer.lowers, shown, binds=_binds(work))
-    job = upstreamtests.run_job(work.source.path.name, work.inspection.modules, command=work.override.tests)
+    instance = open_installed(work, layer.lowers, shown, binds=(_bind(project.source),))
+    job = upstreamtests.run_job(project.source.path.name, project.inspection.modules, command=work.override.tests)
     tail = run_job(work, instance, job).tail
     files = take_output(work, instance, work.workspace / f"tests-{number}")
     result = upstreamtests.parse_run(result_bytes(files, upstreamtests.RESULT))

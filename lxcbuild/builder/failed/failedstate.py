@@ -27,7 +27,7 @@ from lxcbuild.images.image import ImageRecord
 from lxcbuild.ledger.records import is_id_part
 from lxcbuild.model import Converter, Failure, Phase, Target
 from lxcbuild.policy import Policy
-from lxcbuild.sandbox.base import Bind, User
+from lxcbuild.sandbox.base import Bind, Instance, Step, User
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
 
@@ -119,7 +119,7 @@ def keep(work: Work, failure: Failure) -> None:
         fresh = work.workspace / "failed-state"
         shutil.rmtree(fresh, ignore_errors=True)  # of an attempt before this one
         fresh.mkdir(mode=0o700)
-        _fill(work, failure, fresh, retention)
+        _fill(work, work.instance, work.last_step, failure, fresh, retention)
         dirs.failed.mkdir(parents=True, exist_ok=True, mode=0o700)
         final = dirs.failed / work.build_id
         if final.exists():
@@ -130,11 +130,8 @@ def keep(work: Work, failure: Failure) -> None:
         work.note(f"the state of the failure is not kept: {error}")
 
 
-def _fill(work: Work, failure: Failure, fresh: Path, retention: FailedStates) -> None:
-    instance, step, dirs = work.instance, work.last_step, work.context.dirs
-    assert instance is not None
-    assert step is not None
-    lowers = tuple(_lower_ref(dirs, path) for path in instance.spec.lowers)
+def _fill(work: Work, instance: Instance, step: Step, failure: Failure, fresh: Path, retention: FailedStates) -> None:
+    lowers = tuple(_lower_ref(work.context.dirs, path) for path in instance.spec.lowers)
     upper = work.workspace / "failed-upper"
     try:
         instance.save_delta(upper, max_bytes=retention.max_each_bytes)

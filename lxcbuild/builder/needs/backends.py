@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lxcbuild.builder.facts import Inspected, Provisioned, Resolved
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output
-from lxcbuild.builder.needs.naming import target_python
 from lxcbuild.builder.work import Work
 from lxcbuild.config.overrides import Override
 from lxcbuild.debian.relations import TargetPython
@@ -26,6 +26,7 @@ from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import DependencyError
 from lxcbuild.files import write_whole
+from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.wheels import LAYOUT_VERSION
 from lxcbuild.pypi.files.identity import split_sdist_name
@@ -41,18 +42,18 @@ _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{1,250}\.whl")
 
 
 def choose(
-    work: Work, below: Layer, roots: Sequence[str], *, constraints: Sequence[str], depth: int = 0
+    work: Work, project: Inspected, below: Layer, roots: Sequence[str], *, constraints: Sequence[str]
 ) -> dict[str, tuple[Chosen, ...]]:
     """By Python (``3.11``), the releases that the roots need; ``below`` says which Pythons and C library there are.
 
     Raises :class:`DependencyError` and what fetching raises.
     """
     sets = {}
-    for version in pythons(work, below):
-        environment = target_environment(work, below, version)
+    for version in pythons(project, below):
+        environment = target_environment(project.resolved.image, below, version)
 
         def make(file: IndexFile, version: str = version) -> Path:
-            return _wheel_of_source(work, file, version, depth=depth + 1)
+            return _wheel_of_source(work, project.resolved, file, version, depth=1)
 
         sets[_short(version)] = resolve_build_set(
             roots,
@@ -64,21 +65,19 @@ def choose(
     return sets
 
 
-def pythons(work: Work, layer: Layer) -> tuple[str, ...]:
+def pythons(project: Inspected, layer: Layer) -> tuple[str, ...]:
     """Versions of the Pythons that the project will be built for: one serves pure projects, the default comes first."""
-    assert work.image is not None
-    assert work.inspection is not None
-    default = work.image.python_version
-    if not work.inspection.compiled:
+    default = project.resolved.image.python_version
+    if not project.inspection.compiled:
         return (default,)
     installed = {match[1] for p in layer.packages if (match := re.fullmatch(r"python(3\.\d+)", p.name))}
     others = sorted(installed - {_short(default)}, key=lambda text: int(text.partition(".")[2]))
     return (default, *others)
 
 
-def target_environment(work: Work, layer: Layer, version: str) -> TargetEnvironment:
+def target_environment(image: Image, layer: Layer, version: str) -> TargetEnvironment:
     """Markers and tags of one Python of the target."""
-    markers = TargetPython(version, target_python(work).architecture).environment()
+    markers = TargetPython(version, image.target.architecture).environment()
     return TargetEnvironment(
         markers=markers,
         tags=target_tags(python_version=version, machine=markers["platform_machine"], glibc=_glibc(layer)),
@@ -105,13 +104,11 @@ def _plain(requirements: Sequence[str]) -> tuple[str, ...]:
 # -- what a backend asks for ----------------------------------------------------------------------------------------
 
 
-def ask(work: Work) -> BackendAnswer:
+def ask(work: Work, project: Inspected, provided: Provisioned) -> BackendAnswer:
     """What the project's backend wants beyond what is written down, on the layers so far."""
-    assert work.source is not None
-    assert work.inspection is not None
-    assert work.layer is not None
+    source, layer, paths = project.source, provided.layer, provided.program_paths
     answer, _ = _run_backend(
-        work, work.source.path, work.inspection, work.layer, work.program_paths, version=work.source.version
+        work, source.path, project.inspection, layer, paths, version=source.version, by_hand=work.override
     )
     return answer
 
@@ -124,10 +121,9 @@ def _run_backend(
     program_paths: Sequence[str],
     *,
     version: str,
+    by_hand: Override,
     keep_wheel: Path | None = None,
 ) -> tuple[BackendAnswer, Path | None]:
-    own = work.source is not None and archive == work.source.path  # not what is built for this build
-    by_hand = work.override if own else Override()
     environment = {**BASE_ENVIRONMENT, **version_environment(version), **path_environment(program_paths)}
     job = asking.ask_job(
         inspection,
@@ -157,27 +153,29 @@ def _run_backend(
 # -- wheels of source archives --------------------------------------------------------------------------------------
 
 
-def _wheel_of_source(work: Work, file: IndexFile, version: str, *, depth: int) -> Path:
+def _wheel_of_source(work: Work, resolved: Resolved, file: IndexFile, version: str, *, depth: int) -> Path:
     """Build the wheel of a release that has none which fits; its own build requirements come from the index as well."""
-    assert work.image is not None
+    image = resolved.image
     if depth > _MAX_DEPTH:
         raise DependencyError(f"{file.filename} would be built for a build for a build: that is too deep")
-    if _short(version) != _short(work.image.python_version):
+    if _short(version) != _short(image.python_version):
         raise DependencyError(f"{file.filename} can be built for the suite's default Python only")
     archive = work.context.index.fetch(file)
-    facts = ["wheel", archive.parent.name, work.image.digest, version, LAYOUT_VERSION]
+    facts = ["wheel", archive.parent.name, image.digest, version, LAYOUT_VERSION]
     kept = work.context.dirs.downloads / "built-wheels" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     made = sorted(kept.glob("*.whl"))
     if made:
         return made[0]
     work.note(f"{file.filename} has no wheel for {work.request.target}: one is built in a sandbox")
-    inspection = _inspect(work, archive)
+    inspection = _inspect(work, image, archive)
     asked: dict[str, None] = dict.fromkeys(_plain(inspection.build_requires))
     for _ in range(_MAX_HOOK_ROUNDS):
-        layer, paths = _layer_for(work, tuple(asked), depth)
+        layer, paths = _layer_for(work, resolved, tuple(asked), depth)
         release = split_sdist_name(file.filename)
         text = str(release[1]) if release else inspection.version or "0"
-        answer, wheel = _run_backend(work, archive, inspection, layer, paths, version=text, keep_wheel=kept)
+        answer, wheel = _run_backend(
+            work, archive, inspection, layer, paths, version=text, by_hand=Override(), keep_wheel=kept
+        )
         if wheel is not None:
             return wheel
         fresh = [item for item in answer.requires if item not in asked]
@@ -187,10 +185,9 @@ def _wheel_of_source(work: Work, file: IndexFile, version: str, *, depth: int) -
     raise DependencyError(f"no wheel can be built of {file.filename}", details=answer.error)
 
 
-def _inspect(work: Work, archive: Path) -> Inspection:
-    assert work.image is not None
+def _inspect(work: Work, image: Image, archive: Path) -> Inspection:
     bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
-    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    instance = work.open_sandbox((image.path,), binds=(bind,))
     run_job(work, instance, inspecting.inspect_job(archive.name))
     destination = work.workspace / "inspect-requirement"
     shutil.rmtree(destination, ignore_errors=True)
@@ -202,24 +199,22 @@ def _inspect(work: Work, archive: Path) -> Inspection:
     return found
 
 
-def _layer_for(work: Work, requirements: Sequence[str], depth: int) -> tuple[Layer, tuple[str, ...]]:
-    assert work.image is not None
-    assert work.recipe is not None
-    archive = work.context.archive_for(work.request.target)
-    tools = ("build-essential", "python3-all-dev")
-    below = work.context.layers.provide(work.image, archive, work.recipe.toolchain, tools)
-    default = work.image.python_version
+def _layer_for(
+    work: Work, resolved: Resolved, requirements: Sequence[str], depth: int
+) -> tuple[Layer, tuple[str, ...]]:
+    below = work.provide(resolved.image, resolved.recipe.toolchain, ("build-essential", "python3-all-dev"))
+    default = resolved.image.python_version
 
     def make(file: IndexFile) -> Path:
-        return _wheel_of_source(work, file, default, depth=depth + 1)
+        return _wheel_of_source(work, resolved, file, default, depth=depth + 1)
 
     sets: Mapping[str, tuple[Chosen, ...]] = {
         _short(default): resolve_build_set(
             requirements,
             index=work.context.index,
-            target=target_environment(work, below, default),
+            target=target_environment(resolved.image, below, default),
             make_wheel=make,
         )
     }
-    made = work.context.wheels.provide(work.image, below, sets)
+    made = work.context.wheels.provide(resolved.image, below, sets)
     return made.layer, made.program_paths

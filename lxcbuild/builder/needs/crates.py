@@ -1,7 +1,7 @@
 """Rust crates for one build: from its own archive, from Debian's packages, or from the administrator's registry.
 
-:func:`relations` decides before the build layer is made, :func:`settle` has cargo try the decision in a sandbox on that layer, or
-fetches. What cannot be had ends the build here, with the crates named; while it compiles, nothing is fetched.
+:func:`relations` decides before the build layer is made, :func:`ensure_crates` has cargo try the decision in a sandbox on that
+layer, or fetches. What cannot be had ends the build here, with the crates named; while it compiles, nothing is fetched.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from lxcbuild.builder.facts import Inspected, Provisioned
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import result_bytes, run_job
 from lxcbuild.builder.work import Work
@@ -23,7 +24,9 @@ from lxcbuild.debian.steps import SOURCE, Job
 from lxcbuild.errors import DependencyError
 from lxcbuild.files import sha256_of, write_whole
 from lxcbuild.images.crates import CrateFile, CrateLayers, crates_key
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.images.image import Image
+from lxcbuild.images.layer import Layer
+from lxcbuild.model import FailureClass, Phase, Source
 from lxcbuild.policy import NetworkMode, OutputLimits, Policy
 from lxcbuild.sandbox.base import Bind, ExtractedFile
 
@@ -33,44 +36,48 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _LIMITS = OutputLimits(max_files=1000, max_bytes=1024**3, max_file_bytes=256 * 1024**2, max_depth=1)
 
 
-def relations(work: Work, wanted: Sequence[str]) -> tuple[str, ...]:
-    """``wanted`` with the Rust that is chosen in place of the usual one, and Debian's packages of crates behind."""
-    found = work.inspection.crates if work.inspection is not None else None
+def relations(
+    work: Work, project: Inspected, supply: CrateSupply | None, wanted: Sequence[str]
+) -> tuple[tuple[str, ...], CrateSupply | None]:
+    """``wanted`` with the chosen Rust in place of the usual one, and Debian's packages of crates behind.
+
+    And how the build gets its crates, which is decided here where it was not before."""
+    found = project.inspection.crates
     if not {"cargo", "rustc"}.intersection(wanted):
-        return tuple(wanted)
-    if work.crates is None:
+        return tuple(wanted), supply
+    if supply is None:
         _require_rust(work, found)
-        work.crates = _decide(work, found) if found is not None else CrateSupply(supply=Supply.NONE)
-    work.rust_packages = _toolchain(work, found)
-    names = dict(zip(("rustc", "cargo"), work.rust_packages, strict=True))
-    return tuple(dict.fromkeys((*(names.get(item, item) for item in wanted), *work.crates.relations)))
+        supply = _decide(work, project.resolved.image, found) if found else CrateSupply(supply=Supply.NONE)
+    names = dict(zip(("rustc", "cargo"), _toolchain(work, found, supply), strict=True))
+    return tuple(dict.fromkeys((*(names.get(item, item) for item in wanted), *supply.relations))), supply
 
 
-def settle(work: Work) -> bool:
+def ensure_crates(work: Work, project: Inspected, provided: Provisioned) -> Provisioned:
     """On the finished build layer: make sure that cargo finds every crate, so that nothing is compiled in vain.
 
-    Whether the layer has to be made again, because Debian's crates turned out not to fit together.
+    Where Debian's crates turn out not to fit together, the lessons have another supply, and the layer has to be made again.
     """
-    supply = work.crates
-    if supply is None:
-        return False
+    supply, found = provided.lessons.crates, project.inspection.crates
+    if supply is None or found is None:
+        return provided
+    if supply.supply is Supply.FETCHED:
+        return _with_fetched(work, project, found, provided)
     if supply.supply is Supply.SUITE and not supply.tried:
-        said = _try_suite(work, supply)
-        if said is not None:
-            brief = f"{work.request.target} has no set of crates that satisfies cargo"
-            work.crates = _elsewhere(work, brief, said, missing=cratejobs.crate_names(said))
-            return True
-    elif supply.supply is Supply.FETCHED:
-        _fetch(work)
-    return False
+        supply = _try_suite(work, project, found, provided, supply)
+        return replace(provided, lessons=replace(provided.lessons, crates=supply))
+    return provided
+
+
+def is_same_supply(first: CrateSupply | None, second: CrateSupply | None) -> bool:
+    """Whether both get their crates from the same place, or neither has any."""
+    return (first and first.supply) is (second and second.supply)
 
 
 # -- before the layer -----------------------------------------------------------------------------------------------
 
 
 def _candidates(work: Work) -> Mapping[str, str]:
-    archive = work.context.archive_for(work.request.target)
-    return archive.candidates([name for pair in crates.TOOLCHAINS for name in pair])
+    return work.archive.candidates([name for pair in crates.TOOLCHAINS for name in pair])
 
 
 def _require_rust(work: Work, found: Crates | None) -> None:
@@ -87,10 +94,9 @@ def _require_rust(work: Work, found: Crates | None) -> None:
     )
 
 
-def _toolchain(work: Work, found: Crates | None) -> tuple[str, str]:
+def _toolchain(work: Work, found: Crates | None, supply: CrateSupply) -> tuple[str, str]:
     """The suite's own Rust for the suite's crates, where it is new enough; otherwise the newest there is."""
-    suite = work.crates is not None and work.crates.supply is Supply.SUITE
-    enough = found.needed_rust if suite and found is not None else None
+    enough = found.needed_rust if supply.supply is Supply.SUITE and found is not None else None
     chosen = crates.choose_toolchain(_candidates(work), enough=enough)
     return chosen[0] if chosen is not None else crates.TOOLCHAINS[0]  # apt says that there is none
 
@@ -99,7 +105,7 @@ def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def _decide(work: Work, found: Crates) -> CrateSupply:
+def _decide(work: Work, image: Image, found: Crates) -> CrateSupply:
     if found.vendored is not None:
         work.note(f"the source archive brings its crates: {found.vendored}")
         return CrateSupply(supply=Supply.VENDORED)
@@ -107,15 +113,15 @@ def _decide(work: Work, found: Crates) -> CrateSupply:
     wanted = crates.wanted_from_registry(found, architecture)
     if not wanted:
         return CrateSupply(supply=Supply.NONE)
-    archive = work.context.archive_for(work.request.target)
-    match = crates.match_suite(wanted, archive.candidates(crates.package_names(wanted)))
+    match = crates.match_suite(wanted, work.archive.candidates(crates.package_names(wanted)))
     if match.missing:
         shown = ", ".join(map(str, match.missing[:_NAMED])) + (" ..." if len(match.missing) > _NAMED else "")
         brief = f"{work.request.target} has no packages of the Rust crates {shown}"
-        return _elsewhere(work, brief, "\n".join(map(str, match.missing)), missing=())
-    impossible = _impossible(work, match.relations)
+        return _elsewhere(work, found, brief, "\n".join(map(str, match.missing)), missing=())
+    impossible = _impossible(work, image, match.relations)
     if impossible is not None:
-        return _elsewhere(work, f"{work.request.target} has crates that cannot be installed", impossible, missing=())
+        brief = f"{work.request.target} has crates that cannot be installed"
+        return _elsewhere(work, found, brief, impossible, missing=())
     for name, changes in sorted(match.relaxed.items()):
         for before, after in sorted(changes.items()):
             work.note(f"the crate {name} {before} is asked for: taken as {after}, which the suite has")
@@ -124,26 +130,23 @@ def _decide(work: Work, found: Crates) -> CrateSupply:
     )
 
 
-def _impossible(work: Work, wanted: Sequence[str]) -> str | None:
-    assert work.image is not None
-    layers, archive = work.context.layers, work.context.archive_for(work.request.target)
+def _impossible(work: Work, image: Image, wanted: Sequence[str]) -> str | None:
+    layers = work.context.layers
     try:
-        layers.resolve(work.image, layers.base(work.image), archive, wanted)
+        layers.resolve(image, layers.base(image), work.archive, wanted)
     except DependencyError as error:
         return error.details or error.brief
     return None
 
 
-def _elsewhere(work: Work, brief: str, details: str, *, missing: Sequence[str]) -> CrateSupply:
+def _elsewhere(work: Work, found: Crates, brief: str, details: str, *, missing: Sequence[str]) -> CrateSupply:
     """What is left when the suite does not have the crates: the registry, doing without, or the end."""
-    assert work.inspection is not None
-    assert work.inspection.crates is not None
     if missing:
         brief = f"{brief}: {', '.join(missing)}"
     if not work.request.strict_debian and load_cargo_settings() is not None:
         work.note(f"{brief}: all crates are fetched from the registry")
         return CrateSupply(supply=Supply.FETCHED)
-    if work.inspection.crates.optional:
+    if found.optional:
         work.note(f"{brief}: built without its Rust parts, which it calls optional", warning=True)
         return CrateSupply(supply=Supply.NONE)
     raise fail(
@@ -161,36 +164,31 @@ def _elsewhere(work: Work, brief: str, details: str, *, missing: Sequence[str]) 
 # -- on the layer ---------------------------------------------------------------------------------------------------
 
 
-def _try_suite(work: Work, supply: CrateSupply) -> str | None:
-    """Let cargo resolve from Debian's crates; sets the patch, or returns what cargo says against it."""
-    assert work.inspection is not None
-    assert work.inspection.crates is not None
+def _try_suite(
+    work: Work, project: Inspected, found: Crates, provided: Provisioned, supply: CrateSupply
+) -> CrateSupply:
+    """Let cargo resolve from Debian's crates; with the patch, or another supply where cargo says something against it."""
     job = cratejobs.suite_job(
-        work.inspection.crates,
-        _archive_name(work),
+        found,
+        project.source.path.name,
         relaxed=supply.relaxed,
         architecture=work.request.target.architecture,
         patches=work.override.patches,
     )
-    files = _run(work, job, work.policy)
+    files = _run(work, project.source, provided.layer, job, work.policy)
     answer = cratejobs.parse_answer(result_bytes(files, cratejobs.RESULT))
     if answer.error is not None:
-        return answer.error
+        brief = f"{work.request.target} has no set of crates that satisfies cargo"
+        return _elsewhere(work, found, brief, answer.error, missing=cratejobs.crate_names(answer.error))
     patch = Patch(_PATCH, answer.patch) if answer.patch else None
-    work.crates = replace(supply, patch=patch, tried=True)
-    return None
+    return replace(supply, patch=patch, tried=True)
 
 
-def _archive_name(work: Work) -> str:
-    assert work.source is not None
-    return work.source.path.name
-
-
-def _run(work: Work, job: Job, policy: Policy, *, binds: Sequence[Bind] = ()) -> dict[str, ExtractedFile]:
-    assert work.source is not None
-    assert work.layer is not None
-    source = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
-    instance = work.open_sandbox(work.layer.lowers, binds=(source, *binds), policy=policy)
+def _run(
+    work: Work, source: Source, layer: Layer, job: Job, policy: Policy, *, binds: Sequence[Bind] = ()
+) -> dict[str, ExtractedFile]:
+    shown = Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}")
+    instance = work.open_sandbox(layer.lowers, binds=(shown, *binds), policy=policy)
     run_job(work, instance, job)
     destination = work.workspace / "crates"
     shutil.rmtree(destination, ignore_errors=True)
@@ -203,23 +201,18 @@ def _run(work: Work, job: Job, policy: Policy, *, binds: Sequence[Bind] = ()) ->
 # -- from the registry ----------------------------------------------------------------------------------------------
 
 
-def _fetch(work: Work) -> None:
+def _with_fetched(work: Work, project: Inspected, found: Crates, provided: Provisioned) -> Provisioned:
     """Put the crates of the lock file on top of the build layer, from the cache or from the registry."""
-    assert work.inspection is not None
-    assert work.inspection.crates is not None
-    assert work.image is not None
-    assert work.layer is not None
-    found = work.inspection.crates
     settings = load_cargo_settings()
     assert settings is not None, "without a registry nothing is fetched"
-    files = _from_cache(work, found) or _from_registry(work, found, settings)
-    work.registry_crates = tuple(files)
+    files = _from_cache(work, found) or _from_registry(work, project.source, provided.layer, found, settings)
     layers = CrateLayers(work.context.layers, work.context.backend, work.monitor)
-    work.layer = work.using(layers.provide(work.image, work.layer, files))
+    layer = work.using(layers.provide(project.resolved.image, provided.layer, files))
     digest = crates_key("", files)[:16]
     work.note(f"{len(files)} crates from the registry, set {digest}; the log has the list")
     for file in files:
         work.log.remark(f"crate from the registry: {file.name} {file.version} sha256:{file.sha256}")
+    return replace(provided, layer=layer, registry_crates=tuple(files))
 
 
 def _cache(work: Work, sha256: str) -> Path:
@@ -236,19 +229,19 @@ def _from_cache(work: Work, found: Crates) -> list[CrateFile]:
     return files
 
 
-def _from_registry(work: Work, found: Crates, settings: CargoSettings) -> list[CrateFile]:
+def _from_registry(work: Work, source: Source, layer: Layer, found: Crates, settings: CargoSettings) -> list[CrateFile]:
     policy = replace(work.policy, network=NetworkMode.PROXY, proxy_hosts=settings.proxy_hosts)
     certificates = _CERTIFICATES if _CERTIFICATES.is_file() else None
     job = cratejobs.fetch_job(
         found,
-        _archive_name(work),
+        source.path.name,
         registry=settings.registry,
         certificates=certificates is not None,
         patches=work.override.patches,
     )
     binds = (Bind(host=certificates, inside=cratejobs.CERTIFICATES),) if certificates is not None else ()
     try:
-        extracted = _run(work, job, policy, binds=binds)
+        extracted = _run(work, source, layer, job, policy, binds=binds)
     except PhaseFailedError as error:
         if error.failure.failure_class is not FailureClass.NETWORK_DENIED:
             raise

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
+from lxcbuild.builder.facts import Inspected, Resolved
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import result_bytes, run_job, take_output
 from lxcbuild.builder.needs.naming import names, target_python
@@ -19,8 +20,9 @@ from lxcbuild.debian.source import inspection as inspecting
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.debian.versions import upstream_of
 from lxcbuild.errors import DependencyError, LxcbuildError, UnknownProjectError
+from lxcbuild.images.image import Image
 from lxcbuild.model import FailureClass, Phase
-from lxcbuild.pypi.index.model import IndexFile
+from lxcbuild.pypi.index.model import IndexFile, Release
 from lxcbuild.pypi.versions.required import read_requirements
 from lxcbuild.pypi.versions.runtimeset import Root, RuntimeRules, RuntimeSet, Shipped, resolve_runtime_set
 from lxcbuild.pypi.versions.selection import releases_by_version
@@ -42,38 +44,36 @@ class Missing(Struct, frozen=True):
         return f"{self.requirement} ({self.reason})"
 
 
-def is_incomplete(work: Work) -> bool:
-    """Whether the sources do not tell for sure what the project requires, and the index may know."""
-    assert work.inspection is not None
-    return work.release is not None and work.release.has_wheels and work.inspection.requires_dist_from in _HEARSAY
+def incomplete(project: Inspected) -> Release | None:
+    """The release of which the index may know what the sources do not tell for sure: what it requires."""
+    origin = project.resolved.origin
+    hearsay = project.inspection.requires_dist_from in _HEARSAY
+    return origin if hearsay and isinstance(origin, Release) and origin.has_wheels else None
 
 
-def complete(work: Work) -> None:
-    """Take what a wheel of the same release says that it requires."""
-    assert work.inspection is not None
-    release = work.release
-    assert release is not None
+def completed(work: Work, project: Inspected, release: Release) -> Inspected:
+    """The project with what a wheel of the same release says that it requires."""
     try:
         listed = releases_by_version(release.name, work.context.index.files(release.name))
     except UnknownProjectError:
-        return
+        return project
     same = next((item for item in listed if str(item.version) == release.version), None)
     try:
         found = read_requirements(work.context.index, same, read_sdist=lambda _: None) if same is not None else None
     except LxcbuildError as error:
         work.note(f"what it requires is not certain before it is built: {error.brief}")
-        return
-    if found is not None:
-        work.inspection = replace(work.inspection, requires_dist=found, requires_dist_from="a wheel of the release")
+        return project
+    if found is None:
+        return project
+    read = replace(project.inspection, requires_dist=found, requires_dist_from="a wheel of the release")
+    return replace(project, inspection=read)
 
 
-def missing(work: Work, *, others: Sequence[str] = ()) -> list[Missing]:
+def missing(work: Work, project: Inspected, *, others: Sequence[str] = ()) -> list[Missing]:
     """Requirements of the project itself that the suite lacks or has too old. ``others`` are projects that are built anyway."""
-    assert work.inspection is not None
-    assert work.source is not None
-    python, suite = target_python(work), Suite(work, work.override.names)
+    python, suite = target_python(project.resolved.image), Suite(work, project.resolved, work.override.names)
     found = []
-    for text in work.inspection.requires_dist or ():
+    for text in project.inspection.requires_dist or ():
         try:
             requirement = Requirement(text)
             if not python.applies(requirement):
@@ -81,7 +81,7 @@ def missing(work: Work, *, others: Sequence[str] = ()) -> list[Missing]:
         except (InvalidRequirement, ValueError):
             continue  # it is refused when relations are made of it
         name = canonical_or_none(requirement.name)
-        if name is None or name == work.source.name:
+        if name is None or name == project.source.name:
             continue
         plain = str(Requirement(f"{requirement.name}{requirement.specifier}")) if requirement.url is None else text
         shipped = suite.shipped(name)
@@ -109,40 +109,40 @@ def refuse(work: Work, absent: Sequence[Missing]) -> PhaseFailedError:
     )
 
 
-def resolve(works: Sequence[Work], caps: Ceilings) -> RuntimeSet:
-    """One set for all of them, with all that it needs. ``works`` are inspected, and for one target.
+def resolve(projects: Sequence[tuple[Work, Inspected]], caps: Ceilings) -> RuntimeSet:
+    """One set for all of them, with all that it needs; they are for one target.
 
     Raises :class:`PhaseFailedError` of class ``dep-missing``, and what the index raises.
     """
-    first = works[0]
-    suite = Suite(first, {name: package for work in works for name, package in work.override.names.items()})
+    first, resolved = projects[0][0], projects[0][1].resolved
+    by_hand = {name: package for work, _ in projects for name, package in work.override.names.items()}
     rules = RuntimeRules(
-        markers=target_python(first).environment(),
-        shipped=suite.shipped,
-        read_sdist=lambda file: _read_sdist(first, file),
+        markers=target_python(resolved.image).environment(),
+        shipped=Suite(first, resolved, by_hand).shipped,
+        read_sdist=lambda file: _read_sdist(first, resolved.image, file),
         distribution=str(first.request.target),
         allow_newer=first.request.newer_than_official,
         preferred=first.context.pins,
         caps=caps,
     )
     try:
-        return resolve_runtime_set([_root(work) for work in works], index=first.context.index, rules=rules)
+        roots = [_root(project) for _, project in projects]
+        return resolve_runtime_set(roots, index=first.context.index, rules=rules)
     except DependencyError as error:
         raise _unresolved(first, error) from None
 
 
-def _root(work: Work) -> Root:
-    assert work.inspection is not None
-    assert work.source is not None
+def _root(project: Inspected) -> Root:
+    source = project.source
     try:
-        version = Version(work.source.version)
+        version = Version(source.version)
     except InvalidVersion:
         raise fail(
             FailureClass.BROKEN_SDIST,
             Phase.INSPECT,
-            f"{work.source.version[:80]!r} is no version that others could ask for",
+            f"{source.version[:80]!r} is no version that others could ask for",
         ) from None
-    return Root(name=work.source.name, version=version, requires=work.inspection.requires_dist or ())
+    return Root(name=source.name, version=version, requires=project.inspection.requires_dist or ())
 
 
 def _unresolved(work: Work, error: DependencyError) -> PhaseFailedError:
@@ -168,10 +168,10 @@ class Suite:
     ``by_hand`` says of projects which packages they are, whatever the archive says: "" is none that is needed.
     """
 
-    def __init__(self, work: Work, by_hand: Mapping[str, str]) -> None:
+    def __init__(self, work: Work, resolved: Resolved, by_hand: Mapping[str, str]) -> None:
         self._work = work
+        self._resolved = resolved
         self._by_hand = by_hand
-        self._contents = work.context.contents_for(work.request.target)
         self._fallback: NameMap | None = None
 
     def shipped(self, name: str) -> Shipped | None:
@@ -179,7 +179,7 @@ class Suite:
         if name in self._by_hand:
             package = self._by_hand[name]
             return self._package(package) if package else Shipped(version=None, text="no need of it")
-        found = self._contents.find_distribution(name)
+        found = self._work.contents.find_distribution(name)
         if found is not None:
             return Shipped(version=_version(found.version), text=f"{found.version} ({found.package})")
         return self._by_table(name)
@@ -187,21 +187,15 @@ class Suite:
     def _by_table(self, name: str) -> Shipped | None:
         """dh-python's table knows packages whose files do not tell their project; some of them are not in the suite."""
         if self._fallback is None:
-            work = self._work
-            assert work.recipe is not None
-            assert work.image is not None
-            archive = work.context.archive_for(work.request.target)
-            if work.layer is None:
-                toolchain = work.context.layers.provide(work.image, archive, work.recipe.toolchain)
-                work.layer = work.using(toolchain)
-            self._fallback = names(work)
+            toolchain = self._work.provide(self._resolved.image, self._resolved.recipe.toolchain)
+            self._fallback = names(self._work, self._work.using(toolchain))
         found = self._fallback.find(name)
         if found is None or found.origin is not Origin.FALLBACK:
             return None
         return self._package(found.package)
 
     def _package(self, package: str) -> Shipped | None:
-        version = self._work.context.archive_for(self._work.request.target).candidate(package)
+        version = self._work.archive.candidate(package)
         if version is None:
             return None
         return Shipped(version=_version(upstream_of(version)), text=f"{version} ({package})")
@@ -214,12 +208,11 @@ def _version(text: str | None) -> Version | None:
         return None
 
 
-def _read_sdist(work: Work, file: IndexFile) -> tuple[str, ...] | None:
+def _read_sdist(work: Work, image: Image, file: IndexFile) -> tuple[str, ...] | None:
     """Look into a source archive as into the project's own: in a sandbox."""
-    assert work.image is not None
     archive = work.context.index.fetch(file)
     bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
-    instance = work.open_sandbox((work.image.path,), binds=(bind,))
+    instance = work.open_sandbox((image.path,), binds=(bind,))
     try:
         run_job(work, instance, inspecting.inspect_job(archive.name))
         destination = work.workspace / "inspect-dependency"

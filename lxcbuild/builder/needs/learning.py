@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 
+from lxcbuild.builder.facts import Inspected
+from lxcbuild.builder.machine import Lessons
 from lxcbuild.builder.needs.naming import build_names, target_python
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import binary_package, canonical_or_none
@@ -19,6 +22,7 @@ from lxcbuild.debian.source.backend import is_requirement
 from lxcbuild.debian.steps import MissingInLog
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.errors import BadNameError, LxcbuildError
+from lxcbuild.images.layer import Layer
 
 #: One item of a Build-Depends field: name, version bound, architectures, profiles.
 _ITEM = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::\w+)?\s*(?:\([^)]*\))?\s*(?P<limits>(?:\[[^\]]*\]|<[^>]*>|\s)*)")
@@ -29,8 +33,10 @@ def missing_in(text: str) -> tuple[MissingInLog, ...]:
     return compilation.missing_things(text)
 
 
-def learn(work: Work, missing: Iterable[MissingInLog]) -> bool:
-    """Take note of what may mend the build; whether anything of it is new, so that provisioning again makes sense."""
+def learn(
+    work: Work, project: Inspected, layer: Layer, known: Lessons, missing: Iterable[MissingInLog]
+) -> Lessons | None:
+    """What is known, with what may mend the build. None where nothing of it is new, so that provisioning again makes no sense."""
     packages: set[str] = set()
     requirements: dict[str, None] = {}
     unfit = False
@@ -40,29 +46,31 @@ def learn(work: Work, missing: Iterable[MissingInLog]) -> bool:
         elif item.kind == "requirement":
             requirements[item.name] = None
         elif item.kind == "advice":
-            requirements |= dict.fromkeys(_newer_than_the_suites(work, item.name))
+            requirements |= dict.fromkeys(_newer_than_the_suites(work, layer, item.name))
         else:
             found = _packages(work, item)
             packages |= set(found)
             if item.kind == "module" and not found:
-                requirements |= dict.fromkeys(_own_requirements(work, item.name))
-    installed = {package.name for package in work.layer.packages} if work.layer is not None else set()
-    packages -= installed | work.learned_packages
-    fresh = {text: None for text in requirements if text not in work.asked_requirements and is_requirement(text)}
-    turned = unfit and not work.suite_backend_unfit and not work.request.strict_debian
-    work.learned_packages |= packages
-    work.asked_requirements.update(fresh)
-    work.suite_backend_unfit = work.suite_backend_unfit or turned
+                requirements |= dict.fromkeys(_own_requirements(project, item.name))
+    packages -= {package.name for package in layer.packages} | known.packages
+    fresh = tuple(text for text in requirements if text not in known.requirements and is_requirement(text))
+    turned = unfit and not known.suite_backend_unfit and not work.request.strict_debian
     for package in sorted(packages):
         work.note(f"the log asks for what {package} has: it is provided")
-    return bool(packages or fresh or turned)
+    if not (packages or fresh or turned):
+        return None
+    return replace(
+        known,
+        packages=known.packages | packages,
+        requirements=(*known.requirements, *fresh),
+        suite_backend_unfit=known.suite_backend_unfit or turned,
+    )
 
 
-def suite_is_too_new(work: Work) -> bool:
+def suite_is_too_new(work: Work, project: Inspected, layer: Layer, lessons: Lessons) -> bool:
     """Whether an upper bound of a build requirement is broken by the suite's package: the index has what fits."""
-    assert work.inspection is not None
-    known = build_names(work)
-    for text in (*work.inspection.build_requires, *work.asked_requirements):
+    known = build_names(work, layer)
+    for text in (*project.inspection.build_requires, *lessons.requirements):
         try:
             requirement = Requirement(text)
             mapped = known.find(requirement.name)
@@ -77,7 +85,7 @@ def suite_is_too_new(work: Work) -> bool:
 
 def _packages(work: Work, item: MissingInLog) -> tuple[str, ...]:
     table = requirement_table()
-    contents = work.context.contents_for(work.request.target)
+    contents = work.contents
     known: dict[str, tuple[dict[str, str], Callable[[str], Sequence[str]]]] = {
         "header": (dict(table.headers), contents.headers),
         "library": (dict(table.libraries), contents.libraries),
@@ -103,11 +111,11 @@ def _packages(work: Work, item: MissingInLog) -> tuple[str, ...]:
     return tuple((fitting or list(found))[:1])
 
 
-def _newer_than_the_suites(work: Work, text: str) -> tuple[str, ...]:
+def _newer_than_the_suites(work: Work, layer: Layer, text: str) -> tuple[str, ...]:
     """A requirement that a message advises, if the suite has the project in another version: a log's word makes no name trusted."""
     try:
         requirement = Requirement(text)
-        mapped = build_names(work).find(requirement.name)
+        mapped = build_names(work, layer).find(requirement.name)
     except (InvalidRequirement, BadNameError):
         return ()
     if mapped is None or mapped.version is None or requirement.specifier.contains(mapped.version, prereleases=True):
@@ -115,17 +123,16 @@ def _newer_than_the_suites(work: Work, text: str) -> tuple[str, ...]:
     return (str(requirement),)
 
 
-def _own_requirements(work: Work, module: str) -> tuple[str, ...]:
+def _own_requirements(project: Inspected, module: str) -> tuple[str, ...]:
     """What the project itself requires at run time under the module's name; a name that only a log says is never trusted."""
-    assert work.inspection is not None
     wanted = canonical_or_none(module.partition(".")[0])
     found = []
-    for text in work.inspection.requires_dist or ():
+    for text in project.inspection.requires_dist or ():
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if canonical_or_none(requirement.name) == wanted and target_python(work).applies(requirement):
+        if canonical_or_none(requirement.name) == wanted and target_python(project.resolved.image).applies(requirement):
             requirement.marker = None
             found.append(str(requirement))
     return tuple(found)
@@ -134,22 +141,14 @@ def _own_requirements(work: Work, module: str) -> tuple[str, ...]:
 # -- what Debian's own package builds with --------------------------------------------------------------------------
 
 
-def suggested_packages(work: Work) -> tuple[str, ...]:
-    """Libraries and programs in the Build-Depends of Debian's own package of a compiled project; looked up once per build."""
-    if work.suggested_packages is None:
-        work.suggested_packages = _suggested(work)
-    return work.suggested_packages
-
-
-def _suggested(work: Work) -> tuple[str, ...]:
-    assert work.inspection is not None
-    if not work.inspection.compiled:
+def suggested_packages(work: Work, project: Inspected, layer: Layer) -> tuple[str, ...]:
+    """Libraries and programs in the Build-Depends of Debian's own package of a compiled project."""
+    if not project.inspection.compiled:
         return ()
-    mapped = build_names(work).find(work.name)
+    mapped = build_names(work, layer).find(work.name)
     binary = mapped.package if mapped is not None and mapped.package else binary_package(work.name)
-    target = work.request.target
-    own = work.context.archive_for(target)
-    for archive in (own, *work.context.images.other_archives(target)):
+    own = work.archive
+    for archive in (own, *work.context.images.other_archives(work.request.target)):
         try:
             sources = archive.source_packages(binary)
         except LxcbuildError as error:

@@ -12,28 +12,24 @@ from lxcbuild.debian.names import Distribution, NameMap, binary_package, load_fa
 from lxcbuild.debian.relations import TargetPython
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.debian.versions import upstream_of
+from lxcbuild.images.image import Image
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import Target
 
 
-def names(work: Work) -> NameMap:
+def names(work: Work, layer: Layer) -> NameMap:
     """The name map of the target: what is built together with this project, the archive, then the table of the dh-python in the
-    build layer, if it has one."""
-    contents, chosen = work.context.contents_for(work.request.target), work.closure.chosen
+    layer, if it has one."""
+    archive, contents, chosen = work.archive, work.contents, work.closure.chosen
 
     def find(name: str) -> Distribution | None:
         return None if name in chosen else contents.find_distribution(name)
 
-    fallback: Mapping[str, str] = {}
-    for lower in work.layer.lowers if work.layer is not None else ():
-        fallback = load_fallback(lower)
-        if fallback:
-            break
-    archive = work.context.archive_for(work.request.target)
     return NameMap(
         overrides=_by_hand(work),
         archive=find,
         built=chosen,
-        fallback=fallback,
+        fallback=next(filter(None, map(load_fallback, layer.lowers)), {}),
         taken=lambda package: archive.candidate(package) is not None,
     )
 
@@ -52,12 +48,12 @@ def _by_hand(work: Work) -> Mapping[str, str]:
     return {**override.names, **own}
 
 
-def build_names(work: Work) -> NameMap:
+def build_names(work: Work, layer: Layer) -> NameMap:
     """The same for build requirements, where some projects are only carriers of a program that the suite has."""
-    known = names(work)
-    archive = work.context.contents_for(work.request.target).find_distribution  # nothing built here is built with
+    known = names(work, layer)
+    archive = work.contents.find_distribution  # nothing built here is built with
     table = requirement_table().programs
-    candidates = work.context.archive_for(work.request.target).candidates
+    candidates = work.archive.candidates
 
     def find(name: str) -> Distribution | None:
         found = archive(name)
@@ -71,7 +67,6 @@ def build_names(work: Work) -> NameMap:
     return NameMap(overrides=known.overrides, archive=find, fallback=known.fallback)
 
 
-def target_python(work: Work) -> TargetPython:
+def target_python(image: Image) -> TargetPython:
     """The Python that the target's packages run on."""
-    assert work.image is not None
-    return TargetPython(work.image.python_version, work.request.target.architecture)
+    return TargetPython(image.python_version, image.target.architecture)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from packaging.utils import canonicalize_name
 
+from lxcbuild.builder.facts import Laid
 from lxcbuild.builder.needs.naming import names
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.archive.apt import AptArchive
@@ -18,6 +19,7 @@ from lxcbuild.debian.names import binary_package
 from lxcbuild.debian.sourcepackage import first_names
 from lxcbuild.debian.steps import StepFailure
 from lxcbuild.errors import LxcbuildError
+from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass
 
 #: The interpreter and what it is linked with: always there.
@@ -26,24 +28,22 @@ _ALWAYS = re.compile(r"(?:python|pypy).*|libc6|libgcc-s1|libgcc1|libstdc\+\+6")
 _MOST_NAMED = 3
 
 
-def learn(work: Work, problem: StepFailure) -> tuple[str, ...]:
-    """Packages that the failed import may have lacked, none of which it depends on yet; kept in ``work.native_depends``."""
-    assert work.conversion is not None
+def lacking(work: Work, laid: Laid, problem: StepFailure) -> tuple[str, ...]:
+    """Packages that the failed import may have lacked, none of which it depends on yet."""
     sources = {
         FailureClass.IMPORT_FAILED: (_natives_of_debian, _named),
         FailureClass.DEP_MISSING: (_modules_of_debian,),
     }.get(problem.failure_class, ())
-    known = {relation.split(" ")[0] for relation in work.conversion.depends} | work.native_depends
+    known = {relation.split(" ")[0] for relation in laid.plan.depends} | laid.provided.lessons.natives
     for source in sources:
-        found = tuple(package for package in source(work, problem) if package not in known)
+        found = tuple(package for package in source(work, laid.provided.layer, problem) if package not in known)
         if found:
-            work.native_depends |= set(found)
             return found
     return ()
 
 
-def _named(work: Work, problem: StepFailure) -> Sequence[str]:
-    contents = work.context.contents_for(work.request.target)
+def _named(work: Work, _layer: Layer, problem: StepFailure) -> Sequence[str]:
+    contents = work.contents
     found: dict[str, None] = {}
     for item in natives_in(f"{problem.brief}\n{problem.details or ''}"):
         look_up = contents.executables if item.kind == "program" else contents.shared_libraries
@@ -51,26 +51,24 @@ def _named(work: Work, problem: StepFailure) -> Sequence[str]:
     return tuple(found)[:_MOST_NAMED]
 
 
-def _natives_of_debian(work: Work, _problem: StepFailure) -> Sequence[str]:
-    return [package for package in _of_debian(work) if not _ALWAYS.fullmatch(package)]
+def _natives_of_debian(work: Work, layer: Layer, _problem: StepFailure) -> Sequence[str]:
+    return [package for package in _of_debian(work, layer) if not _ALWAYS.fullmatch(package)]
 
 
-def _modules_of_debian(work: Work, problem: StepFailure) -> Sequence[str]:
+def _modules_of_debian(work: Work, layer: Layer, problem: StepFailure) -> Sequence[str]:
     """Upstream forgot a requirement, and Debian did not."""
-    contents = work.context.contents_for(work.request.target)
     wanted = [item.name.partition(".")[0] for item in problem.missing if item.kind == "module"]
-    owners = {package for module in wanted for package in contents.modules(module)}
-    return [package for package in _of_debian(work) if package in owners] if owners else []
+    owners = {package for module in wanted for package in work.contents.modules(module)}
+    return [package for package in _of_debian(work, layer) if package in owners] if owners else []
 
 
-def _of_debian(work: Work) -> Sequence[str]:
+def _of_debian(work: Work, layer: Layer) -> Sequence[str]:
     """What Debian's own package of the project depends on, there or in the archive of another image, as far as the suite has it."""
-    target = work.request.target
-    found = work.context.contents_for(target).find_distribution(canonicalize_name(work.name))
-    mapped = found or names(work).find(work.name)
+    found = work.contents.find_distribution(canonicalize_name(work.name))
+    mapped = found or names(work, layer).find(work.name)
     binary = mapped.package if mapped is not None and mapped.package else binary_package(work.name)
-    own = work.context.archive_for(target)
-    for archive in (own, *work.context.images.other_archives(target)):
+    own = work.archive
+    for archive in (own, *work.context.images.other_archives(work.request.target)):
         try:
             depends = _depends(archive, binary)
         except LxcbuildError as error:

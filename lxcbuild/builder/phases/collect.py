@@ -8,20 +8,21 @@ import shutil
 from pathlib import Path
 
 from lxcbuild.builder.checks import provenance
+from lxcbuild.builder.facts import Collected, Laid, LaidPackage, Verified
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import DiskFullError
 from lxcbuild.model import Artifact
 
 
-def run(work: Work) -> None:
-    """Set ``work.artifacts``. The store keeps one directory per build; it appears whole, by one rename."""
+def run(work: Work, laid: Laid | LaidPackage, verified: Verified) -> Collected:
+    """The store keeps one directory per build; it appears whole, by one rename."""
     store = work.context.dirs.artifacts / work.build_id
     half_done = work.workspace / "collect"
     half_done.mkdir()
     try:
-        provenance.add(work)
-        for artifact in work.sealed:
-            shutil.copyfile(artifact.path, half_done / artifact.path.name)
+        files = (*verified.compiled.files, provenance.add(work, laid, verified.compiled))
+        for file in files:
+            shutil.copyfile(file.path, half_done / file.path.name)
         store.parent.mkdir(parents=True, exist_ok=True)
         half_done.rename(store)
         home = store if work.request.output is None else hand_over(store, work.request.output)
@@ -31,9 +32,11 @@ def run(work: Work) -> None:
                 f"no room for the packages: {error.strerror}", resolution="free some space, or choose another -o DIR"
             ) from error
         raise
-    work.artifacts = [
-        Artifact(path=home / item.path.name, sha256=item.sha256, size_bytes=item.size_bytes) for item in work.sealed
-    ]
+    return Collected(
+        artifacts=tuple(
+            Artifact(path=home / file.path.name, sha256=file.sha256, size_bytes=file.size_bytes) for file in files
+        )
+    )
 
 
 def hand_over(store: Path, output: Path) -> Path:

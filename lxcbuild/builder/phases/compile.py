@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
+from lxcbuild.builder.facts import Compiled, Laid, LaidPackage
 from lxcbuild.builder.failures import PhaseFailedError, fail
 from lxcbuild.builder.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
+from lxcbuild.builder.machine import Lessons
 from lxcbuild.builder.needs import learning
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.source import compilation, conversion
 from lxcbuild.debian.steps import OUT, Job, MissingInLog, StepFailure
-from lxcbuild.model import Failure, FailureClass
+from lxcbuild.model import FailureClass
 from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
 from lxcbuild.sandbox.limits.enforcement import cpus_allotted
@@ -25,45 +29,45 @@ _OWN_CONTROL = "name the package that has it in Build-Depends of debian/control"
 _CRATES = "build from a source archive that carries its crates (cargo vendor)"
 
 
-def run(work: Work) -> None:
-    """Set ``work.built``: a directory with what came out, sealed, everything inside being dead."""
-    assert work.instance is not None, "debianize leaves its sandbox open"
-    instance = work.instance
+def run(work: Work, laid: Laid | LaidPackage) -> Compiled:
+    """Compile, and take out what came of it."""
+    instance = laid.instance
     try:
-        end = run_job(work, instance, _job(work))
+        end = run_job(work, instance, _job(work, laid))
     except PhaseFailedError as error:
-        error.mendable = error.mendable or _learned(work, compilation.missing_in_tail(error.tail))
+        if isinstance(laid, Laid):
+            error.lessons = _learned(work, laid, compilation.missing_in_tail(error.tail))
         raise
     if not end.ok:
-        _explain(work, end)
+        raise _explained(work, laid, end)
     destination = work.workspace / "built"
     files = take_output(work, instance, destination)
     _report_writes_outside(work, instance)
     work.finish_sandbox()
-    if work.conversion is not None:
+    if isinstance(laid, Laid):
         _note_conversion(work, files)
     _note_observed(work, files)
-    work.built = destination
-    work.sealed = [files[name] for name in sorted(files) if name not in _RESULTS]
-    _check_sealed(work)
+    compiled = Compiled(directory=destination, files=tuple(files[n] for n in sorted(files) if n not in _RESULTS))
+    _check_sealed(work, laid, compiled)
+    return compiled
 
 
-def _check_sealed(work: Work) -> None:
+def _check_sealed(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> None:
     """Packages lie side by side, and the published sources are those that were laid out: the build could have written others."""
-    for item in work.sealed:
+    for item in compiled.files:
         if "/" in item.name:
             raise fail(
                 FailureClass.GATE_REJECTED, work.phase, f"{one_line(item.name)} came out in a directory of its own"
             )
-        if ".orig.tar." in item.name and work.conversion is not None and item.sha256 != work.orig_sha256:
+        if ".orig.tar." in item.name and isinstance(laid, Laid) and item.sha256 != laid.orig_sha256:
             why = f"{one_line(item.name)} is not the source archive that was built"
             raise fail(FailureClass.GATE_REJECTED, work.phase, why)
 
 
-def _job(work: Work) -> Job:
+def _job(work: Work, laid: Laid | LaidPackage) -> Job:
     parallel, offline = cpus_allotted(work.policy), work.policy.network is not NetworkMode.PROXY
-    if work.source_package is not None:
-        package = work.source_package
+    if isinstance(laid, LaidPackage):
+        package = laid.project.package
         return compilation.compile_job(
             package.tree,
             timestamp_s=package.timestamp_s,
@@ -73,12 +77,11 @@ def _job(work: Work) -> Job:
             offline=offline,
             fork_server=work.policy.fork_server,
         )
-    assert work.conversion is not None
     return compilation.compile_job(
-        work.conversion.tree,
-        timestamp_s=work.conversion.timestamp_s,
+        laid.plan.tree,
+        timestamp_s=laid.plan.timestamp_s,
         parallel=parallel,
-        program_paths=work.program_paths,
+        program_paths=laid.provided.program_paths,
         offline=offline,
         fork_server=work.policy.fork_server,
     )
@@ -103,42 +106,38 @@ def _note_observed(work: Work, files: Mapping[str, ExtractedFile]) -> None:
         work.note(text, warning=True)
 
 
-def _explain(work: Work, end: JobEnd) -> None:
+def _explained(work: Work, laid: Laid | LaidPackage, end: JobEnd) -> PhaseFailedError:
+    """The failure, and what it teaches; what a Debian source package needs is for its own debian/control to say."""
     status = f"exit status {end.result.exit_status}" if end.result.signal is None else f"signal {end.result.signal}"
     failure = compilation.classify_compile_failure(end.tail, status=status)
-    known = _learned(work, failure.missing)
-    if (
-        not known
-        and work.source_package is None
-        and not work.suite_backend_unfit
-        and not work.request.strict_debian
-        and learning.suite_is_too_new(work)
-    ):
-        work.suite_backend_unfit = known = True
-    if not work.plugin_unfit and work.conversion is not None and compilation.plugin_is_unfit(end.tail):
-        work.plugin_unfit = known = True
-        work.note("pybuild's plugin cannot place what the wheel holds: build and installer are called directly")
-    raise PhaseFailedError(
-        Failure(
-            failure_class=failure.failure_class,
-            phase=work.phase,
-            brief=failure.brief,
-            details=failure.details,
-            resolution=_resolution(work, failure),
-        ),
-        mendable=known,
+    if isinstance(laid, LaidPackage):
+        lessons, resolution = None, _OWN_CONTROL if failure.failure_class is FailureClass.BUILD_DEP_MISSING else None
+    else:
+        lessons = _learned_of_failure(work, laid, failure, end)
+        resolution = _CRATES if any(item.kind == "crate" for item in failure.missing) else None
+    return fail(
+        failure.failure_class,
+        work.phase,
+        failure.brief,
+        details=failure.details,
+        resolution=resolution,
+        lessons=lessons,
     )
 
 
-def _resolution(work: Work, failure: StepFailure) -> str | None:
-    if work.source_package is not None:
-        return _OWN_CONTROL if failure.failure_class is FailureClass.BUILD_DEP_MISSING else None
-    return _CRATES if any(item.kind == "crate" for item in failure.missing) else None
+def _learned_of_failure(work: Work, laid: Laid, failure: StepFailure, end: JobEnd) -> Lessons | None:
+    learned, known = _learned(work, laid, failure.missing), laid.provided.lessons
+    may_be_newer = learned is None and not known.suite_backend_unfit and not work.request.strict_debian
+    if may_be_newer and learning.suite_is_too_new(work, laid.project, laid.provided.layer, known):
+        learned = replace(known, suite_backend_unfit=True)
+    if not known.plugin_unfit and compilation.plugin_is_unfit(end.tail):
+        work.note("pybuild's plugin cannot place what the wheel holds: build and installer are called directly")
+        learned = replace(learned or known, plugin_unfit=True)
+    return learned
 
 
-def _learned(work: Work, missing: Sequence[MissingInLog]) -> bool:
-    """Whether provisioning can do better; what a Debian source package needs is for its own debian/control to say."""
-    return work.source_package is None and learning.learn(work, missing)
+def _learned(work: Work, laid: Laid, missing: Sequence[MissingInLog]) -> Lessons | None:
+    return learning.learn(work, laid.project, laid.provided.layer, laid.provided.lessons, missing)
 
 
 def _report_writes_outside(work: Work, instance: Instance) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from lxcbuild.builder.facts import Fetched, InspectedPackage, LaidPackage, Provisioned, Resolved
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
@@ -17,7 +18,6 @@ from lxcbuild.debian.sourcepackage import MAX_DSC_BYTES, Dsc, SourcePackage
 from lxcbuild.debian.steps import SOURCE, StepFailure
 from lxcbuild.errors import BrokenSdistError, InputError
 from lxcbuild.files import disk_full_or
-from lxcbuild.images.layer import Layer
 from lxcbuild.model import FailureClass, Phase, Source, SourceKind
 from lxcbuild.pypi.files.local import copy_into_cache, from_path
 from lxcbuild.sandbox.base import Bind, ExtractedFile
@@ -27,25 +27,17 @@ from lxcbuild.text import for_documents
 _BUILD_TOOLS = ("fakeroot",)
 
 
-def fetch(work: Work) -> None:
-    """Set ``work.source``: the .dsc and the files that it names, hash-checked, or a packed directory, in the cache."""
-    path, dirs = work.request.path, work.context.dirs
-    assert path is not None
+def fetch(work: Work, resolved: Resolved) -> Fetched:
+    """The .dsc and the files that it names, hash-checked, or a packed directory, in the cache."""
+    path, dirs = resolved.origin, work.context.dirs
+    assert isinstance(path, Path), "no index has Debian source packages"
     if path.is_dir():
         if any((path / name).exists() for name in ("pyproject.toml", "setup.py")):
             work.note("the directory is built by its debian/; --converter pyproject sets that aside")
         packed = from_path(path, dirs=dirs, monitor=work.monitor)
-        work.source = Source(
-            kind=SourceKind.DSC,
-            name="",
-            version="",
-            path=packed.path,
-            sha256=packed.sha256,
-            size_bytes=packed.size_bytes,
-        )
-        return
+        return Fetched(source=replace(packed, kind=SourceKind.DSC, name="", version=""))
     try:
-        work.source = _fetch_dsc(work, path)
+        source = _fetch_dsc(work, path)
     except FileNotFoundError as error:
         raise InputError(
             f"{path.name} names {Path(error.filename).name}, which is not beside it",
@@ -55,6 +47,8 @@ def fetch(work: Work) -> None:
         if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG):
             raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
         raise disk_full_or(error, dirs.downloads) from error
+    work.identify(source.name, source.version)
+    return Fetched(source=source)
 
 
 def _fetch_dsc(work: Work, path: Path) -> Source:
@@ -84,12 +78,12 @@ def _read_dsc(place: Path) -> Dsc:
         raise BrokenSdistError(f"this is no source package: {error}") from error
 
 
-def inspect(work: Work) -> None:
-    """Set ``work.source_package`` from what debian/ says, read in a sandbox."""
-    source = work.source
-    assert source is not None
-    instance = work.open_sandbox(_toolchain(work).lowers, binds=_binds(source))
-    end = run_job(work, instance, sourcepackage.inspect_job(_inside_name(source)))
+def inspect(work: Work, resolved: Resolved, fetched: Fetched) -> InspectedPackage:
+    """What debian/ says, read in a sandbox."""
+    source = fetched.source
+    toolchain = work.using(work.provide(resolved.image, resolved.recipe.toolchain))
+    instance = work.open_sandbox(toolchain.lowers, binds=source_binds(source))
+    end = run_job(work, instance, sourcepackage.inspect_job(inside_name(source)))
     found = _result(work, end, take_output(work, instance, work.workspace / "inspect"))
     work.finish_sandbox()  # not before: a failure's state is kept
     for what, claimed, said in (("", source.name, found.source), ("version ", source.version, found.version)):
@@ -105,8 +99,10 @@ def inspect(work: Work) -> None:
             f"{found.source} makes no package for {architecture}",
             details="\n".join(f"{item.name}: {' '.join(item.architectures)}" for item in found.binaries[:20]),
         )
-    work.source_package = found
-    work.source = replace(source, name=found.source, version=found.version)
+    work.identify(found.source, found.version)
+    return InspectedPackage(
+        resolved=resolved, source=replace(source, name=found.source, version=found.version), package=found
+    )
 
 
 def _result(work: Work, end: JobEnd, files: Mapping[str, ExtractedFile]) -> SourcePackage:
@@ -130,41 +126,28 @@ def _unpacking_failed(work: Work, end: JobEnd) -> Exception:
     )
 
 
-def provision(work: Work) -> None:
-    """Set ``work.layer``: the toolchain, and what Build-Depends asks for, from the suite alone."""
-    assert work.source_package is not None
-    assert work.recipe is not None
-    assert work.image is not None
-    archive = work.context.archive_for(work.request.target)
-    needed = tuple(sorted({*work.source_package.build_depends, *_BUILD_TOOLS}))
-    work.build_relations = work.source_package.build_depends
-    work.layer = work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain, needed))
-    work.layer_relations = needed
+def provision(work: Work, found: InspectedPackage) -> Provisioned:
+    """The toolchain, and what Build-Depends asks for, from the suite alone."""
+    needed = tuple(sorted({*found.package.build_depends, *_BUILD_TOOLS}))
+    layer = work.provide(found.resolved.image, found.resolved.recipe.toolchain, needed)
+    return Provisioned(layer=work.using(layer, relations=needed), build_relations=found.package.build_depends)
 
 
-def unpack(work: Work) -> None:
+def unpack(work: Work, found: InspectedPackage, provided: Provisioned) -> LaidPackage:
     """Leave a sandbox with the unpacked sources, for compile to go on in."""
-    assert work.source is not None
-    assert work.source_package is not None
-    assert work.layer is not None
-    instance = work.open_sandbox(work.layer.lowers, binds=_binds(work.source))
-    job = sourcepackage.unpack_job(_inside_name(work.source), tree=work.source_package.tree)
-    end = run_job(work, instance, job)
+    instance = work.open_sandbox(provided.layer.lowers, binds=source_binds(found.source))
+    end = run_job(work, instance, sourcepackage.unpack_job(inside_name(found.source), tree=found.package.tree))
     if not end.ok:
         raise _unpacking_failed(work, end)
+    return LaidPackage(project=found, provided=provided, instance=instance)
 
 
-def _toolchain(work: Work) -> Layer:
-    assert work.recipe is not None
-    assert work.image is not None
-    archive = work.context.archive_for(work.request.target)
-    return work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain))
-
-
-def _inside_name(source: Source) -> str:
+def inside_name(source: Source) -> str:
+    """What the main file of the sources is called in a sandbox."""
     return source.path.name if source.path.suffix == ".dsc" else "tree.tar"
 
 
-def _binds(source: Source) -> tuple[Bind, ...]:
+def source_binds(source: Source) -> tuple[Bind, ...]:
+    """All files of the sources, for a sandbox."""
     extra = tuple(Bind(host=path, inside=f"{SOURCE}/{path.name}") for path in source.extra_files)
-    return (Bind(host=source.path, inside=f"{SOURCE}/{_inside_name(source)}"), *extra)
+    return (Bind(host=source.path, inside=f"{SOURCE}/{inside_name(source)}"), *extra)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from lxcbuild.builder.facts import Inspected, Laid, Provisioned
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.needs.naming import names, target_python
 from lxcbuild.builder.work import Work
 from lxcbuild.config.overrides import changed
-from lxcbuild.debian.names import APART, source_package
-from lxcbuild.debian.relations import Translation, suggestions, translate
+from lxcbuild.debian.names import APART, NameMap, source_package
+from lxcbuild.debian.relations import TargetPython, Translation, suggestions, translate
 from lxcbuild.debian.source import conversion
 from lxcbuild.debian.source.conversion import ConversionPlan
 from lxcbuild.debian.steps import SOURCE, StepFailure
@@ -24,20 +26,16 @@ from lxcbuild.sandbox.base import Bind
 _NO_UPLOAD_TIME_S = 1_577_836_800
 
 
-def run(work: Work) -> None:
-    """Set ``work.conversion`` (every decision about the source package) and leave a sandbox with the debianized tree."""
-    assert work.source is not None
-    assert work.inspection is not None
-    assert work.layer is not None
-    work.conversion = _plan(work)
-    archive = work.source.path.name
-    bind = Bind(host=work.source.path, inside=f"{SOURCE}/{archive}")
-    instance = work.open_sandbox(work.layer.lowers, binds=(bind,))
-    job = conversion.debianize_job(work.inspection, work.conversion, archive_name=archive)
-    end = run_job(work, instance, job)
-    if end.ok:
-        work.orig_sha256 = conversion.orig_digest(end.tail)
-        return  # its result is read when the sandbox is stopped, after compile
+def run(work: Work, project: Inspected, provided: Provisioned) -> Laid:
+    """Decide all about the source package, and leave a sandbox with the debianized tree."""
+    plan = _plan(work, project, provided)
+    archive = project.source.path
+    bind = Bind(host=archive, inside=f"{SOURCE}/{archive.name}")
+    instance = work.open_sandbox(provided.layer.lowers, binds=(bind,))
+    end = run_job(work, instance, conversion.debianize_job(project.inspection, plan, archive_name=archive.name))
+    if end.ok:  # its result is read when the sandbox is stopped, after compile
+        orig = conversion.orig_digest(end.tail)
+        return Laid(project=project, provided=provided, plan=plan, orig_sha256=orig, instance=instance)
     files = take_output(work, instance, work.workspace / f"debianize-{work.converter}")
     found = conversion.parse_conversion(result_bytes(files, conversion.RESULT))
     if isinstance(found, StepFailure):
@@ -45,19 +43,18 @@ def run(work: Work) -> None:
     raise fail(FailureClass.CONVERT_FAILED, Phase.DEBIANIZE, f"the {work.converter} converter ended with an error")
 
 
-def _plan(work: Work) -> ConversionPlan:
-    assert work.source is not None
-    assert work.inspection is not None
-    source, inspection, target = work.source, work.inspection, work.request.target
-    known, by_hand = names(work), work.override
-    runtime = _runtime(work)
-    extras = suggestions(inspection.requires_dist or (), python=target_python(work), names=known).relations
+def _plan(work: Work, project: Inspected, provided: Provisioned) -> ConversionPlan:
+    source, inspection, target = project.source, project.inspection, work.request.target
+    known, by_hand, lessons = names(work, provided.layer), work.override, provided.lessons
+    python, requires = target_python(project.resolved.image), inspection.requires_dist or ()
+    runtime = _runtime(work, requires, python, known)
+    extras = suggestions(requires, python=python, names=known).relations
     package = known.binary_package(source.name)
     if package.endswith(APART):
         work.note(
             f"it is called {package}: {target} has {package.removesuffix(APART)}, which does not say that it is this project"
         )
-    promoted = [relation for relation in extras if relation.package in work.promoted]
+    promoted = [relation for relation in extras if relation.package in lessons.promoted]
     return ConversionPlan(
         distribution=inspection.name or source.name,
         version=source.version,
@@ -67,31 +64,25 @@ def _plan(work: Work) -> ConversionPlan:
         suite=target.suite,
         compiled=inspection.compiled,
         timestamp_s=_timestamp_s(source.uploaded_at),
-        build_depends=work.build_relations,
-        depends=changed([*map(str, (*runtime.relations, *promoted)), *sorted(work.native_depends)], by_hand.depends),
+        build_depends=provided.build_relations,
+        depends=changed([*map(str, (*runtime.relations, *promoted)), *sorted(lessons.natives)], by_hand.depends),
         suggests=tuple(str(relation) for relation in extras if relation not in promoted),
-        overrides=_overrides(work),
+        overrides=_overrides(work, requires, python, known),
         maintainer=work.request.maintainer,
         converter=work.converter,
-        lower_metadata=work.outdated_backend,
+        lower_metadata=provided.outdated_backend,
         environment=by_hand.environment,
-        patches=(*by_hand.patches, *((work.crates.patch,) if work.crates and work.crates.patch else ())),
-        crates=work.crates,
-        plain_install=work.newer_than_stdeb if work.converter is Converter.STDEB else work.plugin_unfit,
+        patches=(*by_hand.patches, *((lessons.crates.patch,) if lessons.crates and lessons.crates.patch else ())),
+        crates=lessons.crates,
+        plain_install=provided.newer_than_stdeb if work.converter is Converter.STDEB else lessons.plugin_unfit,
         apart=work.converter is Converter.PYPROJECT and inspection.finds_packages,
-        supersedes=tuple(sorted(work.superseded)),
+        supersedes=tuple(sorted(lessons.superseded)),
     )
 
 
-def _runtime(work: Work) -> Translation:
+def _runtime(work: Work, requires: Sequence[str], python: TargetPython, known: NameMap) -> Translation:
     """Runtime requirements as relations; one that no package of the suite is, ends the build here, before any compiling."""
-    assert work.inspection is not None
-    found = translate(
-        work.inspection.requires_dist or (),
-        python=target_python(work),
-        names=names(work),
-        extra_requirements=work.closure.extra_requirements,
-    )
+    found = translate(requires, python=python, names=known, extra_requirements=work.closure.extra_requirements)
     for text in found.notes:
         work.note(text)
     if found.unmapped:
@@ -108,12 +99,10 @@ def _runtime(work: Work) -> Translation:
     return found
 
 
-def _overrides(work: Work) -> dict[str, str]:
+def _overrides(work: Work, requires: Sequence[str], python: TargetPython, known: NameMap) -> dict[str, str]:
     """What dh_python3 is told, requirement by requirement, so that it neither guesses nor drops anything."""
-    assert work.inspection is not None
-    python, known = target_python(work), names(work)
     overrides: dict[str, str] = {}
-    for text in work.inspection.requires_dist or ():
+    for text in requires:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from lxcbuild.builder.facts import Fetched, Inspected, Resolved
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.needs import readings
@@ -17,39 +18,41 @@ from lxcbuild.config.overrides import Patch
 from lxcbuild.debian.source import inspection as inspecting
 from lxcbuild.debian.source.inspection import Inspection
 from lxcbuild.debian.steps import SOURCE, Job, StepFailure
-from lxcbuild.model import FailureClass, Phase
+from lxcbuild.model import FailureClass, Phase, Source
 from lxcbuild.sandbox.base import Bind
 
 
-def run(work: Work) -> None:
-    """Set ``work.inspection``, and name and version of the source where only the archive knows them."""
-    assert work.source is not None
-    assert work.image is not None
-    patches = work.override.patches
-    job = inspecting.inspect_job(work.source.path.name, patches)
-    found = _read_before(work, job) if not patches else None
+def run(work: Work, resolved: Resolved, fetched: Fetched) -> Inspected:
+    """Look inside; name and version of the source come from there, where only the archive knows them."""
+    patches, source = work.override.patches, fetched.source
+    job = inspecting.inspect_job(source.path.name, patches)
+    key = readings.key_of(job, archive_sha256=source.sha256, image_digest=resolved.image.digest)
+    found = _read_before(work, key) if not patches else None
     if found is None:
-        found = _read(work, job, patches)
-    work.inspection = found
-    _settle_identity(work, found)
+        found = _read(work, _lowers(work, resolved, patches), source, job, patches=patches, key=key)
+    source = _identified(work, source, found)
+    work.identify(source.name, source.version)
     override = work.override
     if override.patches != patches:
-        run(work)  # only now it is known whose override it is: the sources are looked at with its patches
-    elif override.sources:
+        # Only now it is known whose override it is: the sources are looked at with its patches.
+        return run(work, resolved, Fetched(source=source))
+    if override.sources:
         work.note(override.describe())
+    return Inspected(resolved=resolved, source=source, inspection=found)
 
 
-def _read_before(work: Work, job: Job) -> Inspection | None:
-    data = readings.recall(work.context.dirs, _key(work, job))
+def _read_before(work: Work, key: str) -> Inspection | None:
+    data = readings.recall(work.context.dirs, key)
     found = None if data is None else inspecting.parse_inspection(data)
     return found if isinstance(found, Inspection) else None
 
 
-def _read(work: Work, job: Job, patches: Sequence[Patch]) -> Inspection:
+def _read(
+    work: Work, lowers: Sequence[Path], source: Source, job: Job, *, patches: Sequence[Patch], key: str
+) -> Inspection:
     """Let a sandbox read it."""
-    assert work.source is not None
-    bind = Bind(host=work.source.path, inside=f"{SOURCE}/{work.source.path.name}")
-    instance = work.open_sandbox(_lowers(work, patches), binds=(bind,))
+    bind = Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}")
+    instance = work.open_sandbox(lowers, binds=(bind,))
     run_job(work, instance, job)
     data = result_bytes(take_output(work, instance, work.workspace / f"inspect-{len(patches)}"), inspecting.RESULT)
     found = inspecting.parse_inspection(data)
@@ -62,32 +65,21 @@ def _read(work: Work, job: Job, patches: Sequence[Patch]) -> Inspection:
     work.finish_sandbox()
     if not patches:
         try:
-            readings.keep(work.context.dirs, _key(work, job), data)
+            readings.keep(work.context.dirs, key, data)
         except OSError as error:
             work.note(f"what was read of the archive cannot be kept for the next time: {error}", warning=True)
     return found
 
 
-def _key(work: Work, job: Job) -> str:
-    assert work.source is not None
-    assert work.image is not None
-    return readings.key_of(job, archive_sha256=work.source.sha256, image_digest=work.image.digest)
-
-
-def _lowers(work: Work, patches: Sequence[Patch]) -> tuple[Path, ...]:
+def _lowers(work: Work, resolved: Resolved, patches: Sequence[Patch]) -> tuple[Path, ...]:
     """The base image is enough to read sources; only the toolchain has patch(1)."""
-    assert work.image is not None
-    assert work.recipe is not None
     if not patches:
-        return (work.image.path,)
-    archive = work.context.archive_for(work.request.target)
-    return work.using(work.context.layers.provide(work.image, archive, work.recipe.toolchain)).lowers
+        return (resolved.image.path,)
+    return work.using(work.provide(resolved.image, resolved.recipe.toolchain)).lowers
 
 
-def _settle_identity(work: Work, found: Inspection) -> None:
+def _identified(work: Work, source: Source, found: Inspection) -> Source:
     """The archive must be what was asked for; a local one may say who it is."""
-    assert work.source is not None
-    source = work.source
     if work.request.path is not None:
         # The name of a local file or directory is only its owner's habit; what it holds knows better.
         source = replace(source, name=found.name or source.name, version=found.version or source.version)
@@ -112,7 +104,7 @@ def _settle_identity(work: Work, found: Inspection) -> None:
             f"nothing in the archive tells the project's {missing}",
             resolution="build an sdist first (python3 -m build --sdist) and give its path",
         )
-    work.source = replace(source, name=canonicalize_name(name), version=version)
+    return replace(source, name=canonicalize_name(name), version=version)
 
 
 def _same_version(first: str, second: str) -> bool:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 
+from lxcbuild.builder.facts import Inspected, Provisioned
 from lxcbuild.builder.failures import PhaseFailedError, fail
+from lxcbuild.builder.machine import Lessons
 from lxcbuild.builder.needs import backends, crates, learning
 from lxcbuild.builder.needs.naming import build_names, target_python
 from lxcbuild.builder.work import Work
@@ -19,6 +21,7 @@ from lxcbuild.config.overrides import changed
 from lxcbuild.debian.relations import Unmapped
 from lxcbuild.debian.source.buildrelations import BuildRelations, Outdated, build_relations, without_upper_bounds
 from lxcbuild.errors import DependencyError
+from lxcbuild.images.image import Image
 from lxcbuild.images.layer import Layer
 from lxcbuild.images.wheels import describe
 from lxcbuild.model import Converter, FailureClass, Phase
@@ -30,37 +33,42 @@ _MAX_HOOK_ROUNDS = 4
 _PLAIN_TOOLS = ("build", "installer")
 
 
-def run(work: Work) -> None:
-    """Set ``work.layer``, ``work.build_relations`` (what Build-Depends will say) and what the index provided."""
-    assert work.inspection is not None
+def run(work: Work, project: Inspected, lessons: Lessons) -> Provisioned:
+    """The layers of the build, Build-Depends, and what the index provided; the lessons grow by what the backend asks for."""
     for _ in range(_MAX_HOOK_ROUNDS):
-        _provide(work)
-        if crates.settle(work):
-            _provide(work)  # without what did not help
-            crates.settle(work)
-        if not (work.inspection.dynamic_build_requires and _backend_wants_more(work)):
-            return
+        provided = _with_crates(work, project, lessons)
+        asked = _asked_by_backend(work, project, provided) if project.inspection.dynamic_build_requires else None
+        if asked is None:
+            return provided
+        lessons = asked
+    return replace(provided, lessons=lessons)
 
 
-def _provide(work: Work) -> None:
-    assert work.recipe is not None
-    assert work.image is not None
-    context = work.context
-    archive = context.archive_for(work.request.target)
-    work.layer = work.using(context.layers.provide(work.image, archive, work.recipe.toolchain))
-    work.index_wheels, work.program_paths, work.outdated_backend, work.newer_than_stdeb = {}, (), False, False
-    keep = work.request.strict_debian or work.converter is Converter.STDEB
-    needed = _needed(work, keep_outdated=keep)
-    if not work.request.strict_debian and (needed.unmet or _to_be_newer(work, needed)):
-        if _provide_from_index(work, needed):
-            return
-        needed = _needed(work, keep_outdated=True)
+def _with_crates(work: Work, project: Inspected, lessons: Lessons) -> Provisioned:
+    provided = _provide(work, project, lessons)
+    settled = crates.ensure_crates(work, project, provided)
+    if crates.is_same_supply(settled.lessons.crates, provided.lessons.crates):
+        return settled
+    return crates.ensure_crates(work, project, _provide(work, project, settled.lessons))  # without what did not help
+
+
+def _provide(work: Work, project: Inspected, lessons: Lessons) -> Provisioned:
+    strict = work.request.strict_debian
+    toolchain = work.using(work.provide(project.resolved.image, project.resolved.recipe.toolchain))
+    keep = strict or work.converter is Converter.STDEB
+    needed, lessons = _needed(work, project, toolchain, lessons, keep_outdated=keep)
+    if lessons.suggested is None:
+        lessons = replace(lessons, suggested=learning.suggested_packages(work, project, toolchain))
+    if not strict and (needed.unmet or _to_be_newer(work, needed)):
+        found = _provide_from_index(work, project, lessons, needed)
+        if found is not None:
+            return found
+        needed, lessons = _needed(work, project, toolchain, lessons, keep_outdated=True)
     for item in needed.outdated:
         work.note(f"{item.requirement} is asked for and {item.package} has {item.available}: tried all the same")
     if needed.unmet:
         raise _unmet(work, needed.unmet)
-    work.outdated_backend = bool(needed.outdated)
-    work.layer = _debian_layer(work, needed)
+    return replace(_provide_from_suite(work, project, lessons, needed), outdated_backend=bool(needed.outdated))
 
 
 def _to_be_newer(work: Work, needed: BuildRelations) -> tuple[Outdated, ...]:
@@ -71,49 +79,44 @@ def _to_be_newer(work: Work, needed: BuildRelations) -> tuple[Outdated, ...]:
     return tuple(item for item in needed.outdated if item.binding or work.converter is not Converter.STDEB)
 
 
-def _needed(work: Work, *, keep_outdated: bool) -> BuildRelations:
-    assert work.inspection is not None
+def _needed(
+    work: Work, project: Inspected, toolchain: Layer, lessons: Lessons, *, keep_outdated: bool
+) -> tuple[BuildRelations, Lessons]:
+    """What it is built with; and the lessons, with how it gets its crates."""
     needed = build_relations(
-        work.inspection,
-        python=target_python(work),
-        names=build_names(work),
+        project.inspection,
+        python=target_python(project.resolved.image),
+        names=build_names(work, toolchain),
         converter=work.converter,
-        asked=tuple(work.asked_requirements),
+        asked=lessons.requirements,
         keep_outdated=keep_outdated,
-        distrusted=work.suite_backend_unfit and not keep_outdated,
+        distrusted=lessons.suite_backend_unfit and not keep_outdated,
     )
     for text in needed.notes:
         work.note(text)
-    chosen = crates.relations(work, needed.relations)
-    return replace(needed, relations=changed(chosen, work.override.build_depends))
+    chosen, supply = crates.relations(work, project, lessons.crates, needed.relations)
+    return replace(needed, relations=changed(chosen, work.override.build_depends)), replace(lessons, crates=supply)
 
 
-def _debian_layer(work: Work, needed: BuildRelations) -> Layer:
+def _provide_from_suite(work: Work, project: Inspected, lessons: Lessons, needed: BuildRelations) -> Provisioned:
     """The suite's part. What only logs and experience suggest must not be what a build fails of."""
-    assert work.recipe is not None
-    assert work.image is not None
-    archive = work.context.archive_for(work.request.target)
-    suggested = learning.suggested_packages(work)
-    learned = sorted(work.learned_packages)
-    for extra in ((*learned, *suggested), learned, ()):
+    learned = sorted(lessons.packages)
+    for extra in ((*learned, *(lessons.suggested or ())), learned, ()):
         relations = changed((*needed.relations, *extra), work.override.build_depends)
         wanted = tuple(sorted({*relations, *needed.implicit}))
         try:
-            layer = work.context.layers.provide(work.image, archive, work.recipe.toolchain, wanted)
+            layer = work.provide(project.resolved.image, project.resolved.recipe.toolchain, wanted)
         except DependencyError as error:
             if not extra:
                 raise
             work.note(f"{', '.join(extra)} cannot be installed as well: {error.details or error.brief}"[:500])
             continue
-        work.build_relations, work.layer_relations = relations, wanted
-        return work.using(layer)
+        return Provisioned(layer=work.using(layer, relations=wanted), build_relations=relations, lessons=lessons)
     raise AssertionError("the last relations either resolve or raise")
 
 
-def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
-    """Put newer or missing requirements on top, as wheels; False when the suite's older packages have to do."""
-    assert work.inspection is not None
-    assert work.image is not None
+def _provide_from_index(work: Work, project: Inspected, lessons: Lessons, needed: BuildRelations) -> Provisioned | None:
+    """Put newer or missing requirements on top, as wheels; None when the suite's older packages have to do."""
     hopeless = [item for item in needed.unmet if not _can_be_asked_for(item)]
     if hopeless:
         raise _unmet(work, tuple(hopeless))
@@ -122,46 +125,49 @@ def _provide_from_index(work: Work, needed: BuildRelations) -> bool:
     roots = [*(item.requirement for item in newer), *(item.requirement for item in needed.unmet)]
     roots += _PLAIN_TOOLS if plainly else ()
     must = [*(item.requirement for item in newer if item.binding), *(item.requirement for item in needed.unmet)]
-    below = _debian_layer(work, needed)
+    below = _provide_from_suite(work, project, lessons, needed)
     try:
-        sets = _choose(work, below, roots, relaxing=bool(must))
+        sets = _choose(work, project, below, roots, relaxing=bool(must))
     except DependencyError as error:
-        if must and (lacking := _lacking(work, below, must)):
-            raise _impossible(work, lacking, error) from None
+        if must and (lacking := _lacking(work, project, below, must)):
+            raise _impossible(work, project.resolved.image, lacking, error) from None
         work.note(f"nothing newer than the suite's build requirements can be had: {error.brief}")
-        return False
-    made = work.context.wheels.provide(work.image, below, sets)
-    work.newer_than_stdeb = plainly
-    work.layer, work.program_paths, work.index_wheels = work.using(made.layer), made.program_paths, dict(sets)
+        return None
+    made = work.context.wheels.provide(project.resolved.image, below.layer, sets)
     told = {chosen.file.filename: describe(chosen) for chosen_set in sets.values() for chosen in chosen_set}
     for item in told.values():
         work.note(f"build requirement from the index: {item['name']} {item['version']} sha256:{item['sha256']}")
-    return True
+    return replace(
+        below,
+        layer=work.using(made.layer),
+        newer_than_stdeb=plainly,
+        program_paths=made.program_paths,
+        index_wheels=dict(sets),
+    )
 
 
 def _choose(
-    work: Work, below: Layer, roots: Sequence[str], *, relaxing: bool = True
+    work: Work, project: Inspected, below: Provisioned, roots: Sequence[str], *, relaxing: bool = True
 ) -> Mapping[str, tuple[Chosen, ...]]:
     """Releases of the index that satisfy every bound; failing that, with ``relaxing``, every lower one, and a note of it."""
-    assert work.inspection is not None
-    stated = (*work.inspection.build_requires, *work.asked_requirements)
+    stated = (*project.inspection.build_requires, *below.lessons.requirements)
     try:
-        return backends.choose(work, below, roots, constraints=stated)
+        return backends.choose(work, project, below.layer, roots, constraints=stated)
     except DependencyError:
         relaxed, bounds = ([without_upper_bounds(text) for text in texts] for texts in (roots, stated))
         if not relaxing or (relaxed, bounds) == (list(roots), list(stated)):
             raise
-        found = backends.choose(work, below, relaxed, constraints=bounds)
+        found = backends.choose(work, project, below.layer, relaxed, constraints=bounds)
     work.note("no releases of the index satisfy all bounds of the build requirements: upper ones are not enforced")
     return found
 
 
-def _lacking(work: Work, below: Layer, must: Sequence[str]) -> list[str]:
+def _lacking(work: Work, project: Inspected, below: Provisioned, must: Sequence[str]) -> list[str]:
     """Which of them the index cannot provide: none where it can provide all together, all where only together it cannot."""
 
     def can_be_had(roots: Sequence[str]) -> bool:
         try:
-            _choose(work, below, roots)
+            _choose(work, project, below, roots)
         except DependencyError:
             return False
         return True
@@ -171,14 +177,13 @@ def _lacking(work: Work, below: Layer, must: Sequence[str]) -> list[str]:
     return [text for text in must if not can_be_had([text])] or list(must)
 
 
-def _impossible(work: Work, lacking: Sequence[str], error: DependencyError) -> PhaseFailedError:
-    assert work.image is not None
+def _impossible(work: Work, image: Image, lacking: Sequence[str], error: DependencyError) -> PhaseFailedError:
     return fail(
         FailureClass.BUILD_DEP_MISSING,
         Phase.PROVISION,
         f"neither {work.request.target} nor the package index has what is needed to build: {', '.join(lacking)[:300]}",
         details=f"{error.brief}\n{error.details or ''}".strip(),
-        resolution=f"it may exist for another Python than {work.image.python_version}: try another --target or version",
+        resolution=f"it may exist for another Python than {image.python_version}: try another --target or version",
     )
 
 
@@ -189,20 +194,17 @@ def _can_be_asked_for(item: Unmapped) -> bool:
         return False
 
 
-def _backend_wants_more(work: Work) -> bool:
-    """Ask the backend; whether provisioning has something new to do."""
-    answer = backends.ask(work)
-    fresh = [item for item in answer.requires if item not in work.asked_requirements and not _is_stated(work, item)]
-    work.asked_requirements.update(dict.fromkeys(fresh))
+def _asked_by_backend(work: Work, project: Inspected, provided: Provisioned) -> Lessons | None:
+    """Ask the backend; None where provisioning has nothing new to do."""
+    answer, known = backends.ask(work, project, provided), provided.lessons
+    stated = {*known.requirements, *project.inspection.build_requires}
+    fresh = tuple(dict.fromkeys(item for item in answer.requires if item not in stated))
+    asked = replace(known, requirements=(*known.requirements, *fresh)) if fresh else None
     if answer.error is None:
-        return bool(fresh)
+        return asked
     work.note(f"the build backend cannot say what it needs: {answer.error[:300]}")
-    return learning.learn(work, learning.missing_in(answer.error)) or bool(fresh)
-
-
-def _is_stated(work: Work, text: str) -> bool:
-    assert work.inspection is not None
-    return text in work.inspection.build_requires
+    missing = learning.missing_in(answer.error)
+    return learning.learn(work, project, provided.layer, asked or known, missing) or asked
 
 
 def _unmet(work: Work, unmet: tuple[Unmapped, ...]) -> PhaseFailedError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from lxcbuild.builder.machine import (
     MAX_DEPENDENCY_ROUNDS,
     BuildMachine,
     ConverterChoice,
+    ConverterFacts,
     Finish,
-    Inspected,
     Instruction,
+    Lessons,
     RunPhase,
 )
 from lxcbuild.model import Converter, Failure, FailureClass, Phase, Status
@@ -20,14 +22,14 @@ def failure(failure_class: FailureClass, phase: Phase, brief: str = "it broke") 
     return Failure(failure_class=failure_class, phase=phase, brief=brief)
 
 
-def advance(machine: BuildMachine, until: Phase, facts: Inspected) -> Instruction:
+def advance(machine: BuildMachine, until: Phase, facts: ConverterFacts) -> Instruction:
     instruction = machine.start()
     while isinstance(instruction, RunPhase) and instruction.phase is not until:
         instruction = machine.inspected(facts) if instruction.phase is Phase.INSPECT else machine.succeeded()
     return instruction
 
 
-MODERN = Inspected(has_setup_py=True, suite_has_pyproject_plugin=True)
+MODERN = ConverterFacts(has_setup_py=True, suite_has_pyproject_plugin=True)
 
 
 def test_a_good_build_runs_every_phase_once_in_order() -> None:
@@ -51,17 +53,17 @@ def test_an_official_project_ends_at_once() -> None:
     ("choice", "facts", "expected"),
     [
         (ConverterChoice.AUTO, MODERN, Converter.PYPROJECT),
-        (ConverterChoice.AUTO, Inspected(has_setup_py=True, suite_has_pyproject_plugin=False), Converter.STDEB),
+        (ConverterChoice.AUTO, ConverterFacts(has_setup_py=True, suite_has_pyproject_plugin=False), Converter.STDEB),
         (ConverterChoice.STDEB, MODERN, Converter.STDEB),
         (
             ConverterChoice.PYPROJECT,
-            Inspected(has_setup_py=False, suite_has_pyproject_plugin=True),
+            ConverterFacts(has_setup_py=False, suite_has_pyproject_plugin=True),
             Converter.PYPROJECT,
         ),
     ],
 )
 def test_the_converter_follows_suite_project_and_wish(
-    choice: ConverterChoice, facts: Inspected, expected: Converter
+    choice: ConverterChoice, facts: ConverterFacts, expected: Converter
 ) -> None:
     instruction = advance(BuildMachine(choice), Phase.DEBIANIZE, facts)
     assert instruction == RunPhase(phase=Phase.DEBIANIZE, converter=expected)
@@ -70,11 +72,13 @@ def test_the_converter_follows_suite_project_and_wish(
 @pytest.mark.parametrize(
     ("choice", "facts"),
     [
-        (ConverterChoice.AUTO, Inspected(has_setup_py=False, suite_has_pyproject_plugin=False)),
-        (ConverterChoice.STDEB, Inspected(has_setup_py=False, suite_has_pyproject_plugin=True)),
+        (ConverterChoice.AUTO, ConverterFacts(has_setup_py=False, suite_has_pyproject_plugin=False)),
+        (ConverterChoice.STDEB, ConverterFacts(has_setup_py=False, suite_has_pyproject_plugin=True)),
     ],
 )
-def test_without_a_possible_converter_the_build_fails_with_advice(choice: ConverterChoice, facts: Inspected) -> None:
+def test_without_a_possible_converter_the_build_fails_with_advice(
+    choice: ConverterChoice, facts: ConverterFacts
+) -> None:
     end = advance(BuildMachine(choice), Phase.COLLECT, facts)
     assert isinstance(end, Finish)
     assert end.failure is not None
@@ -106,12 +110,12 @@ def test_missing_build_dependencies_are_provided_in_bounded_rounds() -> None:
     machine = BuildMachine(ConverterChoice.AUTO)
     missing = failure(FailureClass.BUILD_DEP_MISSING, Phase.COMPILE)
     advance(machine, Phase.COMPILE, MODERN)
-    for _ in range(MAX_DEPENDENCY_ROUNDS):
-        again = machine.failed(missing, can_provide_more=True)
+    for number in range(MAX_DEPENDENCY_ROUNDS):
+        again = machine.failed(missing, Lessons(packages=frozenset({"libdemo-dev", f"lib{number}-dev"})))
         assert again == RunPhase(phase=Phase.PROVISION, converter=Converter.PYPROJECT)
         machine.succeeded()
         machine.succeeded()
-    end = machine.failed(missing, can_provide_more=True)
+    end = machine.failed(missing, Lessons(packages=frozenset({"libmore-dev"})))
     assert end == Finish(status=Status.FAILED, failure=missing)
 
 
@@ -121,3 +125,29 @@ def test_other_failures_end_the_build() -> None:
     oom = failure(FailureClass.OOM, Phase.COMPILE)
     assert machine.failed(oom) == Finish(status=Status.FAILED, failure=oom)
     assert oom.retryable
+
+
+def test_the_story_tells_what_each_failure_has_taught() -> None:
+    machine = BuildMachine(ConverterChoice.AUTO)
+    advance(machine, Phase.COMPILE, MODERN)
+    first = Lessons(packages=frozenset({"libdemo-dev"}))
+    machine.failed(failure(FailureClass.BUILD_DEP_MISSING, Phase.COMPILE), first)
+    machine.provided(replace(first, requirements=("demo>=2",)))
+    machine.succeeded()
+    machine.succeeded()
+    second = replace(machine.lessons, promoted=frozenset({"python3-sphinx"}), plugin_unfit=True)
+    machine.failed(failure(FailureClass.IMPORT_FAILED, Phase.VERIFY), second)
+    assert [line for line in machine.story if "learned" in line] == [
+        "compile: learned packages: libdemo-dev",
+        "provision: learned requirements: demo>=2",
+        "verify: learned plugin_unfit; promoted: python3-sphinx",
+    ]
+    assert machine.lessons == second
+
+
+def test_a_failure_that_taught_nothing_ends_the_build() -> None:
+    machine = BuildMachine(ConverterChoice.AUTO)
+    advance(machine, Phase.COMPILE, MODERN)
+    missing = failure(FailureClass.BUILD_DEP_MISSING, Phase.COMPILE)
+    assert machine.failed(missing) == Finish(status=Status.FAILED, failure=missing)
+    assert not any("learned" in line for line in machine.story)

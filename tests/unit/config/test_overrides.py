@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcbuild.builder.machine import BuildMachine, ConverterChoice, Finish, Inspected, RunPhase
+from lxcbuild.builder.machine import BuildMachine, ConverterChoice, ConverterFacts, Finish, RunPhase
 from lxcbuild.config.overrides import OFF, Change, changed, load_overrides
 from lxcbuild.errors import ConfigError
 from lxcbuild.model import Converter, Phase, Target
@@ -122,7 +122,7 @@ def test_relations_are_taken_away_by_package_and_added_once() -> None:
 
 
 def test_the_converter_of_an_override_holds_unless_the_user_says_otherwise() -> None:
-    facts = Inspected(has_setup_py=True, suite_has_pyproject_plugin=True, override=ConverterChoice.STDEB)
+    facts = ConverterFacts(has_setup_py=True, suite_has_pyproject_plugin=True, override=ConverterChoice.STDEB)
     for choice, converter in (
         (ConverterChoice.AUTO, Converter.STDEB),
         (ConverterChoice.PYPROJECT, Converter.PYPROJECT),
@@ -137,6 +137,6 @@ def test_the_converter_of_an_override_holds_unless_the_user_says_otherwise() -> 
     while machine._phase is not Phase.INSPECT:
         machine.succeeded()
     ended = machine.inspected(
-        Inspected(has_setup_py=False, suite_has_pyproject_plugin=True, override=ConverterChoice.STDEB)
+        ConverterFacts(has_setup_py=False, suite_has_pyproject_plugin=True, override=ConverterChoice.STDEB)
     )
     assert isinstance(ended, Finish)
