@@ -15,10 +15,9 @@ from typing import Any
 from msgspec import Struct, inspect
 
 from lxcbuild.config.structs import Table, nearest
-from lxcbuild.config.units import parse_bytes, parse_percent, parse_seconds
+from lxcbuild.config.units import parse_bytes, parse_cpu_list, parse_percent, parse_seconds
 from lxcbuild.policy import Policy
 
-_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
 _ALL_BUT = re.compile(r"all(?:\s*-\s*(\d{1,4}))?", re.ASCII)
 _NAME = r"^[a-z0-9][a-z0-9-]{0,62}\Z"
 
@@ -195,17 +194,12 @@ def _rate(value: object) -> int:
 
 def _cpuset(value: object) -> str:
     """The kernel's list, or ``all``, or ``all-1`` (leave one CPU alone; at least one stays)."""
-    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    text = str(value).strip()
     if match := _ALL_BUT.fullmatch(text):
         cpus = sorted(os.sched_getaffinity(0))
         kept = cpus[min(int(match[1] or 0), len(cpus) - 1) :]
         return ",".join(map(str, kept))
-    if not _CPU_LIST.fullmatch(text):
-        raise ValueError(f"{value!r} is not a set of CPUs; write 0-3,7 or all-1 (all but one)")
-    for part in text.split(","):
-        low, _, high = part.partition("-")
-        if high and int(high) < int(low):
-            raise ValueError(f"{part} runs backwards")
+    parse_cpu_list(text)
     return text
 
 

@@ -65,9 +65,9 @@ def parse_cpu_list(text: str) -> frozenset[int]:
     """The kernel's list format, ``0-3,7``; raises ValueError on anything else."""
     found: set[int] = set()
     for part in text.split(","):
-        match = _CPU_RANGE.fullmatch(part.strip())
+        match = _CPU_RANGE.fullmatch(part)
         if match is None:
-            raise ValueError(f"{text[:60]!r} is not a list of CPUs such as 0-3,7")
+            raise ValueError(f"{_shown(text)} is not a set of CPUs; write 0-3,7 or all-1 (all but one)")
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
             raise ValueError(f"{part} runs backwards")

@@ -89,8 +89,8 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
 
 def test_cpu_lists() -> None:
     assert parse_cpu_list("0-3,7") == {0, 1, 2, 3, 7}
-    for bad in ("", "a", "1-", "-1", "1-2-3", "0-99999999"):
-        with pytest.raises(ValueError, match="not a list of CPUs"):
+    for bad in ("", "a", "1-", "-1", "1-2-3", "0-99999999", "0, 1", "1\n"):
+        with pytest.raises(ValueError, match="is not a set of CPUs"):
             parse_cpu_list(bad)
     with pytest.raises(ValueError, match="3-1 runs backwards"):
         parse_cpu_list("0,3-1")
