@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from msgspec import Struct
 
@@ -141,6 +142,13 @@ def failed(done: Completed) -> CommandError:
     how = f"exit status {done.status}" if done.status >= 0 else f"signal {signal.Signals(-done.status).name}"
     last = said[-1][:300] if said else "it printed nothing"
     return CommandError(f"{done.argv[0]} failed ({how}): {last}", details="\n".join([replay(done.argv), *said[-20:]]))
+
+
+def piped(stream: IO[bytes] | None) -> IO[bytes]:
+    """The stream of a program that was started with :data:`PIPE` for it."""
+    if stream is None:
+        raise ValueError("it was not started with a pipe")
+    return stream
 
 
 @contextlib.contextmanager

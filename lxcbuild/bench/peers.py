@@ -48,10 +48,10 @@ def run_once(argv: Sequence[str]) -> Life:
     """Start it and wait for its end. Raises ToolMissingError, CommandError."""
     began = time.perf_counter()
     with process.spawn(argv, stdout=_PIPE, stderr=_STDOUT) as child:
-        assert child.stdout is not None
-        said = os.read(child.stdout.fileno(), 4096)
+        output = process.piped(child.stdout).fileno()
+        said = os.read(output, 4096)
         first = time.perf_counter()
-        while more := os.read(child.stdout.fileno(), 4096):
+        while more := os.read(output, 4096):
             said += more
         status = child.wait(_LIMIT_S)
         done = time.perf_counter()

@@ -21,7 +21,6 @@ from lxcbuild.builder.checks.checks import check
 from lxcbuild.builder.facts import (
     Collected,
     Compiled,
-    Fetched,
     Inspected,
     InspectedPackage,
     Laid,
@@ -58,7 +57,7 @@ from lxcbuild.builder.phases import (
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
 from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
-from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, SourceKind, Status, Usage
+from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, Source, SourceKind, Status, Usage
 
 PhaseFunction = Callable[[Work, PhaseResults], Struct]
 
@@ -66,7 +65,7 @@ PhaseFunction = Callable[[Work, PhaseResults], Struct]
 _PROJECT: Mapping[Phase, PhaseFunction] = {
     Phase.RESOLVE: lambda work, _: resolve.run(work),
     Phase.FETCH: lambda work, facts: fetch.run(work, facts[Resolved]),
-    Phase.INSPECT: lambda work, facts: inspect.run(work, facts[Resolved], facts[Fetched]),
+    Phase.INSPECT: lambda work, facts: inspect.run(work, facts[Resolved], facts[Source]),
     Phase.PROVISION: lambda work, facts: provision.run(work, facts[Inspected], facts[Lessons]),
     Phase.DEBIANIZE: lambda work, facts: debianize.run(work, facts[Inspected], facts[Provisioned]),
     Phase.COMPILE: lambda work, facts: compile.run(work, facts[Laid]),
@@ -78,7 +77,7 @@ _PROJECT: Mapping[Phase, PhaseFunction] = {
 _PACKAGE: Mapping[Phase, PhaseFunction] = {
     Phase.RESOLVE: _PROJECT[Phase.RESOLVE],
     Phase.FETCH: lambda work, facts: debian_source.fetch(work, facts[Resolved]),
-    Phase.INSPECT: lambda work, facts: debian_source.inspect(work, facts[Resolved], facts[Fetched]),
+    Phase.INSPECT: lambda work, facts: debian_source.inspect(work, facts[Resolved], facts[Source]),
     Phase.PROVISION: lambda work, facts: debian_source.provision(work, facts[InspectedPackage]),
     Phase.DEBIANIZE: lambda work, facts: debian_source.unpack(work, facts[InspectedPackage], facts[Provisioned]),
     Phase.COMPILE: lambda work, facts: compile.run(work, facts[LaidPackage]),

@@ -40,22 +40,11 @@ class Resolved(Struct, frozen=True, kw_only=True):
     origin: Release | Path  # a release of the index, or a local path
 
 
-class Fetched(Struct, frozen=True, kw_only=True):
-    """Phase fetch: the source archive, or the .dsc and what it names."""
-
-    source: Source
-
-
-class InspectedSource(Struct, frozen=True, kw_only=True):
-    """Phase inspect, whatever was inspected; ``source`` has name and version."""
+class Inspected(Struct, frozen=True, kw_only=True):
+    """Phase inspect, of a project; ``source`` has name and version."""
 
     resolved: Resolved
     source: Source
-
-
-class Inspected(InspectedSource, frozen=True, kw_only=True):
-    """Phase inspect, of a project."""
-
     inspection: Inspection
 
     def compiled_after_all(self) -> Inspected:
@@ -63,9 +52,11 @@ class Inspected(InspectedSource, frozen=True, kw_only=True):
         return replace(self, inspection=replace(self.inspection, compiled=True))
 
 
-class InspectedPackage(InspectedSource, frozen=True, kw_only=True):
+class InspectedPackage(Struct, frozen=True, kw_only=True):
     """Phase inspect, of a Debian source package: what its debian/ says."""
 
+    resolved: Resolved
+    source: Source
     package: SourcePackage
 
 
@@ -113,7 +104,7 @@ class Compiled(Struct, frozen=True, kw_only=True):
 
 
 class Verified(Struct, frozen=True, kw_only=True):
-    """Phase verify: what came out has passed the gate, was installed and tried, and passed the checks that were asked for."""
+    """Phase verify: what came out has passed the gate, was installed and tried, and passed the checks."""
 
     compiled: Compiled
 

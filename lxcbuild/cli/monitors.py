@@ -134,7 +134,7 @@ def outcome_text(outcome: Outcome) -> str:
         return f"{what} built for {outcome.target} in {seconds_text(wall_s)}"
     if outcome.status is Status.OFFICIAL:
         return f"{what} is official in {outcome.target}: nothing was built"
-    assert outcome.failure is not None, outcome
     failure = outcome.failure
+    assert failure is not None, outcome
     where = f"{failure.failure_class.value} in {failure.phase.value}"
     return f"{what} failed for {outcome.target}: {where}: {for_terminal(failure.brief)}"

@@ -34,13 +34,12 @@ def pack_tree(tree: Path, compressed: Path) -> str:
         err = said.fileno()
         tar = running.enter_context(process.spawn(_tar(tree), stdout=process.PIPE, stderr=err))
         zstd = running.enter_context(process.spawn(_zstd(compressed), stdin=process.PIPE, stderr=err))
-        assert tar.stdout is not None
-        assert zstd.stdin is not None
+        plain, packed = process.piped(tar.stdout), process.piped(zstd.stdin)
         with contextlib.suppress(BrokenPipeError):  # zstd says why
-            while chunk := tar.stdout.read(_CHUNK_BYTES):
+            while chunk := plain.read(_CHUNK_BYTES):
                 digest.update(chunk)
-                zstd.stdin.write(chunk)
-            zstd.stdin.close()
+                packed.write(chunk)
+            packed.close()
         # zstd first: tar, whose reader is gone when zstd has failed, is not what is to blame.
         for child, argv in ((zstd, _zstd(compressed)), (tar, _tar(tree))):
             status = child.wait()

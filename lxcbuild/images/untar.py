@@ -318,8 +318,7 @@ def untar_file(archive: Path, tree: Path, limits: TarLimits | None = None) -> No
     """The same for a file that zstd compressed. Raises :class:`ExtractionError`, :class:`ToolMissingError`, DiskFullError."""
     try:
         with process.spawn(["zstd", "-dcq", "--", archive], stdout=_PIPE, stderr=_NULL) as child:
-            assert child.stdout is not None
-            untar(child.stdout, tree, limits)
+            untar(process.piped(child.stdout), tree, limits)
     except ExtractionError as error:
         raise ExtractionError(f"{archive.name}: {error.brief}", details=error.details) from error
     except OSError as error:

@@ -119,8 +119,8 @@ class _Site:
                 left_out=max(0, len(builds) - _BUILDS_PER_PROJECT),
             )
             for build in builds[:_BUILDS_PER_PROJECT]:
-                if self._wants(build) and build.has_log:
-                    self._log(build)
+                if self._wants(build) and build.has_log and build.log_path is not None:
+                    self._log(build, build.log_path)
         self._search()
         (self._root / MARK).write_text(f"{__version__}\n")
         return Written(len(self._builds), len(self._projects), self._pages, self._logs)
@@ -131,9 +131,8 @@ class _Site:
             rows = self._builds[number * _ROWS : (number + 1) * _ROWS]
             self._page(f"builds/{number + 1}.html", "builds.html", rows=rows, number=number + 1, pages=pages)
 
-    def _log(self, build: ReportedBuild) -> None:
-        assert build.log_path is not None
-        head, tail, left_out = _excerpt(build.log_path)
+    def _log(self, build: ReportedBuild, path: Path) -> None:
+        head, tail, left_out = _excerpt(path)
         self._logs += 1
         self._page(
             f"logs/{gather.slug(build.build_id)}.html", "log.html", build=build, head=head, tail=tail, left_out=left_out

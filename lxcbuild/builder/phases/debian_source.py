@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lxcbuild.builder.facts import Fetched, InspectedPackage, LaidPackage, Provisioned, Resolved
+from lxcbuild.builder.facts import InspectedPackage, LaidPackage, Provisioned, Resolved
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import JobEnd, raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.work import Work
@@ -27,7 +27,7 @@ from lxcbuild.text import for_documents
 _BUILD_TOOLS = ("fakeroot",)
 
 
-def fetch(work: Work, resolved: Resolved) -> Fetched:
+def fetch(work: Work, resolved: Resolved) -> Source:
     """The .dsc and the files that it names, hash-checked, or a packed directory, in the cache."""
     path, dirs = resolved.origin, work.context.dirs
     assert isinstance(path, Path), "no index has Debian source packages"
@@ -35,7 +35,7 @@ def fetch(work: Work, resolved: Resolved) -> Fetched:
         if any((path / name).exists() for name in ("pyproject.toml", "setup.py")):
             work.note("the directory is built by its debian/; --converter pyproject sets that aside")
         packed = from_path(path, dirs=dirs, monitor=work.monitor)
-        return Fetched(source=replace(packed, kind=SourceKind.DSC, name="", version=""))
+        return replace(packed, kind=SourceKind.DSC, name="", version="")
     try:
         source = _fetch_dsc(work, path)
     except FileNotFoundError as error:
@@ -48,7 +48,7 @@ def fetch(work: Work, resolved: Resolved) -> Fetched:
             raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
         raise disk_full_or(error, dirs.downloads) from error
     work.identify(source.name, source.version)
-    return Fetched(source=source)
+    return source
 
 
 def _fetch_dsc(work: Work, path: Path) -> Source:
@@ -78,9 +78,8 @@ def _read_dsc(place: Path) -> Dsc:
         raise BrokenSdistError(f"this is no source package: {error}") from error
 
 
-def inspect(work: Work, resolved: Resolved, fetched: Fetched) -> InspectedPackage:
+def inspect(work: Work, resolved: Resolved, source: Source) -> InspectedPackage:
     """What debian/ says, read in a sandbox."""
-    source = fetched.source
     toolchain = work.using(work.provide(resolved.image, resolved.recipe.toolchain))
     instance = work.open_sandbox(toolchain.lowers, binds=source_binds(source))
     end = run_job(work, instance, sourcepackage.inspect_job(inside_name(source)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lxcbuild.builder.facts import Fetched, Resolved
+from lxcbuild.builder.facts import Resolved
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import WrongHashError
 from lxcbuild.files import digest_of
@@ -13,7 +13,7 @@ from lxcbuild.model import Source
 from lxcbuild.pypi.files.local import from_path
 
 
-def run(work: Work, resolved: Resolved) -> Fetched:
+def run(work: Work, resolved: Resolved) -> Source:
     """Fetch the archive; a directory is packed."""
     if isinstance(resolved.origin, Path):
         source = from_path(resolved.origin, dirs=work.context.dirs, monitor=work.monitor)
@@ -21,7 +21,7 @@ def run(work: Work, resolved: Resolved) -> Fetched:
         source = work.context.index.fetch_source(resolved.origin)
         _check_pinned(source, work.request.hashes)
     work.identify(source.name, source.version)
-    return Fetched(source=source)
+    return source
 
 
 def _check_pinned(source: Source, pinned: Sequence[tuple[str, str]]) -> None:

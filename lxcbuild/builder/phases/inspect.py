@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from lxcbuild.builder.facts import Fetched, Inspected, Resolved
+from lxcbuild.builder.facts import Inspected, Resolved
 from lxcbuild.builder.failures import fail
 from lxcbuild.builder.jobs import raise_failure, result_bytes, run_job, take_output
 from lxcbuild.builder.needs import readings
@@ -22,9 +22,9 @@ from lxcbuild.model import FailureClass, Phase, Source
 from lxcbuild.sandbox.base import Bind
 
 
-def run(work: Work, resolved: Resolved, fetched: Fetched) -> Inspected:
+def run(work: Work, resolved: Resolved, source: Source) -> Inspected:
     """Look inside; name and version of the source come from there, where only the archive knows them."""
-    patches, source = work.override.patches, fetched.source
+    patches = work.override.patches
     job = inspecting.inspect_job(source.path.name, patches)
     key = readings.key_of(job, archive_sha256=source.sha256, image_digest=resolved.image.digest)
     found = _read_before(work, key) if not patches else None
@@ -35,7 +35,7 @@ def run(work: Work, resolved: Resolved, fetched: Fetched) -> Inspected:
     override = work.override
     if override.patches != patches:
         # Only now it is known whose override it is: the sources are looked at with its patches.
-        return run(work, resolved, Fetched(source=source))
+        return run(work, resolved, source)
     if override.sources:
         work.note(override.describe())
     return Inspected(resolved=resolved, source=source, inspection=found)

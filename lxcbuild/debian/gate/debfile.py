@@ -237,8 +237,7 @@ def _zstd(raw: Iterator[bytes], budget: Budget) -> Generator[bytes, None, None]:
         os.lseek(packed.fileno(), 0, os.SEEK_SET)  # the child reads past our buffer
         argv = ["zstd", "--decompress", "--stdout", "--quiet", "--memory=256MB"]
         with process.spawn(argv, stdin=packed.fileno(), stdout=process.PIPE) as child:
-            assert child.stdout is not None
-            while data := child.stdout.read(_CHUNK):
+            while data := process.piped(child.stdout).read(_CHUNK):
                 yield data
             if child.wait() != 0:
                 raise ArtifactError("its zstd stream is damaged")

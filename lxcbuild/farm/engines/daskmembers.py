@@ -39,7 +39,8 @@ class _Worker:
 
     @classmethod
     def required(cls) -> Engine:
-        assert cls.engine is not None, "it was not started by lxcbuild farm worker"
+        if cls.engine is None:
+            raise RuntimeError("it was not started by lxcbuild farm worker")
         return cls.engine
 
 

@@ -111,8 +111,6 @@ def _reset(packet: Packet) -> bytes | None:
     if flags & _RST:
         return None
     data = len(packet.payload) - offset + bool(flags & _SYN) + bool(flags & _FIN)
-    assert packet.source_port is not None
-    assert packet.destination_port is not None
     if flags & _ACK:  # RFC 9293, 3.5.2
         numbers, answer = (acknowledged, 0), _RST
     else:

@@ -243,10 +243,9 @@ class Guard:
         if packet.protocol in (packets.ICMP, packets.ICMPV6):
             inode = netns.ping_inode(self._ground.icmp_tables, packet.echo_identifier)
             return None if inode is None else attribution.holder(inode, root_pid=self._root_pid)
-        if packet.protocol not in (packets.TCP, packets.UDP):
+        has_ports = packet.protocol in (packets.TCP, packets.UDP)
+        if not has_ports or packet.source_port is None or packet.destination_port is None:
             return None
-        assert packet.source_port is not None
-        assert packet.destination_port is not None
         return self._holder(
             packet.protocol, (packet.source, packet.source_port), (packet.destination, packet.destination_port)
         )
