@@ -89,8 +89,8 @@ class View(Progress):
 
     def _drawn(self) -> RenderableType:
         """As many rows as there is room for: what does not fit on the terminal would take the totals with it."""
-        assert self._console is not None
-        return draw(self.picture(), rows=min(max(self._console.size.height - _OTHER_LINES, 3), _MAX_ROWS))
+        height = self._console.size.height if self._console is not None else 0
+        return draw(self.picture(), rows=min(max(height - _OTHER_LINES, 3), _MAX_ROWS))
 
     @contextlib.contextmanager
     def _lines(self) -> Iterator[None]:

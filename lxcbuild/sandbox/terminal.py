@@ -51,8 +51,8 @@ class Terminal(contextlib.AbstractContextManager["Terminal"]):
 
     def take_resize(self) -> dict[str, int]:
         """The new size, after :attr:`resize_fd` became readable."""
-        assert self.resize_fd is not None
-        os.eventfd_read(self.resize_fd)
+        if self.resize_fd is not None:
+            os.eventfd_read(self.resize_fd)
         columns, rows = os.get_terminal_size(self.fd)
         return {"rows": rows, "cols": columns}
 
