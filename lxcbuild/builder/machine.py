@@ -8,12 +8,15 @@ with more room. The story of all transitions is kept for post-mortems.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from lxcbuild.debian.source.crates import CrateSupply
 from lxcbuild.model import Converter, Failure, FailureClass, Phase, SourceKind, Status
-from lxcbuild.policy import Policy
+
+if TYPE_CHECKING:
+    from lxcbuild.debian.source.crates import CrateSupply
+    from lxcbuild.policy import Policy
 
 #: How often a failure may teach something that provisioning then knows.
 MAX_DEPENDENCY_ROUNDS = 3
