@@ -56,7 +56,7 @@ from lxcbuild.builder.phases import (
 )
 from lxcbuild.builder.work import Work
 from lxcbuild.errors import CancelledError, LxcbuildError
-from lxcbuild.events import BuildEnded, BuildStarted, PhaseEnded, PhaseStarted
+from lxcbuild.events import BuildEnded, BuildPutAside, BuildStarted, PhaseEnded, PhaseStarted
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, Source, SourceKind, Status, Usage
 
 PhaseFunction = Callable[[Work, PhaseResults], Struct]
@@ -153,6 +153,12 @@ class Build:
         """End a build that nobody waits for any more."""
         phase = self.work.phases[-1].phase if self.work.phases else Phase.RESOLVE
         self.fail(Failure(failure_class=FailureClass.CANCELLED, phase=phase, brief="cancelled by the user"))
+
+    def put_aside(self) -> None:
+        """Give back what the build has; it begins anew, under another id, when what it needs is there."""
+        if self.outcome is None:
+            self.work.close()
+            self.work.monitor.emit(BuildPutAside(build_id=self.work.build_id))
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -1,98 +1,117 @@
-"""Builds several projects and what they need of each other and of the index: one set, every project once, what is needed first.
+"""Builds what was asked for together, as one set of projects that fit each other.
 
-All that was asked for is inspected; then one set of versions is chosen for all of it
-(:mod:`lxcbuild.builder.needs.dependencies`), and its members are built in the order of :mod:`lxcbuild.plan.dependencies`, each
-in sandboxes of its own. Projects that need each other are compiled first and verified together.
+All of it is inspected; then one set of versions is chosen (:mod:`lxcbuild.builder.needs.dependencies`). What else belongs to the
+set has to be there: whoever calls builds that first, and then calls again. Each build has sandboxes of its own. Projects that need
+each other are compiled first and verified together.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 from msgspec.structs import replace
+from packaging.version import Version
 
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.driver import Build
-from lxcbuild.builder.facts import Compiled, Inspected, Resolved
+from lxcbuild.builder.facts import Compiled, Inspected
 from lxcbuild.builder.failures import PhaseFailedError
 from lxcbuild.builder.needs import dependencies
 from lxcbuild.builder.needs.naming import future_names
 from lxcbuild.builder.phases.collect import hand_over
 from lxcbuild.builder.ready import Ready, find_ready, recorded_request
-from lxcbuild.builder.remembered import remembered
-from lxcbuild.builder.request import BuildRequest
+from lxcbuild.builder.request import BuildRequest, MissingRelease
 from lxcbuild.builder.sets import BuildSet, failure_by, notes, plain, request_for, resolved, without_namesakes
 from lxcbuild.builder.work import Work
 from lxcbuild.debian.names import Distribution
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.ledger.records import NewBuild, Records
-from lxcbuild.model import Artifact, BuiltPackages, Failure, Outcome, Phase, SourceKind, Status, Target
+from lxcbuild.model import Artifact, BuiltPackages, Outcome, Phase, SourceKind, Status, Target
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.pypi.versions.runtimeset import RuntimeSet
-from lxcbuild.pypi.versions.version_caps import VersionCap, lowered
+from lxcbuild.pypi.versions.version_caps import Ceilings
+
+#: Builds of releases that have failed, by project and version.
+Failed = Mapping[tuple[str, str], Outcome]
 
 
 class FamilyOutcome(Struct, frozen=True, kw_only=True):
-    """``asked`` has one outcome per request, in their order; ``others`` those of what they needed, in the order of building.
+    """How builds ended, or what has to be built before.
 
-    ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found. ``lacking`` is what
-    has to be built before, where only the requests themselves may be built.
+    ``asked`` has one outcome per request, in their order; ``others`` those of what they needed, each after all that it needs.
+    ``errors`` has what ended a build, by its id, where that was an error and not something that a phase found. Where there is
+    something ``lacking``, nothing has ended yet: it has to be built first. ``pins`` are the versions that were chosen with it.
     """
 
-    asked: tuple[Outcome, ...]
-    others: tuple[Outcome, ...]
-    errors: Mapping[str, LxcbuildError]
-    lacking: tuple[Lacking, ...] = ()
+    asked: tuple[Outcome, ...] = ()
+    others: tuple[Outcome, ...] = ()
+    errors: Mapping[str, LxcbuildError] = field(default_factory=dict)
+    lacking: tuple[MissingRelease, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
-class Lacking(Struct, frozen=True, kw_only=True):
-    """A release that has to be built first; ``needs`` are the projects of the same set that it needs directly."""
+class Family(Struct, kw_only=True):
+    """What was asked for together, each recorded in the ledger under the policy's name.
 
-    name: str
-    version: str
-    needs: tuple[str, ...]
-
-
-def build_family(
-    requests: Iterable[BuildRequest], *, context: BuildContext, ledger: Records, policy: str, only_asked: bool = False
-) -> FamilyOutcome:
-    """Build everything that was asked for, recorded in the ledger under the policy's name.
-
-    ``only_asked``: what else is needed must be there already, or the builds are cancelled and the outcome says what is lacking:
-    somebody else builds that, and asks again. Never raises for what goes wrong with builds: that is in the outcomes. An
-    interruption ends all of them and is raised again.
+    Whatever else is needed must be there already, or :meth:`build` says what is lacking: somebody else builds that, and calls it
+    again. Only what needs one of the requests in turn is built with it. ``caps`` are the version caps of a target; ``made`` knows
+    the builds of this run, which count although everything is to be built again.
     """
-    family = _Family(context=context, ledger=ledger, policy=policy, only_asked=only_asked)
-    try:
-        family.build(list(dict.fromkeys(requests)))
-    except BaseException:
-        for build in (*family.asked, *family.others):
-            build.cancel()
-        raise
-    return family.outcome()
 
-
-class _Family(Struct, kw_only=True):
+    requests: Sequence[BuildRequest]
     context: BuildContext
     ledger: Records
     policy: str
-    only_asked: bool = False
-    lacking: dict[str, Lacking] = field(default_factory=dict)
+    caps: Callable[[Target], Ceilings]
     asked: list[Build] = field(default_factory=list)
     others: list[Build] = field(default_factory=list)
     ready: list[Outcome] = field(default_factory=list)
     order: list[str] = field(default_factory=list)  # ids of what nobody asked for by name
+    waiting: list[BuildSet] = field(default_factory=list)
     sets: list[BuildSet] = field(default_factory=list)
-    caps: dict[Target, dict[str, VersionCap]] = field(default_factory=dict)
-    culprits: dict[tuple[Target, str], Failure] = field(default_factory=dict)  # the first failure, to who needs it
     finished: dict[tuple[Target, str, str], Outcome] = field(default_factory=dict)
 
-    def build(self, requests: Sequence[BuildRequest]) -> None:
+    def build(self, *, made: Records, failed: Failed) -> FamilyOutcome:
+        """Build everything, or as much as is possible before what is lacking; ``failed`` is what nobody can build.
+
+        Never raises for what goes wrong with builds: that is in the outcomes. An interruption ends all of them and is raised again.
+        """
+        try:
+            if not self.asked:
+                self._begin_all()
+            while self.waiting:
+                one = self.waiting[0]
+                absent = self._absent(one, made)
+                hopeless = [name for name in absent if (name, one.version(name)) in failed]
+                if hopeless:
+                    self._do_without(one, hopeless[0], failed)
+                elif absent:
+                    versions = {name: one.version(name) for name in one.chosen.needs}
+                    return FamilyOutcome(lacking=tuple(_missing(one, name) for name in absent), pins=versions)
+                else:
+                    self._build_set(one, made)
+                    del self.waiting[0]
+        except BaseException:
+            self.cancel()
+            raise
+        return self._outcome()
+
+    def cancel(self) -> None:
+        """End what has not ended, because nobody waits for it any more."""
+        for build in (*self.asked, *self.others):
+            build.cancel()
+
+    def put_aside(self) -> None:
+        """End what has not ended without a trace: it begins anew elsewhere."""
+        for build in (*self.asked, *self.others):
+            build.put_aside()
+
+    def _begin_all(self) -> None:
         inspected: dict[Target, list[Build]] = {}
-        for request in requests:
+        for request in dict.fromkeys(self.requests):
             build = self._begin(request)
             self.asked.append(build)
             if request.kind is SourceKind.DSC:
@@ -102,7 +121,7 @@ class _Family(Struct, kw_only=True):
         for builds in inspected.values():
             for members in without_namesakes(builds):
                 for one in self._sets(members):
-                    self._settle(one)
+                    self._wait_for(one)
 
     def _begin(self, request: BuildRequest) -> Build:
         work = Work(request=request, context=self.context)
@@ -172,50 +191,12 @@ class _Family(Struct, kw_only=True):
 
     def _resolve(self, builds: Sequence[Build]) -> RuntimeSet:
         projects = [(build.work, build.facts[Inspected]) for build in builds]
-        return dependencies.resolve(projects, self._caps(builds[0]))
+        return dependencies.resolve(projects, self.caps(builds[0].work.request.target))
 
-    def _caps(self, build: Build) -> dict[str, VersionCap]:
-        """By project; what is tried is the target's business."""
-        work, target = build.work, build.work.request.target
-        if target not in self.caps:
-            resolved_on = build.facts.find(Resolved)
-            image = resolved_on.image.digest if resolved_on is not None else None
-            known = {} if work.request.rebuild else remembered(self.ledger, target, policy=self.policy, image=image)
-            self.caps[target] = {**known, **self.context.caps}
-        return self.caps[target]
-
-    def _settle(self, one: BuildSet | None) -> None:
-        """Build a set, with older releases of what it needs where the newest cannot be built."""
-        while one is not None:
-            self.sets.append(one)
-            try:
-                self._build_set(one)
-            except _TryOlderError as error:
-                one = self._with_older(one, error)
-            else:
-                return
-
-    def _with_older(self, one: BuildSet, error: _TryOlderError) -> BuildSet | None:
-        """The same roots with another choice; where there is none, those that need what has failed end with it."""
-        going = [build for build in one.roots.values() if build.outcome is None]
-        try:
-            return resolved(going, self._resolve(going))
-        except (PhaseFailedError, LxcbuildError) as nothing:
-            for build in going:
-                build.work.finish_sandbox()
-                if error.name in reachable(one.chosen.needs, [build.work.name]):
-                    why = nothing.failure.brief if isinstance(nothing, PhaseFailedError) else nothing.brief
-                    build.work.note(f"no older release does: {why}")
-                    build.fail(self.culprits[build.work.request.target, error.name])
-        rest = [build for build in going if build.outcome is None]
-        return resolved(rest, one.chosen) if rest else None
-
-    def _build_set(self, one: BuildSet) -> None:
-        if self.only_asked and (lacking := self._lacking(one)):
-            self.lacking |= {item.name: item for item in lacking}
-            for build in one.roots.values():
-                build.cancel()
-            return
+    def _wait_for(self, one: BuildSet) -> None:
+        """Let a set be built: names and versions of all that belongs to it are known from here on."""
+        self.waiting.append(one)
+        self.sets.append(one)
         if len(one.chosen.needs) > 1:
             one.closure = Closure(chosen=self._names(one), extras=one.chosen.extras)
         elif one.chosen.extras:
@@ -223,16 +204,53 @@ class _Family(Struct, kw_only=True):
         for name, build in one.roots.items():
             build.work.closure = one.closure
             one.builds[name] = build.work.build_id
-            for text in notes(one, name, self._caps(build)):
-                build.work.note(text)
+            if len(one.chosen.needs) > 1:
+                for text in notes(one, name, self.caps(build.work.request.target)):
+                    build.work.note(text)
+
+    def _absent(self, one: BuildSet, made: Records) -> list[str]:
+        """What has to be built before, each after all that it needs. What needs a root in turn is built with it."""
+        found = []
+        for members in components(one.chosen.needs):
+            if one.roots.keys().isdisjoint(members):
+                alive = one.alive()
+                found += [name for name in members if name in alive and not self._is_there(one, name, made)]
+        return found
+
+    def _is_there(self, one: BuildSet, name: str, made: Records) -> bool:
+        if name not in one.found and _key(one, name) not in self.finished:
+            ready = self._find_ready(one, name, made)
+            if ready is not None:
+                one.found[name] = ready
+        return name in one.found or _key(one, name) in self.finished
+
+    def _do_without(self, one: BuildSet, name: str, failed: Failed) -> None:
+        """Choose an older release of what cannot be built; where there is none, those that need it end with it."""
+        going = [build for build in one.roots.values() if build.outcome is None]
+        cap = self.caps(going[0].work.request.target).get(name)
+        if cap is not None and cap.covers(one.version(name)):
+            try:
+                other = resolved(going, self._resolve(going))
+            except (PhaseFailedError, LxcbuildError) as nothing:
+                for build in going:
+                    build.work.finish_sandbox()
+                    if name in reachable(one.chosen.needs, [build.work.name]):
+                        why = nothing.failure.brief if isinstance(nothing, PhaseFailedError) else nothing.brief
+                        build.work.note(f"no older release does: {why}")
+            else:
+                del self.waiting[0]
+                self._wait_for(other)
+                self.waiting.insert(0, self.waiting.pop())
+                return
+        newest = max((version for project, version in failed if project == name), key=Version)
+        for build in going:
+            if name in reachable(one.chosen.needs, [build.work.name]):
+                build.fail(failure_by(failed[name, newest], one.chosen.pinned.get(name)))
+
+    def _build_set(self, one: BuildSet, made: Records) -> None:
         for members in components(one.chosen.needs):
             alive = one.alive()
-            self._build_component(one, [name for name in members if name in alive])
-
-    def _lacking(self, one: BuildSet) -> list[Lacking]:
-        needs, alive = one.chosen.needs, one.alive()
-        absent = [name for name in needs if name in alive - one.roots.keys() and self._find_ready(one, name) is None]
-        return [Lacking(name=n, version=one.version(n), needs=tuple(sorted(needs[n]))) for n in sorted(absent)]
+            self._build_component(one, [name for name in members if name in alive], made)
 
     def _names(self, one: BuildSet) -> dict[str, Distribution]:
         work = next(iter(one.roots.values())).work
@@ -246,16 +264,16 @@ class _Family(Struct, kw_only=True):
 
     # -- members ----------------------------------------------------------------------------------------------------
 
-    def _build_component(self, one: BuildSet, members: Sequence[str]) -> None:
+    def _build_component(self, one: BuildSet, members: Sequence[str], made: Records) -> None:
         builds: dict[str, Build] = {}
         for name in members:
             if name in one.roots:
                 builds[name] = one.roots[name]
-            elif (made := self.finished.get(_key(one, name))) is not None:
-                one.builds[name] = made.build_id
-                one.closure.add(self._stored(made))
-            elif (ready := self._find_ready(one, name)) is not None:
-                self._use_ready(one, name, ready)
+            elif (before := self.finished.get(_key(one, name))) is not None:
+                one.builds[name] = before.build_id
+                one.closure.add(self._stored(before))
+            elif self._is_there(one, name, made):
+                self._use_ready(one, name, one.found[name])
             else:
                 builds[name] = build = self._begin(request_for(one, name))
                 self.others.append(build)
@@ -293,36 +311,16 @@ class _Family(Struct, kw_only=True):
         return [replace(item, path=store / item.path.name) for item in outcome.artifacts]
 
     def _give_up(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> None:
-        """End what cannot be built without a member whose build has failed, or raise for an older release of that to be tried."""
+        """End what cannot be built without a member whose build has failed."""
         means = failure_by(culprit.finish(), one.chosen.pinned.get(name))
-        if self._lower_cap(one, name, culprit, builds):
-            for build in builds.values():
-                build.fail(means)
-            raise _TryOlderError(name)
         for other, build in {**builds, **one.roots}.items():
             if build.outcome is None and name in reachable(one.chosen.needs, [other]):
                 build.fail(means)
 
-    def _lower_cap(self, one: BuildSet, name: str, culprit: Build, builds: Mapping[str, Build]) -> bool:
-        """Whether an older release of the member is to be tried: nobody asked for this one, and nothing asked for is half built."""
-        if self.only_asked or not one.roots.keys().isdisjoint(builds):
-            return False
-        outcome, known = culprit.finish(), self._caps(culprit)
-        failure, means = outcome.failure, failure_by(outcome, one.chosen.pinned.get(name))
-        assert failure is not None, "it has failed"
-        self.culprits.setdefault((culprit.work.request.target, name), means)
-        why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
-        lower = lowered(known.get(name), one.version(name), failure_class=failure.failure_class, why=why)
-        if lower is not None:
-            known[name] = lower
-        return lower is not None
-
-    def _find_ready(self, one: BuildSet, name: str) -> Ready | None:
+    def _find_ready(self, one: BuildSet, name: str, made: Records) -> Ready | None:
         pinned, request = one.chosen.pinned[name], request_for(one, name)
-        if request.rebuild:
-            return None
         return find_ready(
-            self.ledger,
+            made if request.rebuild else self.ledger,
             self.context.dirs,
             name=name,
             version=pinned.version,
@@ -350,7 +348,7 @@ class _Family(Struct, kw_only=True):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def outcome(self) -> FamilyOutcome:
+    def _outcome(self) -> FamilyOutcome:
         """All outcomes; those of what was asked for name what has to be installed with them."""
         builds = [*self.asked, *self.others]
         outcomes = [build.outcome for build in builds if build.outcome is not None] + self.ready
@@ -366,16 +364,12 @@ class _Family(Struct, kw_only=True):
             asked=tuple(told[build.work.build_id] for build in self.asked),
             others=tuple(told[build_id] for build_id in self.order),
             errors={build.work.build_id: build.error for build in builds if build.error is not None},
-            lacking=tuple(self.lacking.values()),
         )
 
 
-class _TryOlderError(Exception):
-    """A member that nobody asked for has failed, and an older release of it may do."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+def _missing(one: BuildSet, name: str) -> MissingRelease:
+    needs = tuple(sorted(one.chosen.needs[name]))
+    return MissingRelease(name=name, version=one.version(name), needs=needs, request=request_for(one, name))
 
 
 def _key(one: BuildSet, name: str) -> tuple[Target, str, str]:

@@ -68,6 +68,18 @@ class BuildRequest(BuildOptions, frozen=True, kw_only=True):
         return canonicalize_name(parse_requirement(self.requirement).name)
 
 
+class MissingRelease(Struct, frozen=True, kw_only=True):
+    """A release that has to be built before what was asked for. ``needs`` are projects of the same set that it needs directly.
+
+    ``request`` asks for it with the options of who needs it; None: with those that all have in common.
+    """
+
+    name: str
+    version: str
+    needs: tuple[str, ...] = ()
+    request: BuildRequest | None = None
+
+
 def new_build_id() -> str:
     """A sortable id that no other build of any machine has: time in UTC, process, and 24 random bits."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid() % 0x10000:04x}{secrets.token_hex(3)}"

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from lxcbuild.builder.closure import Closure
 from lxcbuild.builder.driver import Build
 from lxcbuild.builder.machine import ConverterChoice
+from lxcbuild.builder.ready import Ready
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, SourceKind
 from lxcbuild.plan.dependencies import reachable
@@ -24,6 +25,7 @@ class BuildSet(Struct, kw_only=True):
     chosen: RuntimeSet
     closure: Closure = field(default_factory=Closure)
     builds: dict[str, str] = field(default_factory=dict)
+    found: dict[str, Ready] = field(default_factory=dict)  # earlier builds of members
 
     def below(self, name: str) -> list[str]:
         """What a member needs, directly or not, without itself."""

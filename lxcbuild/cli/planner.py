@@ -8,13 +8,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lxcbuild.builder.remembered import remembered
 from lxcbuild.builder.request import BuildRequest
 from lxcbuild.cli.requests import read_requests
 from lxcbuild.config.recipes import load_recipe
 from lxcbuild.debian.archive.contents import ContentsIndex
 from lxcbuild.errors import InputError
 from lxcbuild.events import Monitor
+from lxcbuild.farm.jobs import remembered
 from lxcbuild.farm.planning.layerplan import Ground, layers_of
 from lxcbuild.farm.planning.planning import PlanRequest, Suite, make_plan
 from lxcbuild.images.layers import LayerStore

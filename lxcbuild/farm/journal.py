@@ -10,7 +10,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,22 @@ from typing import Any, Self
 from lxcbuild.errors import DiskFullError, FarmError, InputError
 
 
-class Journal:
+class NoJournal:
+    """Of the run of one command: nobody goes on with it."""
+
+    directory: Path | None = None
+    earlier: Sequence[Mapping[str, Any]] = ()
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Keep nothing."""
+
+
+class Journal(NoJournal):
     """One open journal; nobody else may have it open at the same time."""
 
     def __init__(self, directory: Path, *, resume: bool) -> None:
         """Raises InputError when another process runs the same plan. Without ``resume`` an older journal is put aside."""
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field
 
@@ -44,9 +44,10 @@ class Picture(Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """Collects; may be told from any thread."""
+    """Collects; may be told from any thread. ``say_note`` tells people what they should know."""
 
-    def __init__(self) -> None:
+    def __init__(self, say_note: Callable[[str], None] = lambda _: None) -> None:
+        self._say_note = say_note
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._running: dict[str, Activity] = {}
@@ -112,6 +113,10 @@ class Progress:
         with self._lock:
             self._left.pop(key, None)
             self._pruned += 1
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
+        self._say_note(text)
 
     def picture(self) -> Picture:
         """The run as it is now."""

@@ -40,20 +40,20 @@ def record_report(report: BuildReport, *, ledger: Ledger, dirs: StateDirs, store
     ledger.record(new, outcome, dict(report.learned))
 
 
-def record_without_build(ledger: Ledger, policy: str, target: str, what: tuple[str, str], failure: Failure) -> None:
+def record_without_build(ledger: Ledger, policy: str, target: str, what: tuple[str, str], failure: Failure) -> Outcome:
     """A project of a run that ended before there was any build: refused by the plan, or pruned. ``what``: name and version."""
     name, version = what
     build_id, place = new_build_id(), Target.parse(target)
-    ledger.record(
-        NewBuild(build_id=build_id, name=name, target=place, policy=policy, version=version),
-        Outcome(build_id=build_id, name=name, version=version, target=place, status=Status.FAILED, failure=failure),
-        {},
+    outcome = Outcome(
+        build_id=build_id, name=name, version=version, target=place, status=Status.FAILED, failure=failure
     )
+    ledger.record(NewBuild(build_id=build_id, name=name, target=place, policy=policy, version=version), outcome, {})
+    return outcome
 
 
-def reason(reports: Sequence[BuildReport]) -> Failure:
+def reason(outcomes: Sequence[Outcome]) -> Failure:
     """Why a job of several builds has failed: what is not the failure of another one of them."""
-    failures = [report.outcome.failure for report in reports if report.outcome.failure is not None]
+    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     own = [failure for failure in failures if failure.failure_class is not FailureClass.DEP_MISSING]
     if not failures:
         return Failure(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
@@ -25,18 +26,17 @@ from lxcbuild.errors import CancelledError, LxcbuildError, WorkerLostError
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, walk_results
 from lxcbuild.farm.engines.engine import Engine, Job, JobResult, Raised
-from lxcbuild.farm.jobs import BuildCache, provided, request_for, task_for
-from lxcbuild.farm.journal import Journal
+from lxcbuild.farm.jobs import BuildCache, KnownFailures, lower_cap, provided, request_for, task_for
+from lxcbuild.farm.journal import NoJournal
 from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.records import reason, record_report, record_without_build
-from lxcbuild.farm.runs import Publish, Settings, Tally, Watcher
+from lxcbuild.farm.runs import Made, Publish, Settings, Tally, Watcher
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
+from lxcbuild.model import Failure, FailureClass, Phase, Status, Target
 from lxcbuild.plan.capacity import Room
 from lxcbuild.plan.dependencies import components, reachable
 from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Schedule, Start, Task
-from lxcbuild.pypi.versions.version_caps import VersionCap, lowered
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
 
@@ -55,19 +55,17 @@ class Head(Struct, kw_only=True):
     ledger: Ledger
     engine: Engine
     store: ArtifactStore
-    journal: Journal
+    journal: NoJournal
     overrides: Overrides
     watcher: Watcher
     publish: Publish | None = None
-    requests: Mapping[str, tuple[BuildRequest, ...]] = field(
-        default_factory=dict
-    )  # in place of those that the plan makes
-    caps: dict[str, dict[str, VersionCap]] = field(default_factory=dict)  # by target and project; the run adds to them
+    caps: KnownFailures
+    requests: dict[str, tuple[BuildRequest, ...]] = field(default_factory=dict)  # in place of those that the plan makes
     _schedule: Schedule = field(default_factory=Schedule)
-    _done: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
-    _failures: dict[str, Failure] = field(default_factory=dict)
+    _made: Made = field(default_factory=Made)
     _reused: set[str] = field(default_factory=set)
     _holds: dict[str, int] = field(default_factory=dict)
+    _pins: dict[str, Mapping[str, str]] = field(default_factory=dict)  # chosen by who asked for a job on the way
     _given: dict[str, frozenset[str]] = field(default_factory=dict)  # what a running job has got of what it needs
     _came: queue.SimpleQueue[tuple[Start, Future[JobResult]] | None] = field(default_factory=queue.SimpleQueue)
     _asked_to_drain: bool = False
@@ -75,10 +73,8 @@ class Head(Struct, kw_only=True):
     _stopping: threading.Event = field(default_factory=threading.Event)
     _worker_cpu_s: float = 0.0
     _worker_jobs: int = 0
-    _outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
-    # kept up to date, because they are asked for with every job: which job has a release, and which build came of it
+    # kept up to date, because it is asked for with every job: which job has a release
     _places: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    _releases: dict[tuple[str, str, str], Ready] = field(default_factory=dict)
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -115,22 +111,23 @@ class Head(Struct, kw_only=True):
         self._schedule.cancel()
         return Tally(
             states=self._schedule.states(),
-            failures=self._failures,
-            builds=self._done,
+            failures=self._made.failures,
+            builds=self._made.builds,
             reused=frozenset(self._reused),
             interrupted=interrupted,
             worker_cpu_s=self._worker_cpu_s,
             worker_jobs=self._worker_jobs,
-            outcomes=self._outcomes,
+            outcomes=self._made.outcomes,
         )
 
     # -- what is there already --------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        self._wait_for_old_workers()
-        for place, data in walk_results(self.store, self.settings.run):
-            self._record_all(results.parse(data, place=place))
-            self.store.remove(place)
+        if self.journal.directory is not None:
+            self._wait_for_old_workers(self.journal.directory)
+            for place, data in walk_results(self.store, self.settings.run):
+                self._record_all(results.parse(data, place=place))
+                self.store.remove(place)
         self.plan = replace(self.plan, jobs=dict(self.plan.jobs))  # it may grow
         self._places = places(self.plan.jobs)
         ended: dict[str, Mapping[str, object]] = {}
@@ -151,11 +148,10 @@ class Head(Struct, kw_only=True):
             if not self._schedule.state(key).ended:
                 self._recall(key, ended.get(key))
 
-    def _wait_for_old_workers(self) -> None:
+    def _wait_for_old_workers(self, directory: Path) -> None:
         """Those of a head that was killed end within moments; nothing may be built by two at once."""
-        alive = self.journal.path.parent / "workers"
         with locks.exclusive(
-            alive, on_wait=lambda: self.watcher.note("waiting for the workers of a run that was killed")
+            directory / "workers", on_wait=lambda: self.watcher.note("waiting for the workers of a run that was killed")
         ):
             pass
 
@@ -189,7 +185,7 @@ class Head(Struct, kw_only=True):
             started = self._schedule.start(rooms, limit=self.settings.limit)
             again = False
             for start in started:
-                ready = self._members_done(start.key)
+                ready = self._made.all_of(self.plan.jobs[start.key])
                 if ready is not None:  # as part of a cycle that was found on the way
                     self._built(start.key, ready, reused=True, journal=True)
                     again = True
@@ -202,6 +198,7 @@ class Head(Struct, kw_only=True):
         planned = self.plan.jobs[start.key]
         attempt = start.attempt
         below = sorted(reachable(self.plan.needs(), [start.key]) - {start.key})
+        chosen = self._pins.get(start.key, {})
         image = self.plan.targets[planned.target].image if planned.target in self.plan.targets else ""
         job = Job(
             key=start.key,
@@ -213,24 +210,19 @@ class Head(Struct, kw_only=True):
             store=self.settings.store,
             attempt=attempt.number,
             raised=Raised(memory=attempt.memory, disk=attempt.disk, pids=attempt.pids),
-            pins=self.plan.pins(start.key),
-            provided=tuple(provided(ready) for key in below for ready in self._done.get(key, ())),
+            pins={**chosen, **self.plan.pins(start.key)},
+            provided=tuple(provided(ready) for ready in self._made.builds_for(planned.target, below, chosen)),
             memory_bytes=start.need.memory_bytes,
             cpus=start.need.cpus,
             seconds=planned.estimate.seconds,
             image_digest=image if self.settings.check_images else "",
-            caps=dict(self.caps.get(planned.target, {})),
+            caps={} if self.settings.attended else dict(self.caps[planned.target]),
+            failed=self._made.failed_among(below, self.plan) if self.settings.attended else {},
         )
-        self._given[start.key] = frozenset(key for key in below if key in self._done)
+        self._given[start.key] = frozenset(key for key in below if key in self._made.builds)
         self.watcher.started(start, planned.estimate.seconds)
         future = self.engine.submit(job, worker=start.worker)
         future.add_done_callback(lambda done: self._came.put((start, done)))
-
-    def _members_done(self, key: str) -> tuple[Ready, ...] | None:
-        """The builds of a job whose members were all built as part of other jobs of this run."""
-        job = self.plan.jobs[key]
-        found = [self._releases.get((job.target, m.name, m.version)) for m in job.members]
-        return None if None in found else tuple(r for r in found if r is not None)
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
@@ -263,30 +255,32 @@ class Head(Struct, kw_only=True):
             self._hold(key, result)
             return
         built = self._record_all(result)
-        self._outcomes[key] = tuple(report.outcome for report in result.reports)
-        place = results.place_of(result.run, key, result.attempt)
+        self._made.outcomes[key] = result.outcomes
         if result.failure is not None:
             self._fail(key, result.failure)
         elif built is not None:
             self._built(key, built, reused=False, journal=True)
         else:
-            self._fail(key, reason(result.reports), builds=[report.new.build_id for report in result.reports])
-        self.store.remove(place)
+            self._fail(key, reason(result.outcomes), builds=[outcome.build_id for outcome in result.outcomes])
+        if result.reports:
+            self.store.remove(results.place_of(result.run, key, result.attempt))
 
     def _record_all(self, result: JobResult) -> tuple[Ready, ...] | None:
         """Record what came back; the builds, if all of them ended well."""
         for report in result.reports:
             record_report(report, ledger=self.ledger, dirs=self.dirs, store=self.store)
-        if not result.reports or any(report.outcome.status is Status.FAILED for report in result.reports):
+        outcomes = result.outcomes
+        if not outcomes or any(outcome.status is Status.FAILED for outcome in outcomes):
             return None
+        if result.recorded and result.key not in self._pins:
+            return ()  # nobody needs what was asked for of this process
         build_cache = BuildCache(dirs=self.dirs, ledger=self.ledger, overrides=self.overrides)
-        return build_cache.load(r.new.build_id for r in result.reports if r.outcome.status is Status.BUILT)
+        return build_cache.load(outcome.build_id for outcome in outcomes if outcome.status is Status.BUILT)
 
     def _built(self, key: str, ready: tuple[Ready, ...], *, reused: bool, journal: bool) -> None:
         if self.publish is not None:
             self.publish(self.plan.jobs[key].target, ready)
-        self._done[key] = ready
-        self._releases.update({(str(r.record.target), r.record.name, r.record.version): r for r in ready})
+        self._made.add(key, ready)
         if reused:
             self._reused.add(key)
         if journal:
@@ -297,8 +291,11 @@ class Head(Struct, kw_only=True):
     def _fail(
         self, key: str, failure: Failure, *, final: bool = False, journal: bool = True, builds: Sequence[str] = ()
     ) -> None:
-        spare = self._lower_cap(key, failure)
-        attempt, pruned = self._schedule.failed(key, failure.failure_class, final=final, spare=spare)
+        attended = self.settings.attended
+        lower = lower_cap(self.plan.jobs[key], failure, self._made.outcomes.get(key, ()), self.caps, attended=attended)
+        attempt, pruned = self._schedule.failed(
+            key, failure.failure_class, final=final or attended, spare=lower or attended
+        )
         if attempt is not None:
             how = "alone on its machine" if attempt.alone else "with more room"
             self.watcher.stopped(key)
@@ -308,22 +305,10 @@ class Head(Struct, kw_only=True):
         if not self.settings.keep_going and journal:
             self._draining.set()
 
-    def _lower_cap(self, key: str, failure: Failure) -> bool:
-        """Whether those who need the job are to look for an older release of it."""
-        job = self.plan.jobs[key]
-        if len(job.members) > 1 or not job.members[0].has_older:
-            return False
-        name, known = job.members[0].name, self.caps.setdefault(job.target, {})
-        why = f"{failure.failure_class} in {failure.phase}: {failure.brief[:120]}"
-        lower = lowered(known.get(name), job.members[0].version, failure_class=failure.failure_class, why=why)
-        if lower is not None:
-            known[name] = lower
-        return lower is not None
-
     def _end_badly(
         self, key: str, failure: Failure, pruned: Sequence[str], *, journal: bool = True, builds: Sequence[str] = ()
     ) -> None:
-        self._failures[key] = failure
+        self._made.failures[key] = failure
         if journal:
             said = {"class": failure.failure_class.value, "phase": failure.phase.value, "brief": failure.brief[:1000]}
             self.journal.write("failed", key=key, builds=list(builds), **said)
@@ -334,9 +319,10 @@ class Head(Struct, kw_only=True):
 
     def _record_without_build(self, key: str, failure: Failure) -> None:
         job = self.plan.jobs[key]
-        for member in job.members:
-            what = (member.name, member.version)
-            record_without_build(self.ledger, self.settings.policy, job.target, what, failure)
+        self._made.outcomes[key] = tuple(
+            record_without_build(self.ledger, self.settings.policy, job.target, (member.name, member.version), failure)
+            for member in job.members
+        )
 
     def _lost(self, key: str, error: WorkerLostError) -> None:
         attempt, pruned = self._schedule.lost(key)
@@ -356,14 +342,14 @@ class Head(Struct, kw_only=True):
         for key in keys:
             culprit = self._schedule.culprit(key)
             self.watcher.pruned(key, earlier=not journal)
-            why = self._failures.get(culprit)
+            why = self._made.failures.get(culprit)
             said = f": {why.failure_class} in {why.phase}: {why.brief}" if why is not None else ""
             failure = Failure(
                 failure_class=FailureClass.DEP_MISSING,
                 phase=Phase.RESOLVE,
                 brief=f"{culprit.rpartition('/')[2]} is needed and cannot be built{said}"[:1000],
             )
-            self._failures[key] = failure
+            self._made.failures[key] = failure
             if journal:
                 self._record_without_build(key, failure)
 
@@ -373,7 +359,7 @@ class Head(Struct, kw_only=True):
         """The job turned out to need what the plan did not know of."""
         self._holds[key] = self._holds.get(key, 0) + 1
         made = widened(self.plan, key, result.wanted, self._places)
-        if self._given[key].issuperset(made.needs) or self._holds[key] > _MAX_HOLDS:
+        if self._given[key].issuperset(made.needs) or (self._holds[key] > _MAX_HOLDS and not self.settings.attended):
             wanted = ", ".join(f"{item.name} {item.version}" for item in result.wanted)
             self._fail(
                 key,
@@ -388,6 +374,12 @@ class Head(Struct, kw_only=True):
             return
         names = ", ".join(sorted(f"{item.name} {item.version}" for item in result.wanted))
         self.watcher.note(f"{key} also needs {names}")
+        asked_for = {item.name: item.request for item in result.wanted}
+        for name, job in made.jobs.items():
+            self._pins[name] = result.pins
+            requests = tuple(r for m in job.members if (r := asked_for.get(m.name)) is not None)
+            if len(requests) == len(job.members):
+                self.requests[name] = requests
         jobs = {name: msgspec.to_builtins(job) for name, job in made.jobs.items()}
         jobs[key] = msgspec.to_builtins(self._with_needs(key, made.needs))
         self.journal.write("added", key=key, jobs=jobs)
@@ -413,5 +405,8 @@ class Head(Struct, kw_only=True):
 
     def _task(self, key: str) -> Task:
         job = self.plan.jobs[key]
-        limit = load_policy(job.policy, package=job.members[0].name).memory.max_bytes
-        return task_for(key, job, limit_bytes=limit)
+        return task_for(
+            key,
+            job,
+            limit_bytes=lambda: load_policy(job.policy, package=job.members[0].name).memory.max_bytes,
+        )

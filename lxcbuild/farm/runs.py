@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lxcbuild.builder.ready import Ready
-from lxcbuild.model import Failure, Outcome
+from lxcbuild.model import Failure, Outcome, Status
+from lxcbuild.plan.document import Plan, PlannedJob
 from lxcbuild.plan.schedule import Start, State
 
 
@@ -47,6 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_going: bool = True
     rebuild: bool = False
     check_images: bool = False  # on workers of other machines
+    attended: bool = False  # the builds that wait are kept, and end by themselves; nothing is tried a second time
 
 
 class Tally(Struct, kw_only=True):
@@ -60,6 +62,45 @@ class Tally(Struct, kw_only=True):
     worker_cpu_s: float  # of the worker processes, without programs and sandboxes
     worker_jobs: int
     outcomes: Mapping[str, tuple[Outcome, ...]]  # of the builds of each job's last attempt, where it came to builds
+
+
+class Made(Struct):
+    """What a run has come to so far, by job. ``outcomes`` are those of the builds of each job's last attempt, in its order."""
+
+    builds: dict[str, tuple[Ready, ...]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
+    # kept up to date, because it is asked for with every job: which build came of a release
+    _releases: dict[tuple[str, str, str], Ready] = field(default_factory=dict)
+
+    def add(self, key: str, ready: tuple[Ready, ...]) -> None:
+        """A job has ended well."""
+        self.builds[key] = ready
+        self._releases.update({(str(r.record.target), r.record.name, r.record.version): r for r in ready})
+
+    def all_of(self, job: PlannedJob) -> tuple[Ready, ...] | None:
+        """The builds of a job whose members were all built as part of other jobs of this run."""
+        found = [self._releases.get((job.target, m.name, m.version)) for m in job.members]
+        return None if None in found else tuple(r for r in found if r is not None)
+
+    def builds_for(self, target: str, below: Sequence[str], chosen: Mapping[str, str]) -> Iterable[Ready]:
+        """What a job may use: builds of what it needs, and of the versions that were chosen with it."""
+        with_it = [self._releases.get((target, name, version)) for name, version in chosen.items()]
+        found = [
+            *(ready for key in below for ready in self.builds.get(key, ())),
+            *(r for r in with_it if r is not None),
+        ]
+        return {ready.record.build_id: ready for ready in found}.values()
+
+    def failed_among(self, keys: Sequence[str], plan: Plan) -> dict[tuple[str, str], Outcome]:
+        """Builds of these jobs that have failed, by project and version."""
+        return {
+            (member.name, member.version): outcome
+            for key in keys
+            if key in self.failures
+            for member, outcome in zip(plan.jobs[key].members, self.outcomes[key], strict=False)
+            if outcome.status is Status.FAILED
+        }
 
 
 Publish = Callable[[str, Sequence[Ready]], None]

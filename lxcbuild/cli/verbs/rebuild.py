@@ -193,7 +193,7 @@ def _head(
 ) -> tuple[Head, Callable[[], None]]:
     from lxcbuild.config.overrides import load_overrides
     from lxcbuild.farm.artifacts import open_store
-    from lxcbuild.farm.jobs import known_failures
+    from lxcbuild.farm.jobs import KnownFailures, known_failures
     from lxcbuild.farm.run import Head
     from lxcbuild.farm.runs import Settings
 
@@ -219,7 +219,7 @@ def _head(
         overrides=load_overrides(),
         watcher=view,
         publish=publisher.add if publisher is not None else None,
-        caps={} if again else known_failures(ledger, made, policy=policy),
+        caps=KnownFailures(lambda _: {}) if again else known_failures(ledger, made, policy=policy),
     )
     return head, publisher.flush if publisher is not None else lambda: None
 

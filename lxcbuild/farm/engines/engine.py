@@ -15,14 +15,14 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from lxcbuild import __version__
-from lxcbuild.builder.request import BuildRequest
-from lxcbuild.events import BuildEnded, BuildStarted, Note, PhaseEnded, PhaseStarted
+from lxcbuild.builder.request import BuildRequest, MissingRelease
+from lxcbuild.events import BuildEnded, BuildPutAside, BuildStarted, Note, PhaseEnded, PhaseStarted
 from lxcbuild.ledger.records import BuildRecord, NewBuild
 from lxcbuild.model import Failure, Outcome, Target
 from lxcbuild.pypi.versions.version_caps import Ceilings
 
 #: What a worker tells while it works. Output of builds stays where it is: in the log.
-WorkerEvent = BuildStarted | PhaseStarted | PhaseEnded | Note | BuildEnded
+WorkerEvent = BuildStarted | PhaseStarted | PhaseEnded | Note | BuildEnded | BuildPutAside
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class Job(Struct, frozen=True, kw_only=True):
     ``pins`` are the versions that the plan chose of everything that the job needs, by project; ``provided`` are those of them
     that are built already, with all that they need themselves. ``store`` is a URL or an absolute path. ``image_digest``: the base
     image that the head resolved for, "" when it does not matter. ``courteous``: a bulk build, which lets others go first.
-    ``caps``: what the run has tried so far and cannot build.
+    ``caps``: what the run has tried so far and cannot build. ``failed``: builds of what the job needs that have failed in this run.
     """
 
     key: str
@@ -74,6 +74,7 @@ class Job(Struct, frozen=True, kw_only=True):
     lxcbuild_version: str = __version__
     courteous: bool = True
     caps: Ceilings = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], Outcome] = field(default_factory=dict)  # by project and version
 
 
 class BuildReport(Struct, frozen=True, kw_only=True):
@@ -89,18 +90,12 @@ class BuildReport(Struct, frozen=True, kw_only=True):
     log: StoredFile | None = None
 
 
-class MissingRelease(Struct, frozen=True, kw_only=True):
-    """A release that a job turned out to need and that nobody has built. ``needs`` are projects of the same set."""
-
-    name: str
-    version: str
-    needs: tuple[str, ...] = ()
-
-
 class JobResult(Struct, frozen=True, kw_only=True):
     """What became of a job: reports of its builds, or what has to be built before (``wanted``; then there are no reports).
 
-    ``failure`` is set when the job failed before there was any build to report, for example on a worker that cannot build.
+    ``recorded`` are builds that the ledger has already, because the engine wrote them there as they went. ``pins`` are the
+    versions that were chosen together with what is wanted. ``failure`` is set when the job failed before there was any build to
+    report, for example on a worker that cannot build.
     """
 
     key: str
@@ -108,10 +103,17 @@ class JobResult(Struct, frozen=True, kw_only=True):
     attempt: int
     worker: str
     reports: tuple[BuildReport, ...] = ()
+    recorded: tuple[Outcome, ...] = ()
     wanted: tuple[MissingRelease, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0  # of the worker process itself, without programs and sandboxes
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """How its builds ended: those that were asked for first, in the order of the job's requests."""
+        return (*self.recorded, *(report.outcome for report in self.reports))
 
 
 class WorkerInfo(Struct, frozen=True, kw_only=True):

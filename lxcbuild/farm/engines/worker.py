@@ -20,10 +20,10 @@ from msgspec.structs import replace
 from lxcbuild import __version__
 from lxcbuild.builder.context import BuildContext
 from lxcbuild.builder.failures import failure_of
-from lxcbuild.builder.family import FamilyOutcome, build_family
+from lxcbuild.builder.family import Family, FamilyOutcome
 from lxcbuild.config.policies import machine_memory_bytes
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, UnknownBuildError
-from lxcbuild.events import BuildEnded, BuildPutAside, Event, Monitor, Output, Progress
+from lxcbuild.events import BuildEnded, Event, Monitor, Output, Progress
 from lxcbuild.farm import results
 from lxcbuild.farm.artifacts import ArtifactStore, open_store
 from lxcbuild.farm.engines.engine import (
@@ -32,7 +32,6 @@ from lxcbuild.farm.engines.engine import (
     JobEvent,
     JobResult,
     Listener,
-    MissingRelease,
     Provided,
     Raised,
     StoredFile,
@@ -106,7 +105,7 @@ class _Teller(Struct):
         """Tell it."""
         if isinstance(event, BuildEnded):
             self.ended[event.outcome.build_id] = event.outcome
-        if self.listener is not None and not isinstance(event, Output | Progress | BuildPutAside):
+        if self.listener is not None and not isinstance(event, Output | Progress):
             self.listener(JobEvent(key=self.key, worker="", event=event))
 
 
@@ -156,16 +155,20 @@ def _build(
         with build_context(dirs, teller, policy=job.policy) as context:
             own = replace(context, pins=job.pins, caps=job.caps, policy_for=_policies(context.policy_for, job))
             _check_images(job, own)
-            made = build_family(job.requests, context=own, ledger=records, policy=job.policy, only_asked=True)
+            family = Family(
+                requests=job.requests, context=own, ledger=records, policy=job.policy, caps=lambda _: job.caps
+            )
+            made = family.build(made=records, failed=job.failed)
+            if made.lacking:
+                family.put_aside()
     except BaseException:
         _forget_logs(records, dirs)
         raise
     result = JobResult(key=job.key, run=job.run, attempt=job.attempt, worker="")
     if made.lacking:
         _forget_logs(records, dirs)
-        return replace(
-            result, wanted=tuple(MissingRelease(name=i.name, version=i.version, needs=i.needs) for i in made.lacking)
-        )
+        # Who has asked begins anew, under another id: what is lacking is asked for as whatever a plan has in common.
+        return replace(result, wanted=tuple(replace(item, request=None) for item in made.lacking))
     return replace(result, reports=tuple(_reports(made, records, store, dirs=dirs, shares_state=shares_state)))
 
 
@@ -250,7 +253,7 @@ def _reports(
         yield BuildReport(
             new=records.begun[outcome.build_id],
             learned=records.learned.get(outcome.build_id, {}),
-            outcome=replace(outcome, dependencies=()),
+            outcome=outcome if shares_state else replace(outcome, dependencies=()),
             files=files,
             log=log,
         )

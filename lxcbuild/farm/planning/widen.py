@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from lxcbuild.farm.engines.engine import MissingRelease
+from lxcbuild.builder.request import MissingRelease
 from lxcbuild.plan.dependencies import components
 from lxcbuild.plan.document import Estimate, Member, Plan, PlannedJob, job_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 
@@ -33,7 +34,10 @@ def makespan_here(plan: Plan) -> Makespan:
 def makespan(plan: Plan, rooms: dict[str, Room]) -> Makespan:
     """On machines that offer so much."""
     limits = {job.policy: load_policy(job.policy).memory.max_bytes for job in plan.jobs.values()}
-    schedule = Schedule(task_for(key, job, limit_bytes=limits[job.policy]) for key, job in plan.jobs.items())
+    schedule = Schedule(
+        task_for(key, job, limit_bytes=functools.partial(limits.__getitem__, job.policy))
+        for key, job in plan.jobs.items()
+    )
     paths = {key: schedule.path_s(key) for key in plan.jobs}
     now, at_once = 0.0, 0
     ends: list[tuple[float, str]] = []

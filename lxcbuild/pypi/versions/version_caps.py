@@ -56,6 +56,10 @@ class VersionCap(Struct, frozen=True, kw_only=True):
         lower = [release for release in releases if release.version < Version(self.version)]
         return lower[: max(0, len(lower) - self.passed_over)] + newer
 
+    def covers(self, version: str) -> bool:
+        """Whether a release was tried, or lies between two that were."""
+        return Version(self.version) <= Version(version) <= Version(self.newest)
+
     def __str__(self) -> str:
         return f"{self.newest} cannot be built ({self.why})"
 

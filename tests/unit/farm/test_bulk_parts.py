@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
+from lxcbuild.builder.request import MissingRelease
 from lxcbuild.cli.bulk_view import draw, short_key
 from lxcbuild.errors import FarmError, InputError, WrongHashError
 from lxcbuild.farm import artifacts, results
 from lxcbuild.farm.artifacts import ArtifactStore, object_place, open_store
-from lxcbuild.farm.engines.engine import BuildReport, JobResult, MissingRelease, StoredFile
+from lxcbuild.farm.engines.engine import BuildReport, JobResult, StoredFile
 from lxcbuild.farm.journal import Journal
 from lxcbuild.farm.planning.widen import places, widened
 from lxcbuild.farm.progress import Activity, Picture

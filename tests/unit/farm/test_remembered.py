@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lxcbuild.builder.remembered import DAYS, remembered
+from lxcbuild.farm.jobs import DAYS, remembered
 from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, Status, Target
