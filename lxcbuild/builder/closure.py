@@ -34,7 +34,7 @@ class LocalDeb(Struct, frozen=True, kw_only=True):
         try:
             return cls(path=path, sha256=sha256, stanza=read_deb(path).control)
         except ArtifactError as error:
-            raise GateError(f"{path.name} is no package that can be installed: {error}") from None
+            raise GateError(f"{path.name} is not an installable package: {error}") from None
 
     def copy_to(self, directory: Path) -> None:
         """A copy for a sandbox; raises :class:`DependencyError` when the file is not what was sealed."""

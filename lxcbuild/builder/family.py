@@ -180,7 +180,7 @@ class Family(Struct, kw_only=True):
                 brief = error.failure.brief if isinstance(error, PhaseFailedError) else error.brief
                 for build in going:
                     build.work.finish_sandbox()
-                    build.work.note(f"what was asked for does not fit together, and each is built for itself: {brief}")
+                    build.work.note(f"the requested projects need different versions, so each is built alone: {brief}")
         return [one for build in going if (one := self._alone(build, needs=bool(absent[build.work.name])))]
 
     def _alone(self, build: Build, *, needs: bool) -> BuildSet | None:

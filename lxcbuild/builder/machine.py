@@ -139,7 +139,7 @@ class BuildMachine(Struct):
                     failure_class=FailureClass.CONVERT_FAILED,
                     phase=Phase.INSPECT,
                     brief="stdeb needs a setup.py and this project has none",
-                    resolution="leave --converter away, or ask for --converter pyproject",
+                    resolution="omit --converter, or use --converter pyproject",
                 )
             )
         return self.succeeded()

@@ -27,7 +27,7 @@ def offer(work: Work, failure: Failure) -> Policy | None:
     more, free = bigger.disk.max_bytes - work.policy.disk.max_bytes, files.memory()["MemAvailable"]
     if more + _SPARE_BYTES > free:
         work.note(
-            f"disk-full: not tried with more room, for which this machine has too little memory: {bytes_text(more)} more, "
+            f"disk-full: not retried with more room, because this machine has too little memory: {bytes_text(more)} more, "
             f"and {bytes_text(free)} are free"
         )
         return None

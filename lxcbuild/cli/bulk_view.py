@@ -152,7 +152,7 @@ def summary(picture: Picture) -> str:
     if picture.left_s is not None and done < picture.total:
         parts.append(f"about {seconds_text(picture.left_s)} left")
     if picture.draining:
-        parts.append("draining: nothing more is started")
+        parts.append("draining: no more builds are started")
     return ", ".join(parts)
 
 

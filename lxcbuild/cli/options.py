@@ -95,13 +95,13 @@ def host_target() -> Target:
         release = platform.freedesktop_os_release()
     except OSError as error:
         raise UnknownTargetError(
-            "this host has no os-release file that names its suite", resolution="say --target distribution/suite"
+            "this host has no os-release file that names its suite", resolution="use --target distribution/suite"
         ) from error
     name, suite = release.get("ID", ""), release.get("VERSION_CODENAME", "")
     if not name or not suite:
         raise UnknownTargetError(
             f"the os-release file of this host names no suite ({name or 'unknown'})",
-            resolution="say --target, for example: --target debian/bookworm",
+            resolution="use --target, for example: --target debian/bookworm",
         )
     return Target.parse(f"{name}/{suite}")
 

@@ -19,7 +19,7 @@ def _registry(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(
         r"sparse\+https?://[A-Za-z0-9.\-\[\]:]{1,250}/[!-~]{0,500}", value
     ):
-        raise ValueError(f"{str(value)[:80]!r} is no sparse index; write it as sparse+https://host/path/")
+        raise ValueError(f"{str(value)[:80]!r} is not a sparse index; write it as sparse+https://host/path/")
     if not value.endswith("/") or '"' in value or "\\" in value:
         raise ValueError("the address of a sparse index ends with a slash, and has no quotes")
     if urlsplit(value.removeprefix("sparse+")).hostname is None:

@@ -37,14 +37,14 @@ _RELATION = rf"{_PACKAGE}(?: \((?:<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]{{1,200}}\))?"
 
 def _project(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"(?ai)[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?", value):
-        raise ValueError(f"{str(value)[:80]!r} is no name of a project")
+        raise ValueError(f"{str(value)[:80]!r} is not the name of a project")
     return canonicalize_name(value)
 
 
 def _text(value: object) -> object:
     """Numbers are taken as they are written; what YAML reads as true or false is not what anybody meant."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{str(value)[:80]!r} is no text; put it in quotes")
+        raise ValueError(f"{str(value)[:80]!r} is not a text; put it in quotes")
     if any(character in str(value) for character in "\n\r\0"):
         raise ValueError("a variable has one line")
     return str(value)
@@ -210,7 +210,7 @@ def load_overrides(extra: Path | None = None) -> Overrides:
     places = [data.configuration_directory() / KIND]
     if extra is not None:
         if not extra.is_dir():
-            raise ConfigError(f"--overrides {extra} is no directory", resolution="name a directory of YAML files")
+            raise ConfigError(f"--overrides {extra} is not a directory", resolution="name a directory of YAML files")
         places.append(extra)
     paths = [path for place in places for path in sorted(place.glob("*.yaml"))]
     return Overrides(tuple(_read(path) for path in paths))
@@ -223,7 +223,7 @@ def _read(path: Path) -> Loaded:
     try:
         project = content.project or _project(path.stem)
     except ValueError as error:
-        raise document.error((), str(error), resolution=f"rename {path}, or say project: in it") from error
+        raise document.error((), str(error), resolution=f"rename {path}, or set project: in it") from error
     patches = tuple(_patch(document, path.parent, name, number) for number, name in enumerate(content.patches))
     names = [patch.name for patch in patches]
     for number, name in enumerate(names):
@@ -237,7 +237,7 @@ def _patch(document: Document, folder: Path, given: str, number: int) -> Patch:
     at = ("patches", number)
     path = Path(given)
     if path.is_absolute() or ".." in path.parts or not _PATCH_NAME.fullmatch(path.name):
-        raise document.error(at, f"{given[:80]!r} is no file beside this one, of a plain name")
+        raise document.error(at, f"{given[:80]!r} is not a plain file name beside this one")
     try:
         with (folder / path).open("rb") as file:
             text = file.read(_MAX_PATCH_BYTES + 1)

@@ -21,7 +21,7 @@ def _public_key(value: object) -> object:
     except (binascii.Error, ValueError):
         found = b""
     if len(found) != 32:
-        raise ValueError(f"{str(value)[:60]!r} is no key; lxcbuild layers key prints one")
+        raise ValueError(f"{str(value)[:60]!r} is not a key; lxcbuild layers key prints one")
     return value
 
 

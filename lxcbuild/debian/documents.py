@@ -24,7 +24,7 @@ class Reader:
 
     def __init__(self, value: object, *, where: str = "") -> None:
         if not isinstance(value, dict):
-            raise DocumentError(f"{where or 'the document'} is no object")
+            raise DocumentError(f"{where or 'the document'} is not an object")
         self._value: dict[str, Any] = value
         self._where = where
 
@@ -37,7 +37,7 @@ class Reader:
         if value is None:
             return None
         if not isinstance(value, str) or len(value) > limit:
-            raise DocumentError(f"{self._at(key)} is no text of at most {limit} characters")
+            raise DocumentError(f"{self._at(key)} is not a text of at most {limit} characters")
         return for_documents(value)
 
     def line(self, key: str, *, limit: int = 1000) -> str | None:
@@ -55,9 +55,9 @@ class Reader:
         if value is None:
             return None
         if not isinstance(value, list) or len(value) > count:
-            raise DocumentError(f"{self._at(key)} is no list of at most {count} texts")
+            raise DocumentError(f"{self._at(key)} is not a list of at most {count} texts")
         if not all(isinstance(item, str) and len(item) <= limit for item in value):
-            raise DocumentError(f"{self._at(key)} holds something else than texts of at most {limit} characters")
+            raise DocumentError(f"{self._at(key)} holds something other than texts of at most {limit} characters")
         if any(item.count("(") > _MAX_PARENTHESES for item in value):
             raise DocumentError(f"{self._at(key)} holds a text with more than {_MAX_PARENTHESES} parentheses")
         return tuple(" ".join(for_documents(item).split()) for item in value)
@@ -66,7 +66,7 @@ class Reader:
         """A whole number from 0 to ``limit``; absent is 0."""
         value = self._value.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
-            raise DocumentError(f"{self._at(key)} is no number from 0 to {limit}")
+            raise DocumentError(f"{self._at(key)} is not a number from 0 to {limit}")
         return value
 
     def flag(self, key: str) -> bool | None:
@@ -85,28 +85,28 @@ class Reader:
         """A list of nested objects."""
         value = self._value.get(key) or []
         if not isinstance(value, list) or len(value) > count:
-            raise DocumentError(f"{self._at(key)} is no list of at most {count} objects")
+            raise DocumentError(f"{self._at(key)} is not a list of at most {count} objects")
         return tuple(Reader(item, where=f"{self._at(key)}[{i}]") for i, item in enumerate(value))
 
     def pairs(self, key: str, *, count: int = 1000, limit: int = 1000) -> dict[str, str]:
         """An object of one-line texts."""
         value = self._value.get(key) or {}
         if not isinstance(value, dict) or len(value) > count:
-            raise DocumentError(f"{self._at(key)} is no object of at most {count} texts")
+            raise DocumentError(f"{self._at(key)} is not an object of at most {count} texts")
         return {_line(k, limit, self._at(key)): _line(v, limit, self._at(key)) for k, v in value.items()}
 
     def keys(self, key: str, *, count: int = 500) -> dict[str, tuple[str, ...]]:
         """An object of lists of one-line texts."""
         value = self._value.get(key) or {}
         if not isinstance(value, dict) or len(value) > count:
-            raise DocumentError(f"{self._at(key)} is no object of at most {count} lists")
+            raise DocumentError(f"{self._at(key)} is not an object of at most {count} lists")
         inner = Reader(value, where=self._at(key))
         return {_line(k, 300, self._at(key)): inner.texts(k) for k in value}
 
 
 def _line(value: object, limit: int, where: str) -> str:
     if not isinstance(value, str) or len(value) > limit:
-        raise DocumentError(f"{where} holds something else than texts of at most {limit} characters")
+        raise DocumentError(f"{where} holds something other than texts of at most {limit} characters")
     return " ".join(for_documents(value).split())
 
 
@@ -117,7 +117,7 @@ def load(data: bytes) -> Reader:
     try:
         value = json.loads(data.decode())  # of bytes, json would guess the encoding
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"the document is no JSON: {type(error).__name__}") from None
+        raise DocumentError(f"the document is not JSON: {type(error).__name__}") from None
     reader = Reader(value)
     if reader.number("schema") != 1:
         raise DocumentError("the document has an unknown schema")

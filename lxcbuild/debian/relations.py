@@ -158,7 +158,7 @@ class _Translator(Struct, frozen=True, kw_only=True):
         for part in sorted(requirement.specifier, key=str):
             bounds = clause(part, available=found.version)
             if bounds is None:
-                reason = f"{part} is no version that Debian can compare"
+                reason = f"{part} is not a version that Debian can compare"
                 self.out.unmapped[Unmapped(str(requirement)[:200], name, reason)] = None
                 return
             if not bounds:

@@ -99,14 +99,14 @@ def read_dsc(data: bytes, *, what: str) -> Dsc:
         raise ArtifactError(f"{what} names more than {MAX_FILES} files")
     for name in files:
         if not _FILE_NAME.fullmatch(name) or name.endswith(".dsc"):
-            raise ArtifactError(f"{what} names {name[:80]!r}, which is no file of a source package")
+            raise ArtifactError(f"{what} names {name[:80]!r}, which is not a file of a source package")
     source, version = fields.get("Source", ""), fields.get("Version", "")
     try:
         control.check_package_name(source)
     except BadNameError as error:
         raise ArtifactError(f"{what}: {error.brief}") from None
     if not _VERSION.fullmatch(version):
-        raise ArtifactError(f"{what} has the version {version[:80]!r}, which is none")
+        raise ArtifactError(f"{what} has the version {version[:80]!r}, which is invalid")
     return Dsc(source=source, version=version, files=files)
 
 
@@ -150,7 +150,7 @@ def inspect_job(file_name: str) -> Job:
 def unpack_job(file_name: str, *, tree: str) -> Job:
     """Unpack ``/in/source/<file_name>`` to ``tree``: by dpkg-source what is a .dsc, else by our own careful reader."""
     if not _FILE_NAME.fullmatch(file_name):
-        raise BadNameError(f"{file_name[:80]!r} is no file name of a source package")
+        raise BadNameError(f"{file_name[:80]!r} is not the file name of a source package")
     if file_name.endswith(".dsc"):
         job = conversion.unpack_dsc_job(file_name, tree=tree)
         return replace(job, files={**job.files, **steps.request({})})

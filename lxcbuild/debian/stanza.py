@@ -40,7 +40,7 @@ def parse_stanza(data: bytes, *, what: str) -> dict[str, str]:
             continue
         match = _FIELD.fullmatch(line)
         if match is None:
-            raise ArtifactError(f"{what} holds a line that is no field, or a second stanza")
+            raise ArtifactError(f"{what} holds a line that is not a field, or a second stanza")
         name = "-".join(part.capitalize() for part in match[1].split("-"))
         if name in fields:
             raise ArtifactError(f"{what} has the field {name} twice")

@@ -41,7 +41,7 @@ def options_from(kept: Mapping[str, str | bool | None]) -> BuildOptions:
         return msgspec.convert({name: value for name, value in kept.items() if value is not None}, BuildOptions)
     except msgspec.ValidationError as error:
         raise InputError(
-            f"the options of the plan: {error}", resolution="mend them there, or make the plan again: lxcbuild plan"
+            f"the options of the plan: {error}", resolution="fix them there, or make the plan again: lxcbuild plan"
         ) from None
 
 

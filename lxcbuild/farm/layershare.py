@@ -258,7 +258,7 @@ class LayerShare(Struct, kw_only=True):
 
 def _layer_place(configuration: str) -> str:
     if len(configuration) != 64 or not set(configuration) <= set("0123456789abcdef"):
-        raise RefusedError(f"{configuration[:70]!r} is no layer's key")
+        raise RefusedError(f"{configuration[:70]!r} is not the key of a layer")
     return f"layers/{configuration}.json"
 
 

@@ -31,7 +31,9 @@ def parse(data: bytes, *, place: str) -> JobResult:
         return msgspec.json.decode(data, type=JobResult, dec_hook=_from_text)
     except msgspec.DecodeError as error:
         raise FarmError(
-            f"the store's {place} is no result of a build", details=str(error)[:2000], resolution="remove that file"
+            f"the store's {place} is not the result of a build",
+            details=str(error)[:2000],
+            resolution="remove that file",
         ) from None
 
 

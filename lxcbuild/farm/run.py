@@ -101,7 +101,9 @@ class Head(Struct, kw_only=True):
             if self._asked_to_drain:
                 self._asked_to_drain = False
                 running = len(self._schedule.running())
-                self.watcher.note(f"nothing more is started, what runs ({running}) is finished; Ctrl-C again stops all")
+                self.watcher.note(
+                    f"no more builds start, and {running} running ones are finished; Ctrl-C again stops them"
+                )
             if not self._draining.is_set():
                 self._start()
             if self._schedule.done or (self._draining.is_set() and not self._schedule.running()):
@@ -366,7 +368,7 @@ class Head(Struct, kw_only=True):
                 Failure(
                     failure_class=FailureClass.DEP_MISSING,
                     phase=Phase.INSPECT,
-                    brief=f"it needs {wanted}, and what the plan has of them does not do",
+                    brief=f"it needs {wanted}, and the versions in the plan do not satisfy that",
                     resolution="make the plan again: lxcbuild plan",
                 ),
                 final=True,

@@ -122,13 +122,13 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     text = field.strip(b" \0")
     if text.strip(b"01234567"):
-        raise ExtractionError("the archive has a header with a number that is none")
+        raise ExtractionError("the archive has a header with an invalid number")
     return int(text, 8) if text else 0
 
 
 def _check_sum(header: bytes) -> None:
     if header[257:262] != b"ustar" or sum(header[:148]) + sum(header[156:]) + 8 * 32 != _number(header[148:156]):
-        raise ExtractionError("this is no tar archive, or it is damaged")
+        raise ExtractionError("this is not a tar archive, or it is damaged")
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
@@ -154,7 +154,7 @@ def _entry(header: bytes, pax: dict[bytes, bytes]) -> TarEntry:
         if value is None:
             return _number(field)
         if not value.isdigit() or len(value) > 20:
-            raise ExtractionError("the archive has a header with a number that is none")
+            raise ExtractionError("the archive has a header with an invalid number")
         return int(value)
 
     if any(key.startswith(b"GNU.sparse") for key in pax):
@@ -164,10 +164,10 @@ def _entry(header: bytes, pax: dict[bytes, bytes]) -> TarEntry:
     kind = header[156:157].replace(b"\0", b"0")
     uid, gid = number(b"uid", header[108:116]), number(b"gid", header[116:124])
     if uid > 0xFFFF or gid > 0xFFFF:
-        raise ExtractionError("the archive holds a file whose owner is no id of a sandbox")
+        raise ExtractionError("the archive holds a file whose owner is not an id of a sandbox")
     seconds = _number(header[136:148])
     if seconds > _MAX_TIME_S:
-        raise ExtractionError("the archive has a header with a time that is none")
+        raise ExtractionError("the archive has a header with an invalid time")
     return TarEntry(
         name=b"/".join(_parts(name)),
         kind=kind,
@@ -186,7 +186,7 @@ def _nanoseconds(value: bytes | None) -> int:
     seconds, _, fraction = (value or b"0").partition(b".")
     digits = seconds.removeprefix(b"-")
     if not digits.isdigit() or len(digits) > 12 or (fraction and not fraction.isdigit()):
-        raise ExtractionError("the archive has a header with a time that is none")
+        raise ExtractionError("the archive has a header with an invalid time")
     return int(seconds) * 10**9 + (int(fraction[:9].ljust(9, b"0")) if fraction else 0)
 
 
@@ -274,7 +274,7 @@ class _Unpacking:
 
     def _directory(self, fd: int, entry: TarEntry) -> None:
         if entry.kind != b"5":
-            raise ExtractionError("the root of the archive is no directory")
+            raise ExtractionError("the root of the archive is not a directory")
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
         if entry.opaque:

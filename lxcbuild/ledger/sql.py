@@ -299,7 +299,7 @@ class PostgresServer(Database):
         if code == "53100":
             return DiskFullError(brief, resolution="free some space where the database lies")
         if not code or code.startswith(("08", "28", "3D", "57P")):
-            return LedgerError(brief, resolution="does this answer? psql with the same URL")
+            return LedgerError(brief, resolution="check that psql connects with the same URL")
         return LedgerError(brief, details=str(error))
 
 

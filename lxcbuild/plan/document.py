@@ -185,7 +185,7 @@ def parse_plan(text: bytes | str, *, name: str = "the plan") -> Plan:
         raise InputError(
             f"{name}: {told[0]}",
             details="\n".join(told[:20]),
-            resolution="mend it there, or make the plan again: lxcbuild plan -r FILE -o FILE",
+            resolution="fix it there, or make the plan again: lxcbuild plan -r FILE -o FILE",
         ) from None
     _check(plan, name)
     return plan
@@ -194,7 +194,7 @@ def parse_plan(text: bytes | str, *, name: str = "the plan") -> Plan:
 def _mistakes(text: bytes | str) -> list[str]:
     try:
         found = convert(msgspec.json.decode(text), Plan)[1]
-    except (msgspec.DecodeError, UnicodeError, RecursionError):  # it is no JSON at all, and the reader has said so
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # it is not JSON at all, and the reader has said so
         return []
     return [f"{dotted_path(each.at) or 'the whole file'}: {each.problem}" for each in found]
 

@@ -46,7 +46,7 @@ def write(directory: Path, builds: Sequence[ReportedBuild], *, made_at: str, log
     ``logs``: whose logs are shown: ``failed``, ``all`` or ``none``. Raises InputError for a directory with something else in it.
     """
     if directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
-        raise InputError(f"{directory} holds something else than a report", resolution="choose a new directory")
+        raise InputError(f"{directory} holds something other than a report", resolution="choose a new directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:

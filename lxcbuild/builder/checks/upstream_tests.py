@@ -230,7 +230,7 @@ def _with_wheels(work: Work, project: Inspected, below: Layer, roots: Sequence[s
     try:
         return choose(roots)
     except LxcbuildError as error:
-        work.note(f"tests: not everything that they need can be had: {error.brief}", warning=True)
+        work.note(f"tests: not everything that they need is available: {error.brief}", warning=True)
     single = []
     for root in roots:
         try:

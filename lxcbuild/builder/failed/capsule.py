@@ -195,14 +195,14 @@ def _take_apart(stream: IO[bytes], folder: Path, *, documents_only: bool) -> _Ma
     for entry, read_content in entries(stream, _LIMITS):
         name = entry.name.decode("ascii", "replace")
         if entry.kind != b"0":
-            raise ExtractionError(f"the capsule holds something else than plain files: {name[:80]!r}")
+            raise ExtractionError(f"the capsule holds something other than plain files: {name[:80]!r}")
         if manifest is None:
             if name != MANIFEST or entry.size_bytes > _MAX_DOCUMENT:
-                raise ExtractionError("this is no capsule: its first member is not capsule.json")
+                raise ExtractionError("this is not a capsule: its first member is not capsule.json")
             manifest = _parse_manifest(read_content(_MAX_DOCUMENT))
             continue
         if name not in manifest.members or name in seen or entry.size_bytes != manifest.members[name][1]:
-            raise ExtractionError(f"the capsule holds {name[:80]!r}, which capsule.json does not name so")
+            raise ExtractionError(f"the capsule holds {name[:80]!r}, which does not match capsule.json")
         seen.add(name)
         if not (documents_only and name.endswith(".zst")):
             _take(name, read_content, folder, manifest.members[name][0])
@@ -234,10 +234,10 @@ def _parse_manifest(data: bytes) -> _Manifest:
         members = {str(item["name"]): (str(item["sha256"]), int(item["bytes"])) for item in raw["members"]}
         made_with, slim = str(raw["lxcbuild"])[:40], raw["slim"] is True
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ExtractionError("this is no capsule: capsule.json cannot be read") from error
+        raise ExtractionError("this is not a capsule: capsule.json cannot be read") from error
     for name, (digest, _size) in members.items():
         if not _MEMBER.fullmatch(name) or not _DIGEST.fullmatch(digest):
-            raise ExtractionError(f"the capsule names a member that none has: {name[:80]!r}")
+            raise ExtractionError(f"the capsule names an invalid member: {name[:80]!r}")
     for name, most in ((STATE, _MAX_DOCUMENT), (_RECORD, _MAX_DOCUMENT), (UPPER, _LIMITS.max_bytes)):
         if name not in members or members[name][1] > most:
             raise ExtractionError(f"the capsule has no {name}, or one of unreasonable size")
@@ -258,9 +258,9 @@ def _check_state(state: FailedState, members: Mapping[str, int]) -> None:
     command, problem = state.command, None
     texts = (*command.argv, *command.env, *command.env.values(), command.cwd)
     if not command.argv or any("\0" in text for text in texts) or not command.cwd.startswith("/"):
-        problem = "its command is none"
+        problem = "its command is invalid"
     elif any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", name) for name in command.env):
-        problem = "its environment has a name that none has"
+        problem = "its environment has an invalid name"
     elif not 0 < len(state.lowers) <= _MAX_LOWERS or not all(_DIGEST.fullmatch(ref.key) for ref in state.lowers):
         problem = "it names no images, or too many"
     elif not all(0 <= ref.unpacked_bytes <= _LIMITS.max_bytes for ref in state.lowers):

@@ -49,7 +49,7 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     ),
     F.BUILD_DEP_MISSING: Explanation(
         meaning="The build needs a package, module, header, library, program or crate that is not there. Builds have no network.",
-        fix="Try a newer suite with --target; leave --strict-debian away so that the index may provide build tools.",
+        fix="Try a newer suite with --target; omit --strict-debian, so that the index can provide build tools.",
         retry=_NEVER,
     ),
     F.CONVERT_FAILED: Explanation(
@@ -59,8 +59,8 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     ),
     F.COMPILE_FAILED: Explanation(
         meaning="The package's own build failed.",
-        fix="Look around where it failed: lxcbuild shell --failed. Another version or suite may do; a variable, package or patch "
-        "that mends it goes into an override, see reference/overrides.md.",
+        fix="Look around where it failed: lxcbuild shell --failed. Another version or suite may work; a variable, package or patch "
+        "that fixes it goes into an override, see reference/overrides.md.",
         retry=_NEVER,
     ),
     F.TESTS_FAILED: Explanation(
@@ -106,7 +106,7 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     ),
     F.PIDS_EXHAUSTED: Explanation(
         meaning="The build wanted more processes and threads than its policy allows.",
-        fix="Raise pids.max in the policy, or choose another one with --policy. Endless forking is not mended so.",
+        fix="Raise pids.max in the policy, or choose another one with --policy. That does not cure endless forking.",
         retry=_LIMIT,
     ),
     F.TIMEOUT: Explanation(
@@ -137,7 +137,7 @@ EXPLANATIONS: Mapping[F, Explanation] = {
     F.HOST_REFUSED: Explanation(
         meaning="This machine, its network or its configuration kept the build from running. The package is not to blame.",
         fix="Run: lxcbuild doctor, and do what the error says.",
-        retry="Yes, once that is mended.",
+        retry="Yes, once that is fixed.",
     ),
 }
 

@@ -157,7 +157,7 @@ def _wheel_of_source(work: Work, resolved: Resolved, file: IndexFile, version: s
     """Build the wheel of a release that has none which fits; its own build requirements come from the index as well."""
     image = resolved.image
     if depth > _MAX_DEPTH:
-        raise DependencyError(f"{file.filename} would be built for a build for a build: that is too deep")
+        raise DependencyError(f"{file.filename} would be a third level of nested builds, which is too deep")
     if _short(version) != _short(image.python_version):
         raise DependencyError(f"{file.filename} can be built for the suite's default Python only")
     archive = work.context.index.fetch(file)

@@ -31,7 +31,7 @@ from lxcbuild.sandbox.base import Bind
 
 #: Places that a build may overrule: a script, or a file that a script adds to.
 _HEARSAY = ("setup.cfg", "setup.py", None)
-_HINT_NO_DEPS = "leave --no-deps away: then what is missing is built first"
+_HINT_NO_DEPS = "omit --no-deps: missing packages are then built first"
 
 
 class Missing(Struct, frozen=True):
@@ -140,7 +140,7 @@ def _root(project: Inspected) -> Root:
         raise fail(
             FailureClass.BROKEN_SDIST,
             Phase.INSPECT,
-            f"{source.version[:80]!r} is no version that others could ask for",
+            f"{source.version[:80]!r} is not a version that others can ask for",
         ) from None
     return Root(name=source.name, version=version, requires=project.inspection.requires_dist or ())
 

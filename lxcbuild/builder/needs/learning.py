@@ -56,7 +56,7 @@ def learn(
     fresh = tuple(text for text in requirements if text not in known.requirements and is_requirement(text))
     turned = unfit and not known.suite_backend_unfit and not work.request.strict_debian
     for package in sorted(packages):
-        work.note(f"the log asks for what {package} has: it is provided")
+        work.note(f"the log names something in {package}: the package is added")
     if not (packages or fresh or turned):
         return None
     return replace(

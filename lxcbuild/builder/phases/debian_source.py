@@ -75,7 +75,7 @@ def _read_dsc(place: Path) -> Dsc:
     try:
         return sourcepackage.read_dsc(place.read_bytes(), what=place.name)
     except ArtifactError as error:
-        raise BrokenSdistError(f"this is no source package: {error}") from error
+        raise BrokenSdistError(f"this is not a source package: {error}") from error
 
 
 def inspect(work: Work, resolved: Resolved, source: Source) -> InspectedPackage:

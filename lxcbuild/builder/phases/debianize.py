@@ -52,7 +52,7 @@ def _plan(work: Work, project: Inspected, provided: Provisioned) -> ConversionPl
     package = known.binary_package(source.name)
     if package.endswith(APART):
         work.note(
-            f"it is called {package}: {target} has {package.removesuffix(APART)}, which does not say that it is this project"
+            f"it is called {package}: {target} has {package.removesuffix(APART)}, which does not claim to be this project"
         )
     promoted = [relation for relation in extras if relation.package in lessons.promoted]
     return ConversionPlan(
@@ -92,7 +92,7 @@ def _runtime(work: Work, requires: Sequence[str], python: TargetPython, known: N
             Phase.DEBIANIZE,
             f"{work.request.target} has no package of {missing}",
             details="\n".join(f"{item.requirement}: {item.reason}" for item in found.unmapped),
-            resolution="leave --no-deps away: then what is missing is built first"
+            resolution="omit --no-deps: missing packages are then built first"
             if not work.request.with_deps
             else "report it to the project: its metadata does not say so before it is built",
         )

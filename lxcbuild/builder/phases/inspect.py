@@ -58,9 +58,7 @@ def _read(
     found = inspecting.parse_inspection(data)
     if isinstance(found, StepFailure):
         ours = patches and found.failure_class is FailureClass.CONVERT_FAILED
-        mend = (
-            f"mend it beside {work.override.sources[-1]}: lxcbuild shell --failed shows what it met" if ours else None
-        )
+        mend = f"fix it beside {work.override.sources[-1]}: lxcbuild shell --failed shows what it met" if ours else None
         raise_failure(work, found, resolution=mend)  # with the sandbox still there, so that its state can be kept
     work.finish_sandbox()
     if not patches:

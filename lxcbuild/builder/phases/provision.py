@@ -131,7 +131,7 @@ def _provide_from_index(work: Work, project: Inspected, lessons: Lessons, needed
     except DependencyError as error:
         if must and (lacking := _lacking(work, project, below, must)):
             raise _impossible(work, project.resolved.image, lacking, error) from None
-        work.note(f"nothing newer than the suite's build requirements can be had: {error.brief}")
+        work.note(f"nothing newer than the suite's build requirements is available: {error.brief}")
         return None
     made = work.context.wheels.provide(project.resolved.image, below.layer, sets)
     told = {chosen.file.filename: describe(chosen) for chosen_set in sets.values() for chosen in chosen_set}
@@ -181,9 +181,9 @@ def _impossible(work: Work, image: Image, lacking: Sequence[str], error: Depende
     return fail(
         FailureClass.BUILD_DEP_MISSING,
         Phase.PROVISION,
-        f"neither {work.request.target} nor the package index has what is needed to build: {', '.join(lacking)[:300]}",
+        f"build requirements not available in {work.request.target} or on the index: {', '.join(lacking)[:300]}",
         details=f"{error.brief}\n{error.details or ''}".strip(),
-        resolution=f"it may exist for another Python than {image.python_version}: try another --target or version",
+        resolution=f"they may exist for another Python than {image.python_version}: try another --target or version",
     )
 
 

@@ -92,7 +92,7 @@ def build(
     sdist (./dist/x-1.0.tar.gz), a project directory (.), a Debian source package (x_1.0-1.dsc), or a directory with debian/.
     """
     if not requirements and not files:
-        raise click.UsageError("nothing to build was named: give a project, a path, or -r FILE")
+        raise click.UsageError("nothing to build: give a project, a path, or -r FILE")
     asked = list(dict.fromkeys(read_requests(requirements, files, like=request_like(wanted))))
     require_root("start sandboxes")
     if policy != "default":
@@ -339,5 +339,5 @@ def _applies(request: BuildRequest, images: ImageStore, monitor: Monitor) -> boo
     python = TargetPython(images.get(request.target).python_version, request.target.architecture)
     applies = python.applies(requirement)
     if not applies:
-        monitor.emit(Note(text=f"{requirement} is not meant for {request.target}: left out"))
+        monitor.emit(Note(text=f"{requirement} is skipped: its marker excludes {request.target}"))
     return applies

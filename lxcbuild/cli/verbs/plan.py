@@ -48,7 +48,7 @@ def plan(
     lxcbuild rebuild FILE carries it out.
     """
     if not requirements and not files:
-        raise click.UsageError("nothing to plan was named: give projects or -r FILE")
+        raise click.UsageError("nothing to plan: give projects or -r FILE")
     require_root("look into images")
     from lxcbuild.cli.planner import plan_for
     from lxcbuild.ledger.store import Ledger

@@ -163,8 +163,8 @@ def _layers_first(ui: Ui, made: Plan, *, policy: str, here: bool) -> None:
     sharing = load_sharing()
     if not here and (sharing is None or not sharing.push):
         ui.say(
-            f"{len(made.layers)} layers of the plan are not made first: the workers are other machines, "
-            "and no layers.yaml here lets them have this one's"
+            f"{len(made.layers)} layers of the plan are not made first: no layers.yaml shares "
+            "the layers of this machine with the workers"
         )
         return
     with ui.monitor() as monitor, build_context(ui.dirs, monitor, policy=policy) as context:

@@ -59,7 +59,7 @@ def shell(
     """
     if failed is not None:
         if target is not None or inputs:
-            raise click.UsageError("--failed says it all: leave --target and --in away")
+            raise click.UsageError("--failed sets everything: omit --target and --in")
         return _failed(ui, failed, command, again=again, as_json=as_json)
     if command or again:
         raise click.UsageError("a command goes with --failed; in a fresh sandbox: lxcbuild run -- COMMAND")

@@ -148,7 +148,7 @@ def _tracked(ui: Ui, projects: Sequence[str], files: Sequence[Path], *, from_led
                 if record.request.get("kind") == "sdist" and isinstance(record.request.get("source"), Mapping):
                     found.setdefault(canonical(record.name), SpecifierSet())
     if not found:
-        raise click.UsageError("nothing to track was named: give projects, -r FILE, or --ledger")
+        raise click.UsageError("nothing to track: give projects, -r FILE, or --ledger")
     return found
 
 

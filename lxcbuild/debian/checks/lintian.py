@@ -57,7 +57,7 @@ def lintian_job(names: Sequence[str]) -> Job:
     """Run lintian as the build user over files of ``/in/built``. It ends well whatever it finds."""
     for name in names:
         if not _FILE.fullmatch(name):
-            raise BadNameError(f"{name[:80]!r} is no file name of a package")
+            raise BadNameError(f"{name[:80]!r} is not the file name of a package")
     argv = ("/bin/sh", "-c", _RUN, "lintian", *(f"{BUILT}/{name}" for name in names))
     return Job(files={}, steps=(InsideStep(argv=argv),), results=(RESULT,))
 

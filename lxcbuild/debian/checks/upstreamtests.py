@@ -122,7 +122,7 @@ def run_job(archive_name: str, modules: Sequence[str], *, command: str | None = 
 
 def _checked(name: str) -> str:
     if not _ARCHIVE_NAME.fullmatch(name):
-        raise BadNameError(f"{name[:80]!r} is no file name of a source archive")
+        raise BadNameError(f"{name[:80]!r} is not the file name of a source archive")
     return name
 
 

@@ -101,7 +101,7 @@ def apt_install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job
 def _paths(deb_names: Sequence[str]) -> list[str]:
     for name in deb_names:
         if not _DEB_NAME.fullmatch(name):
-            raise BadNameError(f"{name[:80]!r} is no file name of a Debian package")
+            raise BadNameError(f"{name[:80]!r} is not the file name of a Debian package")
     return [f"{steps.DEBS}/{name}" for name in deb_names]
 
 

@@ -79,7 +79,9 @@ def _control_files(file: IO[bytes], part: debfile.Part, budget: Budget) -> dict[
     with debfile.opened(file, part, stem="control", limit=MAX_CONTROL_BYTES, budget=budget) as stream:
         for member in debtar.members(stream, keeps=lambda _name, _size_bytes: True):
             if member.data is None:
-                raise ArtifactError(f"its control archive holds {member.name[:80]!r}, which is no plain control file")
+                raise ArtifactError(
+                    f"its control archive holds {member.name[:80]!r}, which is not a plain control file"
+                )
             found[member.name] = member.data
     return found
 

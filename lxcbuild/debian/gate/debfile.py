@@ -70,7 +70,7 @@ def parts(file: IO[bytes]) -> tuple[Part, Part]:
     """The control and the data archive of a .deb of format 2.0. Raises :class:`ArtifactError`."""
     size_bytes = os.fstat(file.fileno()).st_size
     if file.read(8) != b"!<arch>\n":
-        raise ArtifactError("it is no ar archive")
+        raise ArtifactError("it is not an ar archive")
     found: list[Part] = []
     at = 8
     while at < size_bytes:
@@ -99,7 +99,7 @@ def _part(file: IO[bytes], at: int) -> Part:
     except ValueError:
         raise ArtifactError("it has a malformed ar header") from None
     if block != f"{name:<16}{written:<12}0     0     100644  {size:<10}`\n".encode() or written < 0 or size < 0:
-        raise ArtifactError(f"the ar header of {name[:20]!r} is none that dpkg-deb writes")
+        raise ArtifactError(f"the ar header of {name[:20]!r} is not one that dpkg-deb writes")
     return Part(name, at + _AR_HEADER_BYTES, size)
 
 

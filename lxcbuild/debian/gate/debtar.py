@@ -164,7 +164,7 @@ def _long_text(stream: Stream, block: bytes) -> bytes:
         or link.strip(b"\0")
         or {_owner(user), _owner(group)} != {"root"}
     ):
-        raise ArtifactError("a tar header of a long name is none that tar writes")
+        raise ArtifactError("a tar header of a long name is not one that tar writes")
     size = int(match[1], 8)
     if not 101 < size <= _MAX_NAME + 1:
         raise ArtifactError("a member has too long a name, or a short one written as a long one")

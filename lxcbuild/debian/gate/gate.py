@@ -158,7 +158,7 @@ class _Gate:
     def check_set(self) -> None:
         for name in self.files:
             if not _ARTIFACT.fullmatch(name):
-                self.find("name", name, "is no artefact of a package build")
+                self.find("name", name, "is not an artefact of a package build")
         by_end = {
             end: [name for name in self.files if name.endswith(end)]
             for end in (".changes", ".dsc", ".buildinfo", ".deb")
@@ -262,7 +262,7 @@ class _Gate:
                 self.find("field", name, f"{field} has more than {_MAX_FIELD} characters")
         for field in ("Depends", "Recommends", "Suggests"):
             if not is_relation_field(control.get(field, "")):
-                self.find("field", name, f"{field} is no list of relations")
+                self.find("field", name, f"{field} is not a list of relations")
         if self.strict:
             self.check_strict_control(deb, package, architecture)
         else:
@@ -274,7 +274,9 @@ class _Gate:
             if deb.control.get(field, "no").lower() != "no":
                 self.find("field", deb.path.name, f"{field} is {deb.control[field][:20]!r}")
         for field in sorted(deb.control.keys() & set(_NEVER_FIELDS)):
-            self.find("field", deb.path.name, f"{field} is {deb.control[field][:100]!r}, and is no field of a package")
+            self.find(
+                "field", deb.path.name, f"{field} is {deb.control[field][:100]!r}, which is not a field of a package"
+            )
         source = self.own.source_of(package) if self.own is not None else None
         if source not in (None, self.request.source):
             self.find("name", deb.path.name, f"is called like a package that the suite makes from the source {source}")
@@ -308,7 +310,9 @@ class _Gate:
         }
         for line in deb.control_files.get("conffiles", b"").decode("utf-8", "replace").splitlines():
             if line not in files:
-                self.find("control-file", deb.path.name, f"conffiles names {line[:80]!r}, which is no file below /etc")
+                self.find(
+                    "control-file", deb.path.name, f"conffiles names {line[:80]!r}, which is not a file below /etc"
+                )
 
     def check_scripts(self, deb: Deb) -> None:
         package = deb.control.get("Package", "")

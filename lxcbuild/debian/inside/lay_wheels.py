@@ -64,7 +64,7 @@ def _lay(path: Path, root: Path, python: str) -> None:
 def _lay_member(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, root: Path, python: str) -> None:
     mode = member.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        refuse("build-dep-missing", f"{wheel.filename} holds something else than files: {member.filename[:200]!r}")
+        refuse("build-dep-missing", f"{wheel.filename} holds something other than files: {member.filename[:200]!r}")
     parts = split_name(member.filename)
     place, is_program = _place(parts)
     target = root.joinpath(*place)

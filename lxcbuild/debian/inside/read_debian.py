@@ -74,7 +74,7 @@ def _stanzas(text: str) -> list[dict[str, str]]:
         else:
             match = _FIELD.fullmatch(line.rstrip())
             if match is None:
-                refuse("broken-sdist", f"debian/control holds a line that is no field: {line[:100]!r}")
+                refuse("broken-sdist", f"debian/control holds a line that is not a field: {line[:100]!r}")
                 return []
             name = match.group(1).lower()
             stanzas[-1][name] = match.group(2).strip()

@@ -69,7 +69,7 @@ class _Writer:
             with contextlib.suppress(FileExistsError):
                 place.mkdir(0o755)
             if not stat.S_ISDIR(place.lstat().st_mode):
-                refuse("broken-sdist", f"a member lies below {'/'.join(parts[:-1])[:200]!r}, which is no directory")
+                refuse("broken-sdist", f"a member lies below {'/'.join(parts[:-1])[:200]!r}, which is not a directory")
         return place
 
     def add(self, member: _Member, data: IO[bytes] | None) -> None:
@@ -158,7 +158,7 @@ def archive_format(name: str) -> str:
     for end in _TAR_ENDS:
         if lower.endswith(end):
             return {"tgz": "tar.gz", "tbz2": "tar.bz2", "txz": "tar.xz"}.get(end[1:], end[1:])
-    refuse("broken-sdist", f"{name[:200]!r} is no source archive (tar.gz, tar.bz2, tar.xz, tar or zip)")
+    refuse("broken-sdist", f"{name[:200]!r} is not a source archive (tar.gz, tar.bz2, tar.xz, tar or zip)")
     return None
 
 

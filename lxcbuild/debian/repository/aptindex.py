@@ -97,7 +97,7 @@ def binary_entry(fields: Mapping[str, str], *, code: str, sha256: str, size_byte
     package, version = _name(fields.get("Package", "")), _version(fields.get("Version", ""))
     architecture = fields.get("Architecture", "")
     if not _ARCHITECTURE.fullmatch(architecture) or architecture in ("source", "any"):
-        raise ArtifactError(f"it has the architecture {architecture[:40]!r}, which is none")
+        raise ArtifactError(f"it has the architecture {architecture[:40]!r}, which is invalid")
     source, source_version = _source(fields.get("Source", ""), package, version)
     file_name = f"{package}_{version.partition(':')[2] or version}_{architecture}.deb"
     file = PoolFile(f"{pool_directory(code, source, sha256)}/{file_name}", sha256, size_bytes)
@@ -156,7 +156,7 @@ def _read(stanza: str, *, sources: bool) -> IndexEntry:
             files = [PoolFile(fields["Filename"], fields["SHA256"], int(fields["Size"]))]
         package, version = fields["Package"], fields["Version"]
     except (KeyError, ValueError) as error:
-        raise ArtifactError(f"an index holds a stanza that is none: {str(error)[:80]}") from None
+        raise ArtifactError(f"an index holds an invalid stanza: {str(error)[:80]}") from None
     source, source_version = _source("" if sources else fields.get("Source", ""), package, version)
     return IndexEntry(
         package=package,
@@ -182,7 +182,7 @@ def _name(text: str) -> str:
 
 def _version(text: str) -> str:
     if not _VERSION.fullmatch(text):
-        raise ArtifactError(f"it has the version {text[:80]!r}, which is none")
+        raise ArtifactError(f"it has the version {text[:80]!r}, which is invalid")
     return text
 
 
@@ -192,7 +192,7 @@ def _source(text: str, package: str, version: str) -> tuple[str, str]:
         return package, version
     match = _SOURCE.fullmatch(text)
     if match is None:
-        raise ArtifactError(f"it names the source {text[:80]!r}, which is none")
+        raise ArtifactError(f"it names the source {text[:80]!r}, which is invalid")
     return _name(match[1]), _version(match[2] or version)
 
 

@@ -93,7 +93,7 @@ class Incoming:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as source, to.open("xb") as copy:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ArtifactError("it is no regular file")
+                raise ArtifactError("it is not a regular file")
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)

@@ -190,7 +190,7 @@ class Repository(Struct, frozen=True):
                 elif old is not None and not replace:
                     raise RepositoryError(
                         f"{'_'.join(key)} is in {code} with other bytes",
-                        resolution="raise its revision, or say --replace",
+                        resolution="raise its revision, or use --replace",
                     )
             entries = aptindex.retained((now | new).values(), keep=self.settings.keep)
             incoming.settle(entry for entry in entries if entry.key in new)

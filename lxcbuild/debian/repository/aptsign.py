@@ -114,7 +114,7 @@ def _keyring(key: Path) -> Iterator[Path]:
         try:
             process.run(argv, env=environment, timeout_s=_TIMEOUT_S)
         except CommandError as error:
-            raise RepositoryError(f"{key.name} is no public key", details=error.details) from None
+            raise RepositoryError(f"{key.name} is not a public key", details=error.details) from None
         yield binary
 
 

@@ -23,9 +23,9 @@ _COLUMNS = 76
 
 
 def check_package_name(name: str) -> str:
-    """The name, or :class:`BadNameError` when it is no Debian package name."""
+    """The name, or :class:`BadNameError` when it is not a Debian package name."""
     if not _PACKAGE.fullmatch(name):
-        raise BadNameError(f"{name[:80]!r} is no Debian package name")
+        raise BadNameError(f"{name[:80]!r} is not a Debian package name")
     return name
 
 
@@ -33,7 +33,7 @@ def check_maintainer(maintainer: str) -> str:
     """The maintainer, or :class:`BadNameError` when it is not of the form ``Name <address>``."""
     if not _MAINTAINER.fullmatch(maintainer):
         raise BadNameError(
-            f"{maintainer[:80]!r} is no maintainer", resolution="write it as: Full Name <name@example.org>"
+            f"{maintainer[:80]!r} is not a maintainer", resolution="write it as: Full Name <name@example.org>"
         )
     return maintainer
 
@@ -44,7 +44,7 @@ def relations(items: Iterable[str]) -> str:
     for item in items:
         for alternative in item.split("|"):
             if not _RELATION.fullmatch(alternative.strip()):
-                raise BadNameError(f"{item[:120]!r} is no Debian relation")
+                raise BadNameError(f"{item[:120]!r} is not a Debian relation")
         seen[" | ".join(part.strip() for part in item.split("|"))] = None
     return ", ".join(seen)
 

@@ -106,7 +106,7 @@ class ConversionPlan(Struct, frozen=True, kw_only=True):
                 raise BadNameError(f"{text[:80]!r} is no {what}")
         for name in self.environment:
             if not _ENVIRONMENT_NAME.fullmatch(name):
-                raise BadNameError(f"{name[:80]!r} is no name of an environment variable")
+                raise BadNameError(f"{name[:80]!r} is not the name of an environment variable")
 
     @property
     def upstream(self) -> str:
@@ -165,7 +165,7 @@ def parse_conversion(data: bytes) -> ConversionResult | StepFailure:
 def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> Job:
     """For a Debian source package: unpack ``/in/source/<name>.dsc`` to ``tree`` instead of converting anything."""
     if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+~_-]{1,200}\.dsc", dsc_name):
-        raise BadNameError(f"{dsc_name[:80]!r} is no file name of a Debian source package")
+        raise BadNameError(f"{dsc_name[:80]!r} is not the file name of a Debian source package")
     argv = ("dpkg-source", "--no-check", "--no-copy", "-x", f"{steps.SOURCE}/{dsc_name}", tree)
     return Job(files={}, steps=(InsideStep(argv=argv),))
 
@@ -371,7 +371,7 @@ def _overrides(plan: ConversionPlan) -> str:
     lines = []
     for name, relation in sorted(plan.overrides.items()):
         if not _DISTRIBUTION.fullmatch(name):
-            raise BadNameError(f"{name[:80]!r} is no project name")
+            raise BadNameError(f"{name[:80]!r} is not a project name")
         value = control.relations(part.strip() for part in relation.split(",")) if relation else ""
         forms = dict.fromkeys((re.sub(r"[-_.]+", "-", name).lower(), re.sub(r"[-_]+", "-", name).lower(), name))
         lines += [f"{form} {value}".rstrip() for form in forms if form[0].isalpha()]

@@ -98,7 +98,7 @@ def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> Job:
     Patches need patch(1) inside.
     """
     if not _ARCHIVE_NAME.fullmatch(archive_name):
-        raise BadNameError(f"{archive_name[:80]!r} is no file name of a source archive")
+        raise BadNameError(f"{archive_name[:80]!r} is not the file name of a source archive")
     asked = {"archive": f"{steps.SOURCE}/{archive_name}", "tree": steps.SOURCE_TREE}
     files = {**steps.request(asked), **steps.patch_files(patches)}
     return Job(files=files, steps=(steps.python_step("inspect_source"),), results=(RESULT,))

@@ -288,7 +288,7 @@ class DaskEngine:
             self._nobody_since = None if anybody else now
         elif now - self._nobody_since > self._settings.patience_s and self._failed is None:
             self._failed = FarmError(
-                f"nobody at {self._address} could work for {self._settings.patience_s:.0f} s",
+                f"no worker of {self._address} was available for {self._settings.patience_s:.0f} s",
                 details="\n".join(f"worker {name}: {why}" for name, why in sorted(self._refusals.items())) or None,
                 resolution="see that lxcbuild farm scheduler and lxcbuild farm worker run; then run this again with --resume",
             )

@@ -61,20 +61,22 @@ def _digest(files: Iterable[tuple[Path, str]]) -> str:
 
 
 def checked_address(address: str, certificates: Certificates | None, *, insecure: bool) -> str:
-    """An address as Dask wants it, with its scheme; raises InputError for one that would be spoken to without TLS."""
+    """An address as Dask wants it, with its scheme; raises InputError for one that would be used without TLS."""
     text = address if "://" in address else f"{'tls' if certificates is not None else 'tcp'}://{address}"
     parts = urlsplit(text)
     if parts.scheme not in ("tls", "tcp") or not parts.hostname:
-        raise InputError(f"{address[:200]!r} is no address of a scheduler", resolution="for example: tls://head:8786")
+        raise InputError(
+            f"{address[:200]!r} is not the address of a scheduler", resolution="for example: tls://head:8786"
+        )
     if parts.scheme == "tls" and certificates is None:
         raise InputError(
             f"{address} needs certificates",
-            resolution="say --certificates DIR; make them once: lxcbuild farm certificates DIR",
+            resolution="use --certificates DIR; make them once: lxcbuild farm certificates DIR",
         )
     if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
         raise InputError(
-            f"{address} would be spoken to without TLS: whoever reaches it could run anything on every worker",
-            resolution="make certificates (lxcbuild farm certificates DIR), copy them, and say --certificates DIR",
+            f"{address} would be used without TLS: whoever reaches it could run anything on every worker",
+            resolution="make certificates (lxcbuild farm certificates DIR), copy them, and use --certificates DIR",
         )
     return text
 

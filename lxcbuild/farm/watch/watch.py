@@ -96,7 +96,7 @@ class Watch(Struct):
             self._left.popleft()
         for name in later:
             # One project's page failed where others did not: nobody else waits for it.
-            self._note(f"{name}: its page cannot be had now", warning=True)
+            self._note(f"{name}: its page cannot be fetched now", warning=True)
         return found
 
     def _begin_round(self) -> None:

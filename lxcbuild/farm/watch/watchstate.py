@@ -146,7 +146,7 @@ class WatchState:
                 ) from error
             raise LedgerError(
                 f"{self._path} cannot be used: {error}",
-                resolution=f"if it is damaged, move it away: what is known of the index is lost, no build is (mv {self._path} ...)",
+                resolution=f"if it is damaged, move it away (mv {self._path} ...): what is known of the index is lost, no builds",
             ) from error
 
 

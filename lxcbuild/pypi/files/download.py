@@ -138,7 +138,7 @@ class Downloads:
                 )
             if answer.status == 416 or (answer.status == 206 and not _continues(answer, partial.size)):
                 path.unlink(missing_ok=True)
-                raise TransientError("it cannot go on where the download broke off")
+                raise TransientError("the download cannot be resumed")
             append = answer.status == 206
             if not append:
                 partial = _Partial(path, key)

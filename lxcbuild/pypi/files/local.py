@@ -60,7 +60,7 @@ def _from_file(path: Path, dirs: StateDirs, max_bytes: int) -> Source:
         raise FileNotFoundError(path)
     if sdist_suffix(path.name) is None:
         raise InputError(
-            f"{path.name[:100]} is no source archive",
+            f"{path.name[:100]} is not a source archive",
             resolution="give an sdist (.tar.gz, .zip, .tar.bz2, .tar.xz) or a project's directory",
         )
     identity = split_sdist_name(path.name)
@@ -167,7 +167,7 @@ class _Packer(Struct):
             elif stat.S_ISREG(facts.st_mode):
                 self._add_file(archive, name, leaf, parent)
             elif not stat.S_ISDIR(facts.st_mode):
-                self.skipped.append(f"{name} was left out of the sources: it is no regular file")
+                self.skipped.append(f"{name} was left out of the sources: it is not a regular file")
 
     def _add_file(self, archive: tarfile.TarFile, name: str, leaf: str, parent: int) -> None:
         descriptor = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
@@ -216,7 +216,7 @@ def _open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError(f"{path} is no regular file")
+        raise InputError(f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 

@@ -185,7 +185,7 @@ def _read(top: Path, name: str, limit: int) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
-                raise ValueError(f"{name} is no regular file")
+                raise ValueError(f"{name} is not a regular file")
             if facts.st_size > limit:
                 raise ValueError(f"{name} is larger than {limit >> 20} MiB")
             return file.read(facts.st_size)

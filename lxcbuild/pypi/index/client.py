@@ -195,7 +195,7 @@ class IndexClient:
                 kind = answer.headers.get("content-type", "")
                 files = tuple(parse_page(body, content_type=kind, url=answer.url))
             else:
-                raise NetworkError(f"the index answers {answer.status} to a plain question", details=url)
+                raise NetworkError(f"the index answers {answer.status} to a plain request", details=url)
             page = Page(
                 files=files,
                 fetched_at=time.time(),

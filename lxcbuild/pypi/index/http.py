@@ -126,7 +126,7 @@ class Http:
             finally:
                 # Not drained: a connection with an unread rest is closed, not reused.
                 response.close()
-        raise NetworkError(f"{host_of(url)} redirects in circles", details=url)
+        raise NetworkError(f"{host_of(url)} redirects in a loop", details=url)
 
     def _send(self, url: str, headers: Mapping[str, str], *, raw: bool) -> BaseHTTPResponse:
         from urllib3.exceptions import HTTPError, SSLError
@@ -167,7 +167,7 @@ class Http:
     def _require_trust(self, url: str) -> None:
         if not self._config.trusts(url):
             raise NetworkError(
-                f"{host_of(url)} is asked over plain http, which anybody on the way can change",
+                f"{host_of(url)} is reached over plain http, which anybody on the way can change",
                 details=url,
                 resolution=f"use https, or: pip config set global.trusted-host {host_of(url)}",
             )

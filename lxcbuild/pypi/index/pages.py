@@ -27,7 +27,7 @@ def parse_page(body: bytes, *, content_type: str, url: str) -> list[IndexFile]:
     elif kind in ("text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""):
         found = _html_files(body, url)
     else:
-        raise _bad_page(url, f"it answers with {kind[:60]!r}, which is no index format")
+        raise _bad_page(url, f"it answers with {kind[:60]!r}, which is not an index format")
     files = []
     for file in found:
         files.append(file)

@@ -72,7 +72,7 @@ def _parse(line: str, *, where: str) -> RequirementLine:
         )
     if re.match(r"(\.{0,2}/|[a-z+]+://|file:)", bare) or bare.endswith((".whl", ".tar.gz", ".zip")):
         raise InputError(
-            f"{where}: {bare[:80]!r} is no name of a project",
+            f"{where}: {bare[:80]!r} is not the name of a project",
             resolution="give paths on the command line: lxcbuild build ./PATH",
         )
     try:
@@ -87,5 +87,7 @@ def _digest(text: str, *, where: str) -> tuple[str, str]:
     length = _DIGEST_LENGTH.get(algorithm)
     if length is None or not re.fullmatch(rf"[0-9a-f]{{{length}}}", digest.lower()):
         known = ", ".join(_DIGEST_LENGTH)
-        raise InputError(f"{where}: {text[:80]!r} is no hash", resolution=f"write it as algorithm:digest, with {known}")
+        raise InputError(
+            f"{where}: {text[:80]!r} is not a hash", resolution=f"write it as algorithm:digest, with {known}"
+        )
     return algorithm, digest.lower()

@@ -202,7 +202,7 @@ def test_what_is_no_package_is_refused_before_anything_is_installed_with_it(tmp_
     path = tmp_path / "python3-one_1.0_all.deb"
     path.write_bytes(b"!<arch>\nno package")
     artifact = Artifact(path=path, sha256="0" * 64, size_bytes=18)
-    with pytest.raises(GateError, match="no package"):
+    with pytest.raises(GateError, match="not an installable package"):
         Closure().add([artifact])
 
 

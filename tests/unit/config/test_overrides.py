@@ -101,8 +101,8 @@ def test_another_patch_is_another_override(place: Path) -> None:
         ("environment: {A: true}\n", "put it in quotes"),
         ("environment: {'A-B': x}\n", "packages/x.yaml:1: environment"),
         ('environment: {A: "x\\ny"}\n', "a variable has one line"),
-        ("patches: [../../etc/shadow]\n", "is no file beside this one"),
-        ("patches: [/etc/shadow]\n", "is no file beside this one"),
+        ("patches: [../../etc/shadow]\n", "is not a plain file name beside this one"),
+        ("patches: [/etc/shadow]\n", "is not a plain file name beside this one"),
         ("patches: [gone.patch]\n", "packages/x.yaml:1: patches[0]: gone.patch cannot be read: No such file"),
         ("versions: new\n", "names no versions"),
         ("tests: true\n", "write off, or the command"),
@@ -113,7 +113,7 @@ def test_mistakes_are_told_with_file_line_and_key(place: Path, text: str, said: 
 
 
 def test_a_file_must_speak_of_a_project(place: Path) -> None:
-    assert "is no name of a project" in problem(place, "tests: off\n", name="-x.yaml")
+    assert "is not the name of a project" in problem(place, "tests: off\n", name="-x.yaml")
 
 
 def test_relations_are_taken_away_by_package_and_added_once() -> None:

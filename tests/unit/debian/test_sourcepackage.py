@@ -53,7 +53,7 @@ def test_a_dsc_names_its_files_whether_signed_or_not(text: str) -> None:
         (("hello_2.10.orig.tar.gz", "../etc/shadow"), "malformed"),
         (("hello_2.10.orig.tar.gz", "/etc/shadow"), "malformed"),
         (("hello_2.10.orig.tar.gz", ".hidden"), "malformed"),
-        (("hello_2.10.orig.tar.gz", "another.dsc"), "no file of a source package"),
+        (("hello_2.10.orig.tar.gz", "another.dsc"), "not a file of a source package"),
         (("hello_2.10.orig.tar.gz", "hello_2.10-3.debian.tar.xz"), "repeated"),
         ((DIGEST, "ab" * 20), "malformed"),
         (("3.0 (quilt)", "3.0 (custom)"), "format"),

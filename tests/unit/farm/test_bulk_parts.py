@@ -279,7 +279,7 @@ def test_a_result_survives_its_document() -> None:
     data = store.read(place)
     assert data is not None
     assert results.parse(data, place=place) == result
-    with pytest.raises(FarmError, match="no result"):
+    with pytest.raises(FarmError, match="not the result of a build"):
         results.parse(b'{"key": 1}', place=place)
 
 
@@ -328,7 +328,7 @@ def test_the_view_of_long_names_keeps_phase_time_and_totals(width: int) -> None:
     assert sum("provision" in line and "10 min 00 s" in line for line in lines) == 10
     text = " ".join(" ".join(line.split()) for line in lines)
     assert "and 21 more 4 of 40 done" in text
-    assert "draining: nothing more is started failures: oom 1" in text
+    assert "draining: no more builds are started failures: oom 1" in text
 
 
 def test_a_cycle_is_named_by_one_of_its_projects() -> None:

@@ -127,7 +127,7 @@ def test_eviction_fits_the_budget_and_leaves_no_orphan(described, budget: int) -
 def test_a_key_is_published_for_others_only_in_full(tmp_path: Path) -> None:
     file = tmp_path / "layers.yaml"
     for text, said in (
-        ("store: /srv/layers\ntrusted: [c2hvcnQ=]\n", r"layers.yaml:2: trusted\[0\]: 'c2hvcnQ=' is no key"),
+        ("store: /srv/layers\ntrusted: [c2hvcnQ=]\n", r"layers.yaml:2: trusted\[0\]: 'c2hvcnQ=' is not a key"),
         ("store: layers\n", "layers.yaml:1: store: 'layers' is no store"),
     ):
         file.write_text(text)

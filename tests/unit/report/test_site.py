@@ -214,7 +214,7 @@ def test_plots_hold_for_no_and_for_strange_values() -> None:
 def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/mine.txt").write_text("x")
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(InputError, match="something other"):
         site.write(tmp_path / "site", [], made_at=MADE_AT)
     (tmp_path / "site/mine.txt").unlink()
     for _again in range(2):

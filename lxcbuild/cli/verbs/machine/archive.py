@@ -37,7 +37,7 @@ def show(ui: Ui, /, *, name: str, target: Target | None, as_json: bool) -> None:
     """
     if len(name) > 200 or not _NAME.fullmatch(name):
         raise BadNameError(
-            f"{name[:80]!r} is no name that an archive could know", resolution="for example: idna, or ffi.h"
+            f"{name[:80]!r} is not a name that an archive can have", resolution="for example: idna, or ffi.h"
         )
     chosen = target or host_target()
     try:

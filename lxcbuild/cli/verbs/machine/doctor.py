@@ -60,7 +60,7 @@ def _leftovers(ui: Ui, *, as_json: bool) -> None:
         ui.say(f"{ui.dirs.hot} holds the images in memory, which is no leftover (lxcbuild gc --hot frees it)")
     _tell_failed_states(ui)
     if found:
-        raise LeftoversError(f"{len(found)} things were left behind", resolution="sudo lxcbuild gc")
+        raise LeftoversError(f"{len(found)} leftovers were found", resolution="sudo lxcbuild gc")
     if not as_json:
         ui.verdict("ok", "nothing was left behind")
 

@@ -47,7 +47,7 @@ def gc(ui: Ui, /, *, dry_run: bool, hot: bool, failed: bool, as_json: bool) -> N
             ui.verdict("ok", "there is nothing to remove")
     if stuck:
         raise LeftoversError(
-            f"{len(stuck)} things could not be removed",
+            f"{len(stuck)} leftovers could not be removed",
             details="\n".join(stuck),
             resolution="end what uses them, then run it again",
         )

@@ -272,7 +272,7 @@ def _share(ui: Ui, store: str | None) -> LayerShare:
     if url is None:
         raise ConfigError("no shared store is configured", resolution="name one: --store URL, or store: in layers.yaml")
     if not (url.startswith("/") or "://" in url):
-        raise InputError(f"{url!r} is no store", resolution="write an absolute path or a URL")
+        raise InputError(f"{url!r} is not a store", resolution="write an absolute path or a URL")
     trusted = settings.trusted if settings else ()
     return LayerShare(dirs=ui.dirs, store=open_store(url), trusted=trusted, push=True)
 

@@ -27,7 +27,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
         try:
             found = tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} are no numbers with commas between them", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)
         if min(found) < 1:
             self.fail("a lab has at least one machine", param, ctx)
         return found

@@ -105,7 +105,9 @@ def _build(ui: Ui, part: str) -> tuple[Target, list[Path]]:
     from lxcbuild.ledger.store import Ledger
 
     if not ui.dirs.has_ledger:
-        raise InputError(f"{part[:80]!r} is no .deb, no .dsc and no build", resolution="see: lxcbuild history")
+        raise InputError(
+            f"{part[:80]!r} is neither a .deb or .dsc file nor a recorded build", resolution="see: lxcbuild history"
+        )
     with Ledger.open(ui.dirs) as ledger:
         record = ledger.find(part)
     if not record.artifacts:
@@ -152,7 +154,7 @@ def list_(ui: Ui, /, *, directory: Path, url: str | None, as_json: bool) -> None
     place = url or f"file:{directory.absolute()}"
     if not re.fullmatch(r"[a-z][a-z+]*:[!-~]{1,2000}", place):
         raise InputError(
-            f"{place[:200]!r} is no URL for apt", resolution="for example: --url https://example.org/debian"
+            f"{place[:200]!r} is not a URL for apt", resolution="for example: --url https://example.org/debian"
         )
     suites = {code: repository.entries(code) for code in repository.suites()}
     lines = {code: aptindex.sources_line(place, code=code, keyring=_KEYRING) for code in suites}
@@ -211,7 +213,7 @@ def verify(ui: Ui, /, *, directory: Path, as_json: bool) -> None:
             ui.verdict("ok", f"{len(verdict.suites)} suites and {verdict.files} files are as they were signed")
     if verdict.problems:
         raise RepositoryError(
-            f"{len(verdict.problems)} things are wrong in {directory}",
+            f"{len(verdict.problems)} problems were found in {directory}",
             resolution="publish what is damaged again with --replace, or bring back a backup",
         )
 

@@ -230,7 +230,7 @@ def test_other_bytes_under_a_known_version_need_a_wish(repository: Repository, t
         ({"Essential": "yes"}, "Essential"),
         ({"Architecture": "../../etc"}, "twice"),
         ({"Source": "../../../etc (1)"}, "is no name"),
-        ({"Source": "a b c"}, "which is none"),
+        ({"Source": "a b c"}, "which is invalid"),
     ],
 )
 def test_packages_that_would_lie_are_refused(
@@ -280,7 +280,7 @@ def test_verify_tells_what_is_wrong(repository: Repository, tmp_path: Path) -> N
     assert "instead of" in problems_with(suite / "main/source/Sources.xz", lambda data: data[:-1])
     deb = next(repository.path.glob("pool/**/*.deb"))
     assert "wrong hash" in problems_with(deb, lambda data: data[::-1])
-    assert "no public key" in problems_with(repository.path / KEY_FILE, lambda _data: b"nonsense")
+    assert "not a public key" in problems_with(repository.path / KEY_FILE, lambda _data: b"nonsense")
     deb.unlink()
     assert [p.what for p in aptverify.verify(repository).problems] == ["cannot be read: No such file or directory"]
 

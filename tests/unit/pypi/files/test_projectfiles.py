@@ -174,7 +174,7 @@ def test_what_is_no_plain_repository_is_not_followed(root: Path, tmp_path: Path)
     assert files(root, ".git is not read") == honest
     (root / ".git/index").unlink()
     os.mkfifo(root / ".git/index")
-    assert files(root, "no regular file") == honest
+    assert files(root, "not a regular file") == honest
 
 
 def test_a_vast_list_of_what_is_ignored_takes_no_memory(root: Path) -> None:
