@@ -131,8 +131,11 @@ class LxcInstance:
         session, mode = self._live(), self.spec.policy.network
         step = replace(step, env={**network.environment(mode), **step.env})
         result = session.run(step, policy=self.spec.policy, on_output=on_output, probe=self._probe)
-        assert self._guard_line is not None
-        return self._guard_line.complete(result) if mode in network.GUARDED else result
+        if mode not in network.GUARDED:
+            return result
+        if self._guard_line is None:
+            raise SandboxError("the sandbox's network has no guard")
+        return self._guard_line.complete(result)
 
     def interact(self, step: Step) -> int:
         """Run one command on a pseudo-terminal inside, joined to the caller's terminal."""
@@ -288,8 +291,7 @@ class LxcInstance:
     def _await_death(self) -> None:
         """Wait until nothing of the sandbox lives: PID 1 is gone only after all others (pid_namespaces(7))."""
         if self._init_pidfd is None or not wait_pidfd(self._init_pidfd, _DEATH_S):
-            assert self._cgroup is not None
-            self._cgroup.kill(timeout_s=_DEATH_S)
+            self._own_cgroup().kill(timeout_s=_DEATH_S)
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -300,16 +302,21 @@ class LxcInstance:
             raise SandboxError("the sandbox is not running")
         return self._session
 
+    def _own_cgroup(self) -> Cgroup:
+        if self._cgroup is None:
+            raise SandboxError("the sandbox has not been started")
+        return self._cgroup
+
     def _dead(self, fd: int) -> int:
-        assert self._final is not None, "stop() comes before reading what a sandbox left"
+        if self._final is None:
+            raise SandboxError("a sandbox is stopped before what it left is read")
         return fd
 
     # -- counters --
 
     def _probe(self) -> Reading:
         """What the kernel says now."""
-        assert self._cgroup is not None
-        counters: Counters = self._cgroup.counters()
+        counters: Counters = self._own_cgroup().counters()
         room = os.fstatvfs(self._upper_fd)
         self._peak_disk_bytes = max(self._peak_disk_bytes, (room.f_blocks - room.f_bfree) * room.f_frsize)
         usage = Usage(

@@ -6,6 +6,7 @@ host's own (:mod:`lxcbuild.sandbox.watch`). One poll loop per step, no threads.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -208,7 +209,7 @@ class _Exchange:
         wait_s = min(self._watch.wait_s(now) if self._stopping is None else 1.0, self._stage_due - now)
         others = dict(self.others)
         if self.keyboard is not None and self._can_type:
-            others[self.keyboard] = self._typed
+            others[self.keyboard] = functools.partial(self._typed, self.keyboard)
         self._channel.exchange(max(0.0, wait_s), others)
 
     # -- what comes in --------------------------------------------------------------------------------------------
@@ -232,9 +233,8 @@ class _Exchange:
         if data:
             self._on_output(data)
 
-    def _typed(self) -> None:
-        assert self.keyboard is not None
-        data = os.read(self.keyboard, 16384)
+    def _typed(self, keyboard: int) -> None:
+        data = os.read(keyboard, 16384)
         self._can_type = False  # until the runner says that the step took it
         if not data:
             self.keyboard = None

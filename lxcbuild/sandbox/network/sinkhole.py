@@ -73,9 +73,10 @@ class Guard:
     """The loop. ``root_pid`` is the launcher, above all processes of the sandbox."""
 
     def __init__(self, namespaces: netns.Namespaces, control: socket.socket, *, root_pid: int) -> None:
-        assert namespaces.tun_fd is not None
+        if namespaces.tun_fd is None:
+            raise ValueError("a guard needs the TUN device of its namespaces")
         self.recorder = Attempts()
-        self._ground = namespaces
+        self._namespaces = namespaces
         self._tun = namespaces.tun_fd
         self._control = control
         self._root_pid = root_pid
@@ -159,7 +160,7 @@ class Guard:
         return True
 
     def _datagram(self) -> bool:
-        sock = self._ground.dns_udp
+        sock = self._namespaces.dns_udp
         try:
             data, ancillary, _flags, sender = sock.recvmsg(2048, socket.CMSG_SPACE(20))
         except BlockingIOError:
@@ -175,7 +176,7 @@ class Guard:
 
     def _accept(self) -> bool:
         try:
-            connection, peer = self._ground.dns_tcp.accept()
+            connection, peer = self._namespaces.dns_tcp.accept()
         except BlockingIOError:
             return False
         connection.settimeout(0)
@@ -241,7 +242,7 @@ class Guard:
 
     def _sender(self, packet: packets.Packet) -> attribution.Culprit | None:
         if packet.protocol in (packets.ICMP, packets.ICMPV6):
-            inode = netns.ping_inode(self._ground.icmp_tables, packet.echo_identifier)
+            inode = netns.ping_inode(self._namespaces.icmp_tables, packet.echo_identifier)
             return None if inode is None else attribution.holder(inode, root_pid=self._root_pid)
         has_ports = packet.protocol in (packets.TCP, packets.UDP)
         if not has_ports or packet.source_port is None or packet.destination_port is None:
@@ -258,7 +259,7 @@ class Guard:
         self, protocol: int, source: tuple[bytes, int], destination: tuple[bytes, int]
     ) -> attribution.Culprit | None:
         with self._lookup:  # one netlink socket for all threads
-            inode = netns.socket_inode(self._ground.diag, protocol=protocol, source=source, destination=destination)
+            inode = netns.socket_inode(self._namespaces.diag, protocol=protocol, source=source, destination=destination)
         return None if inode is None else attribution.holder(inode, root_pid=self._root_pid)
 
 
