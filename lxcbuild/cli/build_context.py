@@ -55,11 +55,7 @@ def build_context(
 
         @functools.cache
         def contents_for(target: Target) -> ContentsIndex:
-            archive = archive_for(target)
-            made = ContentsIndex.open(
-                dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor
-            )
-            return stack.enter_context(made)
+            return stack.enter_context(ContentsIndex.of_archive(dirs, target, archive_for(target), monitor=monitor))
 
         layers = LayerStore(dirs, backend, monitor, choose=nearest_stack, share=_share(dirs, monitor))
         stack.callback(_keep_within_budget, layers)

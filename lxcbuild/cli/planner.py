@@ -56,10 +56,7 @@ def plan_for(
         suites = []
         for target in targets:
             image = images.get(target)
-            archive = images.archive(image)
-            contents = ContentsIndex.open(
-                dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor
-            )
+            contents = ContentsIndex.of_archive(dirs, target, images.archive(image), monitor=monitor)
             opened.append(contents)
             known = {} if anew else remembered(ledger, target, policy=policy, image=image.digest)
             suites.append(

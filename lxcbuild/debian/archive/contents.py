@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lxcbuild.debian.archive.apt import AptArchive
 from lxcbuild.debian.archive.contents_parse import TABLES, Tables, parse_contents
 from lxcbuild.debian.names import Distribution, canonical_or_none, normalise
 from lxcbuild.debian.versions import upstream_of
@@ -79,6 +80,13 @@ class ContentsIndex:
         if (missing := index.missing(target)) is not None:
             watcher.emit(Note(text=missing, warning=True))
         return index
+
+    @classmethod
+    def of_archive(
+        cls, dirs: StateDirs, target: Target, archive: AptArchive, *, monitor: Monitor | None = None
+    ) -> Self:
+        """The index of a target, from its archive; see :meth:`open`."""
+        return cls.open(dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor)
 
     def __enter__(self) -> Self:
         return self

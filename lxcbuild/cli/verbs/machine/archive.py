@@ -58,8 +58,7 @@ def _look_up(ui: Ui, name: str, target: Target, monitor: Monitor) -> dict[str, A
     from lxcbuild.debian.archive.contents import ContentsIndex
 
     apt = _apt_archive(ui, target, monitor)
-    packages = apt.python_packages
-    with ContentsIndex.open(ui.dirs, target, apt.contents_files, python_packages=packages, monitor=monitor) as index:
+    with ContentsIndex.of_archive(ui.dirs, target, apt, monitor=monitor) as index:
         shipped = _project(index, name)
         document: dict[str, Any] = {"name": name, "target": str(target), "project": None}
         if shipped is not None:
