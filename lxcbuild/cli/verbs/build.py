@@ -25,7 +25,6 @@ from lxcbuild.cli.options import (
 from lxcbuild.cli.render import Ui
 from lxcbuild.cli.requests import read_requests
 from lxcbuild.cli.results import conclude
-from lxcbuild.cli.verbs.records.capsule import save_capsules
 from lxcbuild.events import FanOut, Monitor, Note
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Outcome
@@ -112,6 +111,8 @@ def build(
         found.get(request) or built.asked[request] for request in asked if request in found or request in built.asked
     ]
     if capsule is not None or capsule_slim:
+        from lxcbuild.cli.verbs.records.capsule import save_capsules
+
         save_capsules(ui, [*outcomes, *built.others], capsule or "", slim=capsule_slim)
     return conclude(ui, outcomes, built.others, errors=built.errors, as_json=as_json)
 
