@@ -16,7 +16,7 @@ from lxcbuild.builder.machine import Lessons
 from lxcbuild.builder.work import Work
 from lxcbuild.config.policy_text import raised
 from lxcbuild.debian.documents import MAX_DOCUMENT_BYTES
-from lxcbuild.debian.steps import OUT, InsideStep, Job, StepFailure
+from lxcbuild.debian.steps import OUT, InsideJob, InsideStep, StepFailure
 from lxcbuild.model import FailureClass, NetworkAttempt
 from lxcbuild.sandbox.base import ExtractedFile, Instance, Step, StepResult, User
 from lxcbuild.state.data import configuration_directory
@@ -39,7 +39,7 @@ class JobEnd(Struct, kw_only=True):
         return self.result.ok
 
 
-def run_job(work: Work, instance: Instance, job: Job) -> JobEnd:
+def run_job(work: Work, instance: Instance, job: InsideJob) -> JobEnd:
     """Run the steps until one fails. A step that a limit ended is a failure of that class, raised here."""
     for inside, content in job.files.items():
         instance.put(inside, content)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lxcbuild.cli.render import Ui
 from lxcbuild.config.ranges import seconds_text
-from lxcbuild.farm.progress import Picture, Progress
+from lxcbuild.farm.progress import Picture, RunProgress
 from lxcbuild.model import Failure
 from lxcbuild.plan.schedule import Start
 from lxcbuild.text import for_terminal
@@ -30,7 +30,7 @@ _OTHER_LINES = 7
 _NEXT_MEMBER = re.compile(r"\+(?=[a-z0-9.-]+==)")
 
 
-class View(Progress):
+class View(RunProgress):
     """Counts, and says what ends as it ends. ``quiet``: successes are in the totals only."""
 
     def __init__(self, ui: Ui, *, quiet: bool) -> None:

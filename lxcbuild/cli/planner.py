@@ -16,7 +16,7 @@ from lxcbuild.errors import InputError
 from lxcbuild.events import Monitor
 from lxcbuild.farm.jobs import remembered
 from lxcbuild.farm.planning.layerplan import Ground, layers_of
-from lxcbuild.farm.planning.planning import PlanRequest, Suite, make_plan
+from lxcbuild.farm.planning.planning import PlannedSuite, PlanRequest, make_plan
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
@@ -60,7 +60,7 @@ def plan_for(
             opened.append(contents)
             known = {} if anew else remembered(ledger, target, policy=policy, image=image.digest)
             suites.append(
-                Suite(target, image.python_version, image.digest, find=contents.find_distribution, caps=known)
+                PlannedSuite(target, image.python_version, image.digest, find=contents.find_distribution, caps=known)
             )
         with CrowdClient(dirs) as index:
             made = make_plan(

@@ -18,7 +18,7 @@ from lxcbuild.debian.archive import apt
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.gate.artifacts import ArtifactError, checksums, parse_stanza
 from lxcbuild.debian.source import control, conversion
-from lxcbuild.debian.steps import Job, StepFailure
+from lxcbuild.debian.steps import InsideJob, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 
@@ -140,14 +140,14 @@ def is_debianized(names: Collection[str]) -> bool:
 # -- inspection in a sandbox ----------------------------------------------------------------------------------------
 
 
-def inspect_job(file_name: str) -> Job:
+def inspect_job(file_name: str) -> InsideJob:
     """Unpack ``/in/source/<file_name>`` (a .dsc, or a tar archive of a tree) and read debian/; see :func:`parse`."""
     unpacking = unpack_job(file_name, tree=steps.SOURCE_TREE)
     reading = steps.python_step("read_debian", steps.SOURCE_TREE)
     return replace(unpacking, steps=(*unpacking.steps, reading), results=(RESULT,))
 
 
-def unpack_job(file_name: str, *, tree: str) -> Job:
+def unpack_job(file_name: str, *, tree: str) -> InsideJob:
     """Unpack ``/in/source/<file_name>`` to ``tree``: by dpkg-source what is a .dsc, else by our own careful reader."""
     if not _FILE_NAME.fullmatch(file_name):
         raise BadNameError(f"{file_name[:80]!r} is not the file name of a source package")
@@ -155,7 +155,7 @@ def unpack_job(file_name: str, *, tree: str) -> Job:
         job = conversion.unpack_dsc_job(file_name, tree=tree)
         return replace(job, files={**job.files, **steps.request({})})
     asked = {"archive": f"{steps.SOURCE}/{file_name}", "tree": tree}
-    return Job(files=steps.request(asked), steps=(steps.python_step("unpack_tree"),), results=(RESULT,))
+    return InsideJob(files=steps.request(asked), steps=(steps.python_step("unpack_tree"),), results=(RESULT,))
 
 
 def parse(data: bytes) -> SourcePackage | StepFailure:

@@ -1,7 +1,7 @@
 """What this room asks a sandbox to run, as plain data: files to put inside, commands, and the name of the result they leave.
 
-This room knows no sandbox: the caller turns a :class:`Job` into the sandbox's own steps. Scripts of ours travel in one uncompressed
-zip (:func:`tools_archive`), which CPython imports from directly, so that nothing of the host is mounted for them.
+This room knows no sandbox: the caller turns an :class:`InsideJob` into the sandbox's own steps. Scripts of ours travel in one
+uncompressed zip (:func:`tools_archive`), which CPython imports from directly, so that nothing of the host is mounted for them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class InsideStep(Struct, frozen=True, kw_only=True):
         return ("/usr/bin/perl", next(iter(_FORK_SERVERS)), *self.argv) if self.fork_served else self.argv
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class InsideJob(Struct, frozen=True, kw_only=True):
     """Files to put inside (absolute path to content), then steps in order, each only if the one before succeeded.
 
     ``results`` are names below ``/out`` to read afterwards. A step may fail and still leave its result: it says why.

@@ -43,7 +43,7 @@ class Picture(Struct, frozen=True, kw_only=True):
     draining: bool
 
 
-class Progress:
+class RunProgress:
     """Collects; may be told from any thread. ``say_note`` tells people what they should know."""
 
     def __init__(self, say_note: Callable[[str], None] = lambda _: None) -> None:

@@ -14,7 +14,7 @@ from lxcbuild.plan.schedule import Start, State
 
 
 class Watcher(Protocol):
-    """Who is told how the run goes; from the head's thread. See :class:`~lxcbuild.farm.progress.Progress`."""
+    """Who is told how the run goes; from the head's thread. See :class:`~lxcbuild.farm.progress.RunProgress`."""
 
     def known(self, key: str, seconds: float) -> None:
         """A job belongs to the run."""

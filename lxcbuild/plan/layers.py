@@ -75,7 +75,7 @@ def nearest(
     return best
 
 
-class PlannedLayer(Struct, frozen=True, kw_only=True):
+class LayerStep(Struct, frozen=True, kw_only=True):
     """A set of packages to be made as a layer, on top of the ``parent`` set (empty: the ground).
 
     ``requests`` names the planned builds that it is for by itself; none for a common subset that is only a step.
@@ -90,11 +90,11 @@ class PlannedLayer(Struct, frozen=True, kw_only=True):
 class LayerPlan(Struct, frozen=True, kw_only=True):
     """Layers in an order in which every parent comes before what stands on it, with the estimated seconds to make all."""
 
-    layers: tuple[PlannedLayer, ...]
+    layers: tuple[LayerStep, ...]
     seconds: float
 
     @property
-    def steps(self) -> tuple[PlannedLayer, ...]:
+    def steps(self) -> tuple[LayerStep, ...]:
         """Those that no build asks for by itself."""
         return tuple(layer for layer in self.layers if not layer.requests)
 
@@ -200,7 +200,7 @@ def _plan(tree: _Tree, requests: Mapping[str, PackageSet], sizes: Mapping[str, i
         parent = tree[packages]
         depths[packages] = depths[parent] + 1
         layers.append(
-            PlannedLayer(
+            LayerStep(
                 packages=packages,
                 parent=parent,
                 depth=depths[packages],

@@ -18,9 +18,9 @@ from lxcbuild.events import Note
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.engines.daskmembers import run_scheduler, run_worker
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
-from lxcbuild.farm.engines.membership import Member
+from lxcbuild.farm.engines.membership import WorkerMember
 
-HEAD = Member(code="1+test", configuration="none")
+HEAD = WorkerMember(code="1+test", configuration="none")
 
 
 class DoingEngine:
@@ -85,7 +85,7 @@ def main() -> None:
             stop=stop,
         )
     else:
-        member = Member(code=code or HEAD.code, configuration=HEAD.configuration)
+        member = WorkerMember(code=code or HEAD.code, configuration=HEAD.configuration)
         run_worker(address, member, DoingEngine, certificates=certificates, name=name, stop=stop)
 
 

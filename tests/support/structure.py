@@ -111,6 +111,7 @@ def asserted_attributes() -> dict[str, int]:
             and isinstance(node.test, ast.Compare)
             and isinstance(node.test.left, ast.Attribute)
             and isinstance(node.test.ops[0], ast.IsNot)
+            and ast.unparse(node.test.comparators[0]) == "None"
         )
 
     return dict(Counter(name for name, tree in trees().items() for node in ast.walk(tree) if is_one(node)))

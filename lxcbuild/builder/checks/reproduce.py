@@ -18,7 +18,7 @@ from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.checks import variation
 from lxcbuild.debian.source import compilation, conversion
-from lxcbuild.debian.steps import DEBS, SOURCE, Job
+from lxcbuild.debian.steps import DEBS, SOURCE, InsideJob
 from lxcbuild.errors import LxcbuildError
 from lxcbuild.images.image import Image
 from lxcbuild.policy import NetworkMode
@@ -109,9 +109,9 @@ def _build(work: Work, laid: Laid | LaidPackage, debs: Sequence[Path], *, number
     shown = tuple(Bind(host=path, inside=f"{DEBS}/{path.name}") for path in debs)
     binds = (*_source_binds(laid), *shown)
     instance = work.open_sandbox(laid.provided.layer.lowers, binds=binds, hostname=variation.HOSTNAME)
-    _must(work, instance, Job(files={}, steps=(variation.prepare_step(),)), what="its preparation")
+    _must(work, instance, InsideJob(files={}, steps=(variation.prepare_step(),)), what="its preparation")
     one_core = cpus_allotted(work.policy) > 1
-    turn = Job(files={}, steps=(variation.turn_step(tree),))
+    turn = InsideJob(files={}, steps=(variation.turn_step(tree),))
     for job, what in ((jobs[0], "unpacking"), (turn, "turning directories around"), (jobs[1], "dpkg-buildpackage")):
         _must(work, instance, variation.varied(job, clock=bool(debs), one_core=one_core), what=what)
     files = take_output(work, instance, work.workspace / f"second-{number}")
@@ -119,14 +119,14 @@ def _build(work: Work, laid: Laid | LaidPackage, debs: Sequence[Path], *, number
     return files
 
 
-def _must(work: Work, instance: Instance, job: Job, *, what: str) -> None:
+def _must(work: Work, instance: Instance, job: InsideJob, *, what: str) -> None:
     end = run_job(work, instance, job)
     if not end.ok:
         failure = compilation.classify_compile_failure(end.tail, status=f"exit status {end.result.exit_status}")
         raise fail(failure.failure_class, work.phase, f"{what}: {failure.brief}", details=failure.details)
 
 
-def _jobs(work: Work, laid: Laid | LaidPackage) -> tuple[tuple[Job, Job], str]:
+def _jobs(work: Work, laid: Laid | LaidPackage) -> tuple[tuple[InsideJob, InsideJob], str]:
     """What lays the sources out and what compiles them, elsewhere and with another number of jobs; and the tree."""
     source = laid.project.source
     allotted = cpus_allotted(work.policy)

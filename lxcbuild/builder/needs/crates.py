@@ -20,7 +20,7 @@ from lxcbuild.config.cargo import CargoSettings, load_cargo_settings, settings_p
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian.source import cratejobs, crates
 from lxcbuild.debian.source.crates import Crates, CrateSupply, LockedCrate, Supply
-from lxcbuild.debian.steps import SOURCE, Job
+from lxcbuild.debian.steps import SOURCE, InsideJob
 from lxcbuild.errors import DependencyError
 from lxcbuild.files import sha256_of, write_whole
 from lxcbuild.images.crates import CrateFile, CrateLayers, crates_key
@@ -185,7 +185,7 @@ def _try_suite(
 
 
 def _run(
-    work: Work, source: Source, layer: Layer, job: Job, policy: Policy, *, binds: Sequence[Bind] = ()
+    work: Work, source: Source, layer: Layer, job: InsideJob, policy: Policy, *, binds: Sequence[Bind] = ()
 ) -> dict[str, ExtractedFile]:
     shown = Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}")
     instance = work.open_sandbox(layer.lowers, binds=(shown, *binds), policy=policy)

@@ -71,7 +71,7 @@ def completed(work: Work, project: Inspected, release: Release) -> Inspected:
 
 def missing(work: Work, project: Inspected, *, others: Sequence[str] = ()) -> list[Missing]:
     """Requirements of the project itself that the suite lacks or has too old. ``others`` are projects that are built anyway."""
-    python, suite = target_python(project.resolved.image), Suite(work, project.resolved, work.override.names)
+    python, suite = target_python(project.resolved.image), SuiteFacts(work, project.resolved, work.override.names)
     found = []
     for text in project.inspection.requires_dist or ():
         try:
@@ -118,7 +118,7 @@ def resolve(projects: Sequence[tuple[Work, Inspected]], caps: Ceilings) -> Runti
     by_hand = {name: package for work, _ in projects for name, package in work.override.names.items()}
     rules = RuntimeRules(
         markers=target_python(resolved.image).environment(),
-        shipped=Suite(first, resolved, by_hand).shipped,
+        shipped=SuiteFacts(first, resolved, by_hand).shipped,
         read_sdist=lambda file: _read_sdist(first, resolved.image, file),
         distribution=str(first.request.target),
         allow_newer=first.request.newer_than_official,
@@ -162,7 +162,7 @@ def _unresolved(work: Work, error: DependencyError) -> PhaseFailedError:
     )
 
 
-class Suite:
+class SuiteFacts:
     """What a target ships of Python projects, with versions that can be compared with requirements.
 
     ``by_hand`` says of projects which packages they are, whatever the archive says: "" is none that is needed.

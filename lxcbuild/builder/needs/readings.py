@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-from lxcbuild.debian.steps import Job
+from lxcbuild.debian.steps import InsideJob
 from lxcbuild.files import write_whole
 from lxcbuild.state.paths import StateDirs
 
@@ -22,7 +22,7 @@ _KEPT_EACH = 200
 _MAX_BYTES = 256 * 1024
 
 
-def key_of(job: Job, *, archive_sha256: str, image_digest: str) -> str:
+def key_of(job: InsideJob, *, archive_sha256: str, image_digest: str) -> str:
     """The name under which the result of this job on this archive is kept: all that it can depend on."""
     inputs = {
         "archive": archive_sha256,

@@ -14,7 +14,7 @@ from lxcbuild.builder.needs import learning
 from lxcbuild.builder.work import Work
 from lxcbuild.debian import sourcepackage
 from lxcbuild.debian.source import compilation, conversion
-from lxcbuild.debian.steps import OUT, Job, MissingInLog, StepFailure
+from lxcbuild.debian.steps import OUT, InsideJob, MissingInLog, StepFailure
 from lxcbuild.model import FailureClass
 from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import ExtractedFile, Instance
@@ -64,7 +64,7 @@ def _check_sealed(work: Work, laid: Laid | LaidPackage, compiled: Compiled) -> N
             raise fail(FailureClass.GATE_REJECTED, work.phase, why)
 
 
-def _job(work: Work, laid: Laid | LaidPackage) -> Job:
+def _job(work: Work, laid: Laid | LaidPackage) -> InsideJob:
     parallel, offline = cpus_allotted(work.policy), work.policy.network is not NetworkMode.PROXY
     if isinstance(laid, LaidPackage):
         package = laid.project.package

@@ -17,7 +17,7 @@ from lxcbuild.builder.work import Work
 from lxcbuild.config.overrides import Patch
 from lxcbuild.debian.source import inspection as inspecting
 from lxcbuild.debian.source.inspection import Inspection
-from lxcbuild.debian.steps import SOURCE, Job, StepFailure
+from lxcbuild.debian.steps import SOURCE, InsideJob, StepFailure
 from lxcbuild.model import FailureClass, Phase, Source
 from lxcbuild.sandbox.base import Bind
 
@@ -48,7 +48,7 @@ def _read_before(work: Work, key: str) -> Inspection | None:
 
 
 def _read(
-    work: Work, lowers: Sequence[Path], source: Source, job: Job, *, patches: Sequence[Patch], key: str
+    work: Work, lowers: Sequence[Path], source: Source, job: InsideJob, *, patches: Sequence[Patch], key: str
 ) -> Inspection:
     """Let a sandbox read it."""
     bind = Bind(host=source.path, inside=f"{SOURCE}/{source.path.name}")

@@ -151,7 +151,7 @@ class _Run(Struct, frozen=True):
             from lxcbuild.config.overrides import load_overrides
             from lxcbuild.farm.engines.inline import InlineEngine
             from lxcbuild.farm.jobs import image_failures
-            from lxcbuild.farm.progress import Progress
+            from lxcbuild.farm.progress import RunProgress
 
             _check_targets(requests)
             overrides, watching = load_overrides(self.overrides), FanOut(self.monitor, Recorder(self.ledger))
@@ -172,7 +172,7 @@ class _Run(Struct, frozen=True):
                     if meant:
                         job = _planned(meant, [(each.project_name, "") for each in meant], self.policy)
                         asked[job.key], jobs[job.key] = tuple(meant), job
-                tally = self._carry_out(jobs, asked, engine, caps, watcher=Progress(), store=self.dirs.bulk)
+                tally = self._carry_out(jobs, asked, engine, caps, watcher=RunProgress(), store=self.dirs.bulk)
         return _Built(*_outcomes(asked, tally), engine.errors)
 
     def side_by_side(self, requests: Sequence[BuildRequest], limit: int) -> _Built:
@@ -182,11 +182,11 @@ class _Run(Struct, frozen=True):
         from lxcbuild.cli.build_context import bulk_build_context
         from lxcbuild.farm.engines.local import LocalEngine
         from lxcbuild.farm.jobs import image_failures
-        from lxcbuild.farm.progress import Progress
+        from lxcbuild.farm.progress import RunProgress
         from lxcbuild.images.store import ImageStore
 
         _check_targets(requests)
-        watcher = Progress(lambda text: self.monitor.emit(Note(text=text)))
+        watcher = RunProgress(lambda text: self.monitor.emit(Note(text=text)))
         self.dirs.bulk.mkdir(parents=True, exist_ok=True)
         with (
             contextlib.closing(ImageStore(self.dirs, self.monitor)) as images,

@@ -55,7 +55,7 @@ def plan(
     from lxcbuild.plan.document import dump_plan
 
     if graph is not None:
-        from lxcbuild.cli.graph import require
+        from lxcbuild.farm.planning.graph import require
 
         require()  # told before the work, not after it
     targets = list(dict.fromkeys(targets)) or [host_target()]
@@ -91,7 +91,7 @@ def _write(made: Plan, text: str, output: Path | None, graph: Path | None) -> No
     if output is not None:
         write_whole(output, text, durable=False)
     if graph is not None:
-        from lxcbuild.cli.graph import draw
+        from lxcbuild.farm.planning.graph import draw
 
         draw(made, graph)
 

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from lxcbuild.debian.steps import OUT, InsideStep, Job
+from lxcbuild.debian.steps import OUT, InsideJob, InsideStep
 from lxcbuild.errors import BadNameError
 from lxcbuild.text import for_documents
 
@@ -53,13 +53,13 @@ class LintianHint(Struct, frozen=True, kw_only=True):
         return f"{self.level}: {self.package}: {self.tag} {self.more}".strip()
 
 
-def lintian_job(names: Sequence[str]) -> Job:
+def lintian_job(names: Sequence[str]) -> InsideJob:
     """Run lintian as the build user over files of ``/in/built``. It ends well whatever it finds."""
     for name in names:
         if not _FILE.fullmatch(name):
             raise BadNameError(f"{name[:80]!r} is not the file name of a package")
     argv = ("/bin/sh", "-c", _RUN, "lintian", *(f"{BUILT}/{name}" for name in names))
-    return Job(files={}, steps=(InsideStep(argv=argv),), results=(RESULT,))
+    return InsideJob(files={}, steps=(InsideStep(argv=argv),), results=(RESULT,))
 
 
 def parse_lintian(data: bytes) -> tuple[LintianHint, ...]:

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.conversion import RESERVED_MODULES
-from lxcbuild.debian.steps import SOURCE, Job, StepFailure
+from lxcbuild.debian.steps import SOURCE, InsideJob, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 from lxcbuild.text import for_documents
@@ -106,18 +106,20 @@ class TestsRun(Struct, frozen=True, kw_only=True):
         return f"{self.passed} passed, {self.failed} failed, {self.errors} errors, {self.skipped} skipped"
 
 
-def find_job(archive_name: str) -> Job:
+def find_job(archive_name: str) -> InsideJob:
     """Look for tests and their requirements in ``/in/source/<archive_name>``."""
     asked = {"archive": f"{SOURCE}/{_checked(archive_name)}"}
-    return Job(files=steps.request(asked), steps=(steps.python_step("find_tests"),), results=(FOUND,))
+    return InsideJob(files=steps.request(asked), steps=(steps.python_step("checks.find_tests"),), results=(FOUND,))
 
 
-def run_job(archive_name: str, modules: Sequence[str], *, command: str | None = None) -> Job:
+def run_job(archive_name: str, modules: Sequence[str], *, command: str | None = None) -> InsideJob:
     """As the build user: run them on what is installed; the archive's own modules are set aside. ``command`` goes in pytest's
     place."""
     own = [name for name in modules if name not in RESERVED_MODULES]
     asked = {"archive": f"{SOURCE}/{_checked(archive_name)}", "modules": own, "command": command}
-    return Job(files=steps.request(asked), steps=(steps.python_step("run_tests", site=True),), results=(RESULT,))
+    return InsideJob(
+        files=steps.request(asked), steps=(steps.python_step("checks.run_tests", site=True),), results=(RESULT,)
+    )
 
 
 def _checked(name: str) -> str:

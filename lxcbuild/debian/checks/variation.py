@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from lxcbuild.debian.steps import DEBS, OUT, InsideStep, Job
+from lxcbuild.debian.steps import DEBS, OUT, InsideJob, InsideStep
 
 HOME = "/build/somewhere-else"
 HOSTNAME = "another"
@@ -82,7 +82,7 @@ def turn_step(tree: str) -> InsideStep:
     return InsideStep(argv=("/bin/sh", "-c", _TURN, "turn", tree), cwd=HOME)
 
 
-def varied(job: Job, *, clock: bool, one_core: bool) -> Job:
+def varied(job: InsideJob, *, clock: bool, one_core: bool) -> InsideJob:
     """The job with each step under other circumstances; ``clock`` needs the package of the clock among ``/in/debs``.
 
     Nothing is served by forks here: programs that start alone are one circumstance more.
@@ -113,9 +113,9 @@ done >{OUT}/{EXPLANATION}
 """
 
 
-def explain_job(names: Sequence[str]) -> Job:
+def explain_job(names: Sequence[str]) -> InsideJob:
     """Let diffoscope say what differs between files of two directories; the text is ``/out/difference.txt``."""
-    return Job(
+    return InsideJob(
         files={},
         steps=(InsideStep(argv=("/bin/sh", "-c", _EXPLAIN, "explain", *names)),),
         results=(EXPLANATION,),

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.source.control import check_package_name
-from lxcbuild.debian.steps import InsideStep, Job, MissingInLog, StepFailure
+from lxcbuild.debian.steps import InsideJob, InsideStep, MissingInLog, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 from lxcbuild.text import for_documents
@@ -82,7 +82,7 @@ class Verification(Struct, frozen=True, kw_only=True):
     dependents: tuple[InstalledDistribution, ...] = ()  # the suite's, as far as they require any of these
 
 
-def install_job(deb_names: Sequence[str]) -> Job:
+def install_job(deb_names: Sequence[str]) -> InsideJob:
     """As the inner root, before anything of the package can run as another user: install ``/in/debs/<name>`` with dpkg.
 
     Half the time that apt takes, and enough where all that they declare is installed. Raises BadNameError.
@@ -90,7 +90,7 @@ def install_job(deb_names: Sequence[str]) -> Job:
     return _installing((*_DPKG, *_paths(deb_names)))
 
 
-def apt_install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> Job:
+def apt_install_job(deb_names: Sequence[str], *, reinstall: bool = False) -> InsideJob:
     """The same with apt, offline, which also removes what conflicts and says what is missing. Raises BadNameError.
 
     ``reinstall``: the suite's package of the same name and version may be there already.
@@ -105,11 +105,11 @@ def _paths(deb_names: Sequence[str]) -> list[str]:
     return [f"{steps.DEBS}/{name}" for name in deb_names]
 
 
-def _installing(argv: tuple[str, ...]) -> Job:
-    return Job(files={}, steps=(InsideStep(argv=argv, env=_INSTALLING, cwd="/", as_root=True),))
+def _installing(argv: tuple[str, ...]) -> InsideJob:
+    return InsideJob(files={}, steps=(InsideStep(argv=argv, env=_INSTALLING, cwd="/", as_root=True),))
 
 
-def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job:
+def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> InsideJob:
     """As the build user: import the packages' modules and so on; the result goes to :func:`parse_verification`.
 
     ``companions`` were made here, too, and are installed with them: of those only the metadata is read.
@@ -118,7 +118,7 @@ def check_job(packages: Sequence[str], *, companions: Sequence[str] = ()) -> Job
         "packages": [check_package_name(name) for name in packages],
         "companions": [check_package_name(name) for name in companions],
     }
-    return Job(files=steps.request(asked), steps=(steps.python_step("verify"),), results=(RESULT,))
+    return InsideJob(files=steps.request(asked), steps=(steps.python_step("checks.verify"),), results=(RESULT,))
 
 
 def classify_install_failure(tail: bytes, *, status: str) -> StepFailure:

@@ -11,7 +11,7 @@ from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.inspection import Inspection
-from lxcbuild.debian.steps import Job
+from lxcbuild.debian.steps import InsideJob
 
 RESULT = "backend.json"
 #: Where wheels of the index lie inside, one directory per Python, and where they are laid out before they become a layer.
@@ -35,7 +35,7 @@ def ask_job(
     environment: Mapping[str, str],
     make_wheel: bool = False,
     patches: Sequence[Patch] = (),
-) -> Job:
+) -> InsideJob:
     """Run the backend's requirements hook on ``/in/source/<archive_name>``; with ``make_wheel`` also build a wheel to /out."""
     asked = {
         "archive": f"{steps.SOURCE}/{archive_name}",
@@ -46,7 +46,7 @@ def ask_job(
     }
     step = steps.python_step("ask_backend", env=environment, site=True)
     files = {**steps.request(asked), **steps.patch_files(patches)}
-    return Job(files=files, steps=(step,), results=(RESULT,))
+    return InsideJob(files=files, steps=(step,), results=(RESULT,))
 
 
 def parse_answer(data: bytes) -> BackendAnswer:
@@ -72,11 +72,11 @@ def is_requirement(text: str) -> bool:
         return False
 
 
-def lay_wheels_job(sets: Mapping[str, tuple[str, ...]]) -> Job:
+def lay_wheels_job(sets: Mapping[str, tuple[str, ...]]) -> InsideJob:
     """Lay the named files of ``/in/wheels`` out per Python (``3.11``) below :data:`LAID_WHEELS`."""
     asked = {
         "wheels": _WHEELS,
         "destination": LAID_WHEELS,
         "sets": {python: list(names) for python, names in sets.items()},
     }
-    return Job(files=steps.request(asked), steps=(steps.python_step("lay_wheels"),), results=("wheels.json",))
+    return InsideJob(files=steps.request(asked), steps=(steps.python_step("lay_wheels"),), results=("wheels.json",))

@@ -11,7 +11,7 @@ from msgspec import Struct
 from lxcbuild.debian import steps
 from lxcbuild.debian.documents import DocumentError, load
 from lxcbuild.debian.source.decisive import decisive_lines
-from lxcbuild.debian.steps import InsideStep, Job, MissingInLog, StepFailure
+from lxcbuild.debian.steps import InsideJob, InsideStep, MissingInLog, StepFailure
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import FailureClass
 from lxcbuild.text import for_documents
@@ -45,7 +45,7 @@ def compile_job(
     profiles: Collection[str] = (),
     offline: bool = True,
     fork_server: bool = True,
-) -> Job:
+) -> InsideJob:
     """``dpkg-buildpackage`` in ``tree``, then its results to /out. ``parallel`` is the CPU entitlement, at least 1.
 
     The job that has laid the tree out has left our scripts in the sandbox.
@@ -72,7 +72,7 @@ def compile_job(
     # The tree is fresh: cleaning it (-nc leaves that out) could only run more of the package's code.
     build = ("dpkg-buildpackage", "-us", "-uc", "-nc", "-sa", kind, f"-j{max(1, parallel)}")
     parent = tree.rsplit("/", 1)[0]
-    return Job(
+    return InsideJob(
         files=steps.fork_server_files() if fork_server else {},
         steps=(
             InsideStep(argv=build, env=env, cwd=tree, fork_served=fork_server),

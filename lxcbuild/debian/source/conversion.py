@@ -23,7 +23,7 @@ from lxcbuild.debian.source import control, cratejobs
 from lxcbuild.debian.source.copyright import make_copyright
 from lxcbuild.debian.source.crates import CrateSupply
 from lxcbuild.debian.source.inspection import Inspection
-from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.debian.steps import InsideJob, InsideStep, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import Converter, FailureClass
 
@@ -126,7 +126,7 @@ class ConversionResult(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
 
-def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name: str) -> Job:
+def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name: str) -> InsideJob:
     """Unpack, make the orig tarball, lay out debian/. Runs in the very sandbox that compiles; see :func:`parse_conversion`."""
     asked = {
         "archive": f"{steps.SOURCE}/{archive_name}",
@@ -140,7 +140,7 @@ def debianize_job(inspection: Inspection, plan: ConversionPlan, *, archive_name:
         "lower_metadata": plan.lower_metadata,
     }
     files = {**steps.request(asked), **steps.patch_files(plan.patches)}
-    return Job(files=files, steps=(steps.python_step("debianize"),), results=(RESULT,))
+    return InsideJob(files=files, steps=(steps.python_step("debianize"),), results=(RESULT,))
 
 
 def orig_digest(printed: bytes) -> str:
@@ -162,12 +162,12 @@ def parse_conversion(data: bytes) -> ConversionResult | StepFailure:
         return documents.broken(error, failure_class=FailureClass.CONVERT_FAILED)
 
 
-def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> Job:
+def unpack_dsc_job(dsc_name: str, *, tree: str = steps.SOURCE_TREE) -> InsideJob:
     """For a Debian source package: unpack ``/in/source/<name>.dsc`` to ``tree`` instead of converting anything."""
     if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+~_-]{1,200}\.dsc", dsc_name):
         raise BadNameError(f"{dsc_name[:80]!r} is not the file name of a Debian source package")
     argv = ("dpkg-source", "--no-check", "--no-copy", "-x", f"{steps.SOURCE}/{dsc_name}", tree)
-    return Job(files={}, steps=(InsideStep(argv=argv),))
+    return InsideJob(files={}, steps=(InsideStep(argv=argv),))
 
 
 def build_environment(plan: ConversionPlan) -> dict[str, str]:

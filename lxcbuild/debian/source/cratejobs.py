@@ -11,7 +11,7 @@ from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError
 from lxcbuild.debian.source.crates import SUITE_REGISTRY, Crates, LockedCrate, parse_locked, rust_architecture
-from lxcbuild.debian.steps import Job
+from lxcbuild.debian.steps import InsideJob
 
 RESULT = "crates.json"
 #: Where the host's certificates are inside, for registries behind TLS.
@@ -39,7 +39,7 @@ def suite_job(
     relaxed: Mapping[str, Mapping[str, str]],
     architecture: str,
     patches: Sequence[Patch] = (),
-) -> Job:
+) -> InsideJob:
     """Make the manifests ask for what the suite has, and let cargo resolve them from its directory."""
     asked = {
         "mode": "suite",
@@ -52,7 +52,7 @@ def suite_job(
 
 def fetch_job(
     found: Crates, archive_name: str, *, registry: str, certificates: bool, patches: Sequence[Patch] = ()
-) -> Job:
+) -> InsideJob:
     """Let cargo vendor from the registry, through the sandbox's proxy; the files of the crates go to /out."""
     config = (
         '[source.crates-io]\nreplace-with = "configured"\n\n'
@@ -72,7 +72,7 @@ def _job(
     patches: Sequence[Patch],
     *,
     env: Mapping[str, str] | None = None,
-) -> Job:
+) -> InsideJob:
     complete = {
         **asked,
         "archive": f"{steps.SOURCE}/{archive_name}",
@@ -82,7 +82,7 @@ def _job(
         "lock_path": found.lock_path,
     }
     files = {**steps.request(complete), **steps.patch_files(patches)}
-    return Job(files=files, steps=(steps.python_step("crates.prepare_crates", env=env),), results=(RESULT,))
+    return InsideJob(files=files, steps=(steps.python_step("crates.prepare_crates", env=env),), results=(RESULT,))
 
 
 def configuration(registry: str) -> str:

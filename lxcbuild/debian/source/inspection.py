@@ -11,7 +11,7 @@ from lxcbuild.config.overrides import Patch
 from lxcbuild.debian import documents, steps
 from lxcbuild.debian.documents import DocumentError, Reader
 from lxcbuild.debian.source.crates import Crates, parse_crates
-from lxcbuild.debian.steps import Job, StepFailure
+from lxcbuild.debian.steps import InsideJob, StepFailure
 from lxcbuild.errors import BadNameError
 from lxcbuild.model import FailureClass
 
@@ -92,7 +92,7 @@ class Inspection(Struct, frozen=True, kw_only=True):
         return self.crates is not None or self.sources.get("cargo", 0) > 0 or self.build_backend in _RUST_BACKENDS
 
 
-def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> Job:
+def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> InsideJob:
     """The job that reads ``/in/source/<archive_name>`` as it is with the patches; its result goes to :func:`parse_inspection`.
 
     Patches need patch(1) inside.
@@ -101,7 +101,7 @@ def inspect_job(archive_name: str, patches: Sequence[Patch] = ()) -> Job:
         raise BadNameError(f"{archive_name[:80]!r} is not the file name of a source archive")
     asked = {"archive": f"{steps.SOURCE}/{archive_name}", "tree": steps.SOURCE_TREE}
     files = {**steps.request(asked), **steps.patch_files(patches)}
-    return Job(files=files, steps=(steps.python_step("inspect_source"),), results=(RESULT,))
+    return InsideJob(files=files, steps=(steps.python_step("inspect_source"),), results=(RESULT,))
 
 
 def parse_inspection(data: bytes) -> Inspection | StepFailure:

@@ -28,7 +28,7 @@ from lxcbuild.events import Monitor, Note
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.engines.daskmembers import MAX_MESSAGE_BYTES, TOPIC, describe, perform, security, stop_jobs
 from lxcbuild.farm.engines.engine import Job, JobEvent, JobResult, Listener, WorkerInfo
-from lxcbuild.farm.engines.membership import Member, checked_address
+from lxcbuild.farm.engines.membership import WorkerMember, checked_address
 from lxcbuild.log import Logger
 
 _CONNECT_S = 5.0
@@ -63,7 +63,7 @@ class DaskEngine:
     def __init__(
         self,
         address: str,
-        head: Member,
+        head: WorkerMember,
         *,
         listener: Listener,
         monitor: Monitor,

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from lxcbuild.farm.certificates import Certificates
 from lxcbuild.farm.engines.engine import Engine, JobEvent, Listener
-from lxcbuild.farm.engines.membership import Member, checked_address
+from lxcbuild.farm.engines.membership import WorkerMember, checked_address
 from lxcbuild.log import Logger
 
 MAX_MESSAGE_BYTES = 512 * 1024
@@ -33,7 +33,7 @@ _log = Logger()
 class _Worker:
     """What this process is while it works; Dask calls functions by their names, so they find it here."""
 
-    member: Member
+    member: WorkerMember
     make: Callable[[], Engine]
     engine: Engine | None = None
 
@@ -68,7 +68,7 @@ def stop_jobs() -> None:
 
 def run_worker(
     address: str,
-    member: Member,
+    member: WorkerMember,
     make_engine: Callable[[Listener], Engine],
     *,
     certificates: Certificates | None = None,
@@ -97,7 +97,7 @@ def run_worker(
 async def _keep_working(
     address: str,
     settings: Mapping[str, Any],
-    member: Member,
+    member: WorkerMember,
     make_engine: Callable[[Listener], Engine],
     stop: threading.Event,
 ) -> None:

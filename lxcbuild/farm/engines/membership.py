@@ -21,13 +21,13 @@ from lxcbuild.farm.certificates import Certificates
 from lxcbuild.state.data import configuration_directory, shipped_directory
 
 
-class Member(Struct, frozen=True, kw_only=True):
+class WorkerMember(Struct, frozen=True, kw_only=True):
     """A machine as others of the farm see it: version with the digest of the code, and the digest of the configuration."""
 
     code: str
     configuration: str
 
-    def refusal(self, worker: Member) -> str | None:
+    def refusal(self, worker: WorkerMember) -> str | None:
         """Why a head that is this member gives that worker no work; None when it does."""
         if worker.code != self.code:
             return f"it has lxcbuild {worker.code}, and this machine has {self.code}"
@@ -37,7 +37,7 @@ class Member(Struct, frozen=True, kw_only=True):
         return None
 
 
-def this_member() -> Member:
+def this_member() -> WorkerMember:
     """What this machine is."""
     package = Path(lxcbuild.__file__).parent
     shipped = [path for kind in ("rootfs", "cgroups") for path in _data(shipped_directory(kind))]
@@ -45,7 +45,7 @@ def this_member() -> Member:
     data = _digest([(path, f"{path.parent.name}/{path.name}") for path in shipped])
     place = configuration_directory()
     own = _digest([(path, path.relative_to(place).as_posix()) for path in _data(place)])
-    return Member(code=f"{lxcbuild.__version__}+{code}.{data}", configuration=own)
+    return WorkerMember(code=f"{lxcbuild.__version__}+{code}.{data}", configuration=own)
 
 
 def _data(directory: Path) -> list[Path]:

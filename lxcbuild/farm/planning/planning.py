@@ -33,7 +33,7 @@ from lxcbuild.pypi.versions.selection import ReleaseFiles, choose_release, relea
 from lxcbuild.pypi.versions.version_caps import Ceilings
 
 
-class Suite(Struct, frozen=True):
+class PlannedSuite(Struct, frozen=True):
     """A target as plans need to know it. ``find``: who ships a project there; ``caps``: what cannot be built there."""
 
     target: Target
@@ -53,7 +53,9 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
 Costs = Callable[[Iterable[str]], Mapping[tuple[str, str], Cost]]
 
 
-def make_plan(wanted: PlanRequest, suites: Sequence[Suite], *, index: CrowdClient, costs: Costs, cpus: float) -> Plan:
+def make_plan(
+    wanted: PlanRequest, suites: Sequence[PlannedSuite], *, index: CrowdClient, costs: Costs, cpus: float
+) -> Plan:
     """The plan. What cannot be planned is in it as refused; raises NetworkError when the index cannot be asked at all."""
     known = Known()
     makers = [_Maker(wanted=wanted, suite=suite, index=index, known=known) for suite in suites]
@@ -76,7 +78,7 @@ class _Maker(Struct, kw_only=True):
     """The part of a plan that is one target's. Nodes are ``name==version``."""
 
     wanted: PlanRequest
-    suite: Suite
+    suite: PlannedSuite
     index: CrowdClient
     known: Known
     official: list[Official] = field(default_factory=list)

@@ -13,8 +13,8 @@ from lxcbuild.builder.checks import checks
 from lxcbuild.builder.checks.provenance import seccomp_digest
 from lxcbuild.debian.checks import upstreamtests, variation
 from lxcbuild.debian.checks.lintian import fatal_tags, lintian_job, parse_lintian
-from lxcbuild.debian.inside import find_tests
-from lxcbuild.debian.steps import InsideStep, Job, StepFailure
+from lxcbuild.debian.inside.checks import find_tests
+from lxcbuild.debian.steps import InsideJob, InsideStep, StepFailure
 from lxcbuild.errors import BadNameError, GateError
 from lxcbuild.sandbox.base import ExtractedFile
 
@@ -144,7 +144,9 @@ def test_requirements_of_tests_are_found_without_running_anything(
 
 
 def test_the_second_build_drops_privileges_before_package_code_runs() -> None:
-    job = Job(files={}, steps=(InsideStep(argv=("dpkg-buildpackage",), env={"TZ": "UTC", "SOURCE_DATE_EPOCH": "1"}),))
+    job = InsideJob(
+        files={}, steps=(InsideStep(argv=("dpkg-buildpackage",), env={"TZ": "UTC", "SOURCE_DATE_EPOCH": "1"}),)
+    )
     (step,) = variation.varied(job, clock=True, one_core=True).steps
     assert step.argv[0] == "setpriv"
     assert {"--bounding-set=-all", "--inh-caps=-all", "--clear-groups", "--no-new-privs"} <= set(step.argv)

@@ -22,8 +22,8 @@ from lxcbuild.debian.checks.verification import (
     parse_verification,
     strained,
 )
-from lxcbuild.debian.inside.verify import _modules
-from lxcbuild.debian.steps import Job, MissingInLog, StepFailure
+from lxcbuild.debian.inside.checks.verify import _modules
+from lxcbuild.debian.steps import InsideJob, MissingInLog, StepFailure
 from lxcbuild.errors import BadNameError
 from tests.support.timing import within
 
@@ -115,7 +115,7 @@ def test_packages_of_the_suite_that_want_older_ones_are_told_of() -> None:
 
 
 @pytest.mark.parametrize("job", [install_job, apt_install_job])
-def test_only_file_names_of_packages_reach_dpkg_and_apt(job: Callable[[Sequence[str]], Job]) -> None:
+def test_only_file_names_of_packages_reach_dpkg_and_apt(job: Callable[[Sequence[str]], InsideJob]) -> None:
     assert job(["a_1.0~rc1+x-1_all.deb"]).steps[0].argv[-1] == "/in/debs/a_1.0~rc1+x-1_all.deb"
     for name in ("-o=x.deb", "../a.deb", "a.deb;x", "a"):
         with pytest.raises(BadNameError):

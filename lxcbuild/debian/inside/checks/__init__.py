@@ -1,0 +1,1 @@
+"""Checks inside a sandbox: of installed packages, and by the tests of a project."""
