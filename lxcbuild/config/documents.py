@@ -82,6 +82,8 @@ def parse_document(data: bytes, *, path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         line: dict[KeyPath, int] = {(): mark.line + 1} if mark else {}
         said = error.problem or error.context or "cannot be read"
+        if "maximum nesting depth" in said:  # libyaml's own bound, which newer ones keep before they tell of any value
+            raise Document(path, {}, line).error((), f"nested deeper than {MAX_DEPTH}") from error
         raise Document(path, {}, line).error((), f"is not YAML: {said}") from error
     except yaml.YAMLError as error:
         raise empty.error((), f"is not YAML: {str(error).splitlines()[0]}") from error
