@@ -10,8 +10,6 @@ import ctypes
 import errno
 import os
 
-from lxcbuild.errors import KernelError
-
 # unshare(2), clone(2)
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -23,7 +21,6 @@ MNT_DETACH = 2
 # open_tree(2), move_mount(2), mount_setattr(2)
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
@@ -66,12 +63,6 @@ def _checked(result: int, call: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}")
     return result
-
-
-def kernel_error(error: OSError, what: str) -> KernelError:
-    """The error for a user, made from a refused system call: ``what`` says what it was for."""
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    return KernelError(f"the kernel refused {what} ({name})", details=str(error), resolution="run: lxcbuild doctor")
 
 
 def unshare(flags: int) -> None:

@@ -27,7 +27,6 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -191,12 +190,6 @@ def sweep(record: Record) -> list[str]:
         removed.append(f"cgroup {record.cgroup}")
     shutil.rmtree(record.directory)
     return [*removed, f"record {record.directory}"]
-
-
-def sweep_all(dirs: StateDirs) -> Iterator[str]:
-    """Sweep every left-over sandbox of this state directory, saying what was removed."""
-    for record in list_instances(dirs):
-        yield from sweep(record)
 
 
 def _read(directory: Path, dirs: StateDirs) -> Record:

@@ -56,11 +56,6 @@ class LimitPlan(Struct, frozen=True, kw_only=True):
         """Limits that cannot be enforced here and that the policy insists on."""
         return tuple(limit for limit in self.limits if limit.problem and not self.tolerates(limit.name))
 
-    @property
-    def unenforced(self) -> tuple[Limit, ...]:
-        """Limits that cannot be enforced here and that the policy marks best-effort."""
-        return tuple(limit for limit in self.limits if limit.problem and self.tolerates(limit.name))
-
     def tolerates(self, name: str) -> bool:
         """Whether the policy marks the limit best-effort, by its name, the name of its group, or ``*``."""
         return bool(self.policy.best_effort & {name, name.split(".", 1)[0], "*"})

@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lxcbuild.bench.builds import Builds, Series
-from lxcbuild.bench.figures import Row, bars, curves
-from lxcbuild.cli.verbs.bench.bench_build import drawn
+from tests.support.figures import Row, bars, builds_drawn, curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -53,7 +52,9 @@ def test_the_figure_of_builds_has_phases_peers_and_what_is_left() -> None:
     )
     series.peers["sbuild"] = [20.0]
     machine = {"cpu": "x", "cpus": 2, "kernel": "6", "load_before": 1.0, "load_after": 1.0}
-    root = ElementTree.fromstring(drawn(Builds(series={"idna": series}), machine=machine, target="debian/bookworm"))
+    root = ElementTree.fromstring(
+        builds_drawn(Builds(series={"idna": series}), machine=machine, target="debian/bookworm")
+    )
     titles = [rect[0].text for rect in root.iter(f"{SVG}rect") if len(rect)]
     assert "idna: lxcbuild, verified, compile: 3.00 s" in titles
     assert "idna: lxcbuild, verified, other: 1.00 s" in titles

@@ -77,11 +77,6 @@ def test_refused_calls_raise_with_the_name_of_the_call(tmp_path: Path) -> None:
         syscalls.openat2("x", dir_fd=-1, flags=os.O_PATH, resolve=0)
 
 
-def test_kernel_errors_name_the_errno() -> None:
-    error = syscalls.kernel_error(OSError(1, "mount: no"), "an overlay")
-    assert str(error) == "the kernel refused an overlay (EPERM)"
-
-
 def test_the_map_line_covers_the_whole_range() -> None:
     assert idmap.map_line(165536) == "0 165536 65536\n"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,7 @@ import msgspec
 from lxcbuild.bench.machine import describe
 from lxcbuild.cli.options import host_target, json_option, pass_ui, policy_option, require_root, target_option
 from lxcbuild.cli.render import Ui
-from lxcbuild.cli.verbs.bench.bench_parallel import parallel, plot_option
+from lxcbuild.cli.verbs.bench.bench_parallel import parallel
 from lxcbuild.events import Note
 from lxcbuild.model import Target
 
@@ -115,7 +114,6 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
     "--sample", "kinds", multiple=True, type=click.Choice(_KINDS), help="Kind of package to build; can be repeated"
 )
 @click.option("--cold", is_flag=True, help="Start without layers, and with bare bases of other programs")
-@plot_option
 @json_option
 @pass_ui
 def builds(
@@ -127,7 +125,6 @@ def builds(
     peers: Sequence[str],
     kinds: Sequence[str],
     cold: bool,
-    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Build packages, beside other clean rooms.
@@ -153,8 +150,6 @@ def builds(
             progress=lambda text: monitor.emit(Note(text=text)),
         )
     machine = {**describe(), "load_before": before, "load_after": os.getloadavg()[0]}
-    if plot is not None:
-        plot.write_text(bench_build.drawn(found, machine=machine, target=str(target or host_target())))
     if as_json:
         ui.emit_json(bench_build.document(found, machine=machine, target=str(target or host_target())))
     else:

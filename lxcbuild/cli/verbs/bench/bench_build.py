@@ -14,8 +14,6 @@ from lxcbuild.cli.render import Ui
 if TYPE_CHECKING:
     from lxcbuild.bench.builds import Builds
 
-#: Phases that take less are drawn with the rest.
-_SHOWN_S = 0.02
 _KIND = {sample.name: sample.kind for sample in SAMPLES}
 
 
@@ -63,32 +61,6 @@ def show(ui: Ui, found: Builds, machine: dict[str, Any]) -> None:
         ui.verdict("ok" if series.identical else "fail", f"{name}: {same}")
     for name in found.absent:
         ui.line(f"{name}: absent: not installed here")
-
-
-def drawn(found: Builds, *, machine: dict[str, Any], target: str) -> str:
-    """The medians as an SVG: our command by phases, and whole commands of the others, for each sample."""
-    from lxcbuild.bench.figures import Row, bars
-
-    rows = []
-    for name, series in found.series.items():
-        medians = {phase: Spread.of(values).median for phase, values in series.phases.items()}
-        shown = {phase: took_s for phase, took_s in medians.items() if took_s >= _SHOWN_S}
-        rest = max(Spread.of(series.whole).median - sum(shown.values()), 0.0)
-        rows.append(Row(f"{name}: lxcbuild, verified", {**shown, "other": rest}))
-        rows.append(Row(f"{name}: bare, plain rules", {"build": Spread.of(series.plain).median}))
-        rows.append(Row(f"{name}: bare, lean rules", {"build": Spread.of(series.lean).median}))
-        rows += [
-            Row(f"{name}: {peer}, not verified", {"command": Spread.of(values).median})
-            for peer, values in series.peers.items()
-        ]
-    rounds = max(len(series.whole) for series in found.series.values())
-    cold = any(series.cold for series in found.series.values())
-    note = (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}, load {machine['load_before']:.1f} to "
-        f"{machine['load_after']:.1f}; medians of {rounds} interleaved rounds"
-    )
-    how = "nothing installed ahead" if cold else "all installed ahead"
-    return bars(f"Whole builds for {target}, {how}", rows, unit="s", note=note)
 
 
 def _rows(series: Series) -> Iterator[tuple[str, Sequence[float]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,10 +14,6 @@ from lxcbuild.cli.render import Ui
 if TYPE_CHECKING:
     from lxcbuild.bench.parallel import ParallelRuns
     from lxcbuild.model import Target
-
-plot_option = click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="SVG file to draw the figures to"
-)
 
 
 @click.command()
@@ -35,7 +30,6 @@ plot_option = click.option(
     help="Start single sandboxes with this many more files; can be repeated",
 )
 @click.option("--runs", type=click.IntRange(1, 1000), default=10, show_default=True, help="Number of measured rounds")
-@plot_option
 @json_option
 @pass_ui
 def parallel(
@@ -47,7 +41,6 @@ def parallel(
     count: int,
     sizes: Sequence[int],
     runs: int,
-    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Start many sandboxes that stay.
@@ -73,8 +66,6 @@ def parallel(
         finally:
             images.close()
     machine = {"machine": describe(), "target": str(image.target)}
-    if plot is not None:
-        plot.write_text(_trees_drawn(trees) if sizes else _crowd_drawn(found))
     if as_json:
         of_trees = {str(size): series for size, series in trees.items()} if sizes else {}
         ui.emit_json({**machine, "first_ms_by_files": of_trees} if sizes else {**machine, **msgspec.to_builtins(found)})
@@ -112,32 +103,3 @@ def _show_trees(ui: Ui, trees: Mapping[int, Sequence[float]]) -> None:
         values = (five.minimum, five.quartile1, five.median, five.quartile3, five.maximum)
         rows.append((str(size), *(f"{value:.1f}" for value in values)))
     ui.table(columns, rows, right=columns[1:])
-
-
-def _crowd_drawn(found: ParallelRuns) -> str:
-    from lxcbuild.bench.figures import curves
-
-    points = [(number, took_ms) for number, took_ms in enumerate(found.first_ms)]
-    return curves(
-        "Start of one more sandbox beside those that live",
-        {"first byte": points},
-        across="sandboxes that live already",
-        up="ms from request to first byte",
-    )
-
-
-def _trees_drawn(trees: Mapping[int, Sequence[float]]) -> str:
-    from lxcbuild.bench.figures import curves
-    from lxcbuild.bench.samples import Spread
-
-    spreads = {size: Spread.of(series) for size, series in trees.items()}
-    return curves(
-        "Start of a sandbox by the files in its tree",
-        {
-            "median": [(size, five.median) for size, five in spreads.items()],
-            "lower quartile": [(size, five.quartile1) for size, five in spreads.items()],
-        },
-        across="more files in the tree than the base image has (logarithmic)",
-        up="ms from request to first byte",
-        logarithmic=True,
-    )

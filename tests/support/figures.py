@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Struct
+
+from lxcbuild.bench.builds import Builds
+from lxcbuild.bench.parallel import ParallelRuns
+from lxcbuild.bench.samples import Spread
 
 #: Dark enough on white, and told apart by people who do not see all colours (Okabe and Ito, jfly.uni-koeln.de/color).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7f7f7f", "#f0e442", "#000000")
 _WIDTH, _LEFT, _RIGHT, _LINE = 860, 230, 70, 22
+#: Phases that take less are drawn with the rest.
+_SHOWN_S = 0.02
 
 
 class Row(Struct, frozen=True):
@@ -82,6 +88,57 @@ def curves(
     if note:
         parts.append(_text(10, _Frame.LOW + 78, note, size=11))
     return _svg(parts, _Frame.LOW + 90, title)
+
+
+def builds_drawn(found: Builds, *, machine: dict[str, Any], target: str) -> str:
+    """The medians as an SVG: our command by phases, and whole commands of the others, for each sample."""
+
+    rows = []
+    for name, series in found.series.items():
+        medians = {phase: Spread.of(values).median for phase, values in series.phases.items()}
+        shown = {phase: took_s for phase, took_s in medians.items() if took_s >= _SHOWN_S}
+        rest = max(Spread.of(series.whole).median - sum(shown.values()), 0.0)
+        rows.append(Row(f"{name}: lxcbuild, verified", {**shown, "other": rest}))
+        rows.append(Row(f"{name}: bare, plain rules", {"build": Spread.of(series.plain).median}))
+        rows.append(Row(f"{name}: bare, lean rules", {"build": Spread.of(series.lean).median}))
+        rows += [
+            Row(f"{name}: {peer}, not verified", {"command": Spread.of(values).median})
+            for peer, values in series.peers.items()
+        ]
+    rounds = max(len(series.whole) for series in found.series.values())
+    cold = any(series.cold for series in found.series.values())
+    note = (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}, load {machine['load_before']:.1f} to "
+        f"{machine['load_after']:.1f}; medians of {rounds} interleaved rounds"
+    )
+    how = "nothing installed ahead" if cold else "all installed ahead"
+    return bars(f"Whole builds for {target}, {how}", rows, unit="s", note=note)
+
+
+def crowd_drawn(found: ParallelRuns) -> str:
+    """The start of each sandbox beside those that live already, as an SVG."""
+    points = [(number, took_ms) for number, took_ms in enumerate(found.first_ms)]
+    return curves(
+        "Start of one more sandbox beside those that live",
+        {"first byte": points},
+        across="sandboxes that live already",
+        up="ms from request to first byte",
+    )
+
+
+def trees_drawn(trees: Mapping[int, Sequence[float]]) -> str:
+    """The start of a sandbox by the files in its tree, as an SVG."""
+    spreads = {size: Spread.of(series) for size, series in trees.items()}
+    return curves(
+        "Start of a sandbox by the files in its tree",
+        {
+            "median": [(size, five.median) for size, five in spreads.items()],
+            "lower quartile": [(size, five.quartile1) for size, five in spreads.items()],
+        },
+        across="more files in the tree than the base image has (logarithmic)",
+        up="ms from request to first byte",
+        logarithmic=True,
+    )
 
 
 class _Frame(Struct, frozen=True, kw_only=True):
