@@ -7,11 +7,25 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from lxcbuild.errors import DiskFullError
 
 _BLOCK_BYTES = 1 << 20
+
+
+class Closing:
+    """What has ``close``, and closes at the end of its ``with`` block."""
+
+    def close(self) -> None:
+        """Give everything back."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 def sha256_of(path: Path) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -42,7 +42,7 @@ class Overhead(Struct):
         return Spread.of(self.build).median <= MAX_CPU_MS
 
 
-def measure(arguments: Sequence[str], *, runs: int, progress: Callable[[int], None] = lambda _round: None) -> Overhead:
+def measure(arguments: Sequence[str], *, runs: int) -> Overhead:
     """``lxcbuild`` with these arguments, again and again, after one run that does not count: it fills caches and bytecode.
 
     Bytecode is kept in a directory of the measurement's own, as an installed package has it, whatever the environment says.
@@ -56,7 +56,6 @@ def measure(arguments: Sequence[str], *, runs: int, progress: Callable[[int], No
             if number:
                 found.build.append(build)
                 found.imports.append(imports)
-            progress(number)
     return found
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -33,9 +33,7 @@ class ParallelRuns(Struct, frozen=True, kw_only=True):
     stop_ms: float  # of all of them
 
 
-def measure(
-    dirs: StateDirs, *, image: Path, policy: Policy, count: int, progress: Callable[[int], None] = lambda _number: None
-) -> ParallelRuns:
+def measure(dirs: StateDirs, *, image: Path, policy: Policy, count: int) -> ParallelRuns:
     """Start ``count`` sandboxes that stay, one after the other; raises SandboxError when one does not start."""
     first: list[float] = []
     with LxcBackend(dirs) as backend, contextlib.ExitStack() as stack:
@@ -46,7 +44,6 @@ def measure(
             instance, took_ms = _start(backend, stack, number, lowers=(image,), policy=policy)
             instances.append(instance)
             first.append(took_ms)
-            progress(number)
         held = before - files.memory()["MemAvailable"]
         began = time.perf_counter()
         memory = [instance.stop().peak_memory_bytes or 0 for instance in instances]
@@ -68,7 +65,6 @@ def measure_trees(
     policy: Policy,
     sizes: Sequence[int],
     runs: int,
-    progress: Callable[[int], None] = lambda _round: None,
 ) -> dict[int, list[float]]:
     """Milliseconds to the first byte, by the number of files in a layer above the image; each round starts one of each size.
 
@@ -92,7 +88,6 @@ def measure_trees(
                 backend.settle()
                 if number:
                     found[size].append(took_ms)
-            progress(number)
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 
@@ -31,6 +33,16 @@ class Spread(Struct, frozen=True, kw_only=True):
             quartile3=third,
             maximum=max(series),
         )
+
+    def texts(self, digits: int = 2) -> tuple[str, ...]:
+        """The five numbers for a table."""
+        values = (self.minimum, self.quartile1, self.median, self.quartile3, self.maximum)
+        return tuple(f"{value:.{digits}f}" for value in values)
+
+
+def document(series: Sequence[float]) -> dict[str, Any]:
+    """The spread of a series, and every single value."""
+    return {**msgspec.to_builtins(Spread.of(series)), "series": [round(value, 3) for value in series]}
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:

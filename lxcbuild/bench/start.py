@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -96,7 +96,6 @@ def measure(
     policy: Policy,
     runs: int,
     peers: Sequence[str],
-    progress: Callable[[int], None] = lambda _round: None,
 ) -> Starts:
     """Run ``runs`` rounds after one that does not count. Raises SandboxError, CommandError for what does not run at all."""
     chosen = [peer for peer in PEERS if peer.name in peers]
@@ -124,7 +123,6 @@ def measure(
             for peer in present:
                 time.sleep(_SETTLE_S)
                 _one_of_theirs(peer, into, image=image, scratch_below=Path(scratch))
-            progress(number)
     return result
 
 

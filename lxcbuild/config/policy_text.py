@@ -67,19 +67,3 @@ def _rate_text(device: Mapping[str, object]) -> str:
         if ops:
             parts.append(f"{name} {ops} ops/s")
     return " ".join(parts)
-
-
-def reference_table() -> str:
-    """The table of keys in ``docs/reference/policy.md``."""
-    lines = ["| key | meaning | cgroup v1 | cgroup v2 |", "|---|---|---|---|"]
-    lines += [
-        "| `description` | one line for `policy list` | | |",
-        "| `inherits` | the policy that this one starts from | | |",
-    ]
-    for key in keys():
-        beyond = "".join(f". Beyond it: class `{stop}`" for stop in key.stops[:1])
-        lines.append(f"| `{key.name}` | {key.text}{beyond} | {key.v1} | {key.v2} |".replace("|  |", "| |"))
-    lines.append(
-        "| `packages` | list of `match` (pattern or patterns of names, as in `torch*`) and any limits from above | | |"
-    )
-    return "\n".join(lines).replace("|  |", "| |")

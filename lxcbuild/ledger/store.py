@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from lxcbuild.errors import LedgerError, UnknownBuildError
+from lxcbuild.files import Closing
 from lxcbuild.ledger import costs, rows
 from lxcbuild.ledger.costs import Cost
 from lxcbuild.ledger.owners import FileOwners, Owners, ServerOwners
@@ -25,7 +26,7 @@ _CHILDREN = (("phase", "position"), ("artifact", "path"), ("note", "position"))
 _INDEXES = (("name",), ("target", "failure_class"), ("target", "status"), ("failure_class",), ("status",), ("target",))
 
 
-class Ledger:
+class Ledger(Closing):
     """One open ledger. Safe to use from several threads; several processes may have it open."""
 
     def __init__(self, database: Database, owners: Owners) -> None:
@@ -59,12 +60,6 @@ class Ledger:
         """Give the database and the ownership of running builds back. Idempotent."""
         self._owners.close()
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def begin(self, build: NewBuild) -> None:
         """Record that a build runs, owned by this process."""

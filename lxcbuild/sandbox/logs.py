@@ -6,9 +6,8 @@ import datetime
 import os
 import re
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from lxcbuild.files import Closing
 from lxcbuild.policy import LogLimits
 from lxcbuild.text import for_log, one_line, split_lines
 
@@ -128,7 +127,7 @@ class LogCap:
         return end
 
 
-class LogWriter:
+class LogWriter(Closing):
     """Writes one build's log file: headings, remarks and output; valid UTF-8, safe to print, written line by line.
 
     Lines of the output that begin like a heading or a remark get ``| `` before them.
@@ -165,14 +164,6 @@ class LogWriter:
         self._break_line()
         os.close(self._fd)
         self._fd = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _break_line(self) -> None:
         self._put_output(self._stream.finish())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from types import TracebackType
-from typing import Self
 
 from lxcbuild.errors import InputError, LxcbuildError, NotRootError, SandboxError
+from lxcbuild.files import Closing
 from lxcbuild.linux import block, mounts
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.sandbox.background import BackgroundWork
@@ -18,7 +17,7 @@ from lxcbuild.sandbox.start.launcher_pool import LauncherPool
 from lxcbuild.state.paths import StateDirs
 
 
-class LxcBackend:
+class LxcBackend(Closing):
     """Makes sandboxes that are LXC containers, for any number of threads; close it at the end, and with it ``launcher pool``."""
 
     name = "lxc"
@@ -72,14 +71,6 @@ class LxcBackend:
         """Wait for what is being cleaned up behind, and end the launcher pool."""
         self.settle()
         self._launchers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _check_paths(spec: InstanceSpec) -> None:

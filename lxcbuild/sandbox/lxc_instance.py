@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from msgspec.structs import replace
 
 from lxcbuild.errors import CancelledError, HostError, LxcbuildError, SandboxError
+from lxcbuild.files import Closing
 from lxcbuild.linux.cgroups.cgroup import Cgroup, CgroupHost, Counters
 from lxcbuild.linux.cgroups.fs import Version
 from lxcbuild.model import Usage
@@ -41,7 +41,7 @@ _DEATH_S = 10.0
 _OWN_BYTES, _OWN_INODES = 1 << 20, 128
 
 
-class LxcInstance:
+class LxcInstance(Closing):
     """One container's life; see :class:`lxcbuild.sandbox.base.Instance` for the meaning of each call."""
 
     def __init__(
@@ -182,14 +182,6 @@ class LxcInstance:
         self._forget()
         resources = self._resources.pop_all()
         self._background.run(self.spec.instance_id, resources.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -- parts of start --
 

@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from lxcbuild.debian.archive.apt import AptArchive
@@ -27,7 +26,7 @@ from lxcbuild.debian.names import Distribution, canonical_or_none, normalise
 from lxcbuild.debian.versions import upstream_of
 from lxcbuild.errors import DiskFullError, ImageError, NetworkError
 from lxcbuild.events import Monitor, Note, NullMonitor
-from lxcbuild.files import write_whole
+from lxcbuild.files import Closing, write_whole
 from lxcbuild.model import Target
 from lxcbuild.state import locks
 from lxcbuild.state.paths import StateDirs
@@ -41,7 +40,7 @@ PythonPackages = Callable[[], Mapping[str, tuple[str, str]]]
 _RETRY_S = 3600.0
 
 
-class ContentsIndex:
+class ContentsIndex(Closing):
     """Read-only look-ups; every one takes well under five milliseconds. A context manager."""
 
     def __init__(self, path: Path) -> None:
@@ -87,14 +86,6 @@ class ContentsIndex:
     ) -> Self:
         """The index of a target, from its archive; see :meth:`open`."""
         return cls.open(dirs, target, archive.contents_files, python_packages=archive.python_packages, monitor=monitor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the database."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 from packaging.version import Version
 
 from lxcbuild.errors import NetworkError, UnknownProjectError
+from lxcbuild.files import Closing
 from lxcbuild.pypi.files.identity import canonical
 from lxcbuild.pypi.index.client import IndexClient
 from lxcbuild.pypi.index.config import PipConfig, load_pip_config
@@ -92,7 +92,7 @@ def _digest(release: ReleaseFiles) -> str:
     return first.hashes.get("sha256", "")
 
 
-class IndexWatcher:
+class IndexWatcher(Closing):
     """Asks what has changed. Never retries by itself: whoever watches waits. A context manager; for one thread at a time."""
 
     def __init__(self, dirs: StateDirs, *, config: PipConfig | None = None) -> None:
@@ -103,14 +103,6 @@ class IndexWatcher:
         self._http = Http(self.config)
         self._etags: dict[str, str] = {}
         self._lists: dict[str, dict[str, int]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections."""

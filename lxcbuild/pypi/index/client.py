@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from lxcbuild.errors import BadNameError, InputError, NetworkError
 from lxcbuild.events import Monitor, NullMonitor
+from lxcbuild.files import Closing
 from lxcbuild.model import Source, SourceKind
 from lxcbuild.pypi.files.download import DEFAULT_MAX_BYTES, Downloads
 from lxcbuild.pypi.files.identity import canonical, sdist_version, wheel_version
@@ -61,7 +61,7 @@ class Index(Protocol):
         """The path of a file's verified copy."""
 
 
-class IndexClient:
+class IndexClient(Closing):
     """Asks the index that pip is configured with. A context manager; safe to use from one thread at a time."""
 
     def __init__(
@@ -79,14 +79,6 @@ class IndexClient:
         self._http = Http(self.config, backoff_s=backoff_s)
         self._pages = PageCache(dirs.downloads / "index")
         self._downloads = Downloads(dirs, self._http, monitor or NullMonitor())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections."""

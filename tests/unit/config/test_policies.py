@@ -11,13 +11,14 @@ import pytest
 
 from lxcbuild.config import policies
 from lxcbuild.config.policies import list_policies, load_policy, load_policy_file, machine_memory_bytes
-from lxcbuild.config.policy_schema import json_schema, keys, limit_names
-from lxcbuild.config.policy_text import flat, raised, reference_table, value_text
+from lxcbuild.config.policy_schema import keys, limit_names
+from lxcbuild.config.policy_text import flat, raised, value_text
 from lxcbuild.errors import ConfigError, UnknownPolicyError
 from lxcbuild.model import FailureClass
 from lxcbuild.policy import Policy
 from lxcbuild.state.data import directories
 from tests import ROOT
+from tests.support.policy_reference import json_schema, reference_table
 
 GIB = 2**30
 DEFAULT = """
@@ -260,12 +261,12 @@ def test_a_changed_file_is_read_again_and_packages_are_told_apart(files: Files) 
 
 
 def test_the_reference_lists_every_key_as_it_is() -> None:
-    """To make the table anew: print ``reference_table()`` of lxcbuild/config/policy_text.py."""
+    """To make the table anew: print ``reference_table()`` of tests/support/policy_reference.py."""
     assert reference_table() in (ROOT / "docs/reference/policy.md").read_text()
 
 
 def test_the_json_schema_is_the_one_in_the_documentation() -> None:
-    """To make it anew: write ``json_schema()`` of lxcbuild/config/policy_schema.py, with an indent of 1."""
+    """To make it anew: write ``json_schema()`` of tests/support/policy_reference.py, with an indent of 1."""
     kept = json.loads((ROOT / "docs/reference/policy.schema.json").read_text())
     assert kept == json_schema()
     assert kept["properties"]["memory"]["properties"]["max"]["type"] == ["string", "integer", "null"]

@@ -17,7 +17,6 @@ from lxcbuild.events import Note
 from lxcbuild.model import Target
 
 if TYPE_CHECKING:
-    from lxcbuild.bench.samples import Spread
     from lxcbuild.bench.start import Starts
 
 _ROOMS = ("sbuild", "pbuilder", "cowbuilder")
@@ -97,7 +96,7 @@ def overhead(ui: Ui, /, *, requirement: str, target: Target | None, runs: int, a
         ui.emit_json({"machine": describe(), "unit": "ms", "cpu": document, "limit": MAX_CPU_MS, "holds": found.holds})
         return
     columns = ("CPU ms", "min", "q1", "median", "q3", "max")
-    ui.table(columns, [(name, *_five(spread)) for name, spread in series.items()], right=columns[1:])
+    ui.table(columns, [(name, *spread.texts()) for name, spread in series.items()], right=columns[1:])
     median = series["build"].median
     ui.verdict(
         "ok" if found.holds else "fail", f"orchestrator CPU per build: {median:.0f} ms (at most {MAX_CPU_MS:.0f} ms)"
@@ -160,24 +159,21 @@ bench.add_command(parallel)
 
 
 def _document(found: Starts, *, machine: dict[str, Any], target: str, policy: str) -> dict[str, Any]:
-    from lxcbuild.bench.samples import Spread
-
-    def spread(series: Sequence[float]) -> dict[str, Any]:
-        return {**msgspec.to_builtins(Spread.of(series)), "series": [round(value, 3) for value in series]}
+    from lxcbuild.bench.samples import document
 
     return {
         "machine": machine,
         "target": target,
         "policy": policy,
         "unit": "ms",
-        "lxcbuild": {name: spread(series) for name, series in found.ours.items()},
-        "without_network_first": spread(found.without_network) if found.without_network else None,
+        "lxcbuild": {name: document(series) for name, series in found.ours.items()},
+        "without_network_first": document(found.without_network) if found.without_network else None,
         "guard": msgspec.to_builtins(guard) if (guard := found.guard()) else None,
         "memory_bytes": max(found.memory_bytes),
         "peers": {
             name: {
-                "first": spread(series),
-                "whole": spread(found.whole[name]),
+                "first": document(series),
+                "whole": document(found.whole[name]),
                 "ratio_first": msgspec.to_builtins(ratio) if (ratio := found.ratio(name)) else None,
             }
             for name, series in found.first.items()
@@ -196,22 +192,17 @@ def _show(ui: Ui, found: Starts, machine: dict[str, Any]) -> None:
         f"load {machine['load_before']:.1f} to {machine['load_after']:.1f}; milliseconds"
     )
     columns = ("what", "min", "q1", "median", "q3", "max", "ours/theirs", "meaning")
-    rows = [(f"lxcbuild {name}", *_five(Spread.of(series)), "", OURS[name]) for name, series in found.ours.items()]
+    rows = [(f"lxcbuild {name}", *Spread.of(series).texts(), "", OURS[name]) for name, series in found.ours.items()]
     if (guard := found.guard()) is not None:
-        rows.append(("network none, first", *_five(Spread.of(found.without_network)), "", "as first, without a guard"))
-        rows.append(("guard", *_five(guard), "", "the difference, round by round"))
+        rows.append(("network none, first", *Spread.of(found.without_network).texts(), "", "as first, without a guard"))
+        rows.append(("guard", *guard.texts(), "", "the difference, round by round"))
     for name, series in found.first.items():
         ratio = found.ratio(name)
-        rows.append((f"{name} first", *_five(Spread.of(series)), f"{ratio.median:.2f}" if ratio else "", "first byte"))
-        rows.append((f"{name} whole", *_five(Spread.of(found.whole[name])), "", "to its end"))
+        rows.append((f"{name} first", *Spread.of(series).texts(), f"{ratio.median:.2f}" if ratio else "", "first byte"))
+        rows.append((f"{name} whole", *Spread.of(found.whole[name]).texts(), "", "to its end"))
     rows += [(name, "-", "-", "-", "-", "-", "", "absent: not installed here") for name in found.absent]
     ui.table(columns, rows, right=columns[1:7])
     for budget in found.budgets():
         value = "not measured" if budget.value is None else f"{budget.value:.2f} {budget.unit}"
         mark = {True: "ok", False: "fail", None: "warn"}[budget.holds]
         ui.verdict(mark, f"{budget.name}: {value} (at most {budget.limit:g} {budget.unit})")  # type: ignore[arg-type]
-
-
-def _five(spread: Spread) -> tuple[str, ...]:
-    values = (spread.minimum, spread.quartile1, spread.median, spread.quartile3, spread.maximum)
-    return tuple(f"{value:.2f}" for value in values)

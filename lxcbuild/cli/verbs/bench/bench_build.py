@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lxcbuild.bench import samples
 from lxcbuild.bench.builds import SAMPLES, Series
 from lxcbuild.bench.samples import Spread, ratios
 from lxcbuild.cli.render import Ui
@@ -27,8 +28,8 @@ def document(found: Builds, *, machine: dict[str, Any], target: str) -> dict[str
         "samples": {
             name: {
                 "kind": _KIND[name],
-                **{key: _spread(values) for key, values in _rows(series)},
-                "phases": {phase: _spread(values) for phase, values in series.phases.items()},
+                **{key: samples.document(values) for key, values in _rows(series)},
+                "phases": {phase: samples.document(values) for phase, values in series.phases.items()},
                 "same_packages_as_plain": series.identical,
                 "budgets": [{**msgspec.to_builtins(b), "holds": b.holds} for b in series.budgets(_KIND[name])],
             }
@@ -49,10 +50,8 @@ def show(ui: Ui, found: Builds, machine: dict[str, Any]) -> None:
     for name, series in found.series.items():
         rows = []
         for key, values in (*_rows(series), *((f"  {phase}", v) for phase, v in series.phases.items())):
-            five = Spread.of(values)
-            numbers = (five.minimum, five.quartile1, five.median, five.quartile3, five.maximum)
             ratio = f"{ratios(values, series.plain).median:.2f}"
-            rows.append((f"{name} {key}", *(f"{number:.2f}" for number in numbers), ratio))
+            rows.append((f"{name} {key}", *Spread.of(values).texts(), ratio))
         ui.table(columns, rows, right=columns[1:])
         for budget in series.budgets(_KIND[name]):
             mark = "ok" if budget.holds else "fail"
@@ -69,7 +68,3 @@ def _rows(series: Series) -> Iterator[tuple[str, Sequence[float]]]:
     yield "bare, plain rules", series.plain
     yield "bare, lean rules", series.lean
     yield from series.peers.items()
-
-
-def _spread(series: Sequence[float]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(Spread.of(series)), "series": [round(value, 3) for value in series]}

@@ -97,9 +97,5 @@ def _show_trees(ui: Ui, trees: Mapping[int, Sequence[float]]) -> None:
     from lxcbuild.bench.samples import Spread
 
     columns = ("more files", "min", "q1", "median ms", "q3", "max")
-    rows = []
-    for size, series in trees.items():
-        five = Spread.of(series)
-        values = (five.minimum, five.quartile1, five.median, five.quartile3, five.maximum)
-        rows.append((str(size), *(f"{value:.1f}" for value in values)))
+    rows = [(str(size), *Spread.of(series).texts(1)) for size, series in trees.items()]
     ui.table(columns, rows, right=columns[1:])
