@@ -56,11 +56,6 @@ def source_package(name: str, package: str = "") -> str:
     return f"{made}{APART}" if package == f"{binary_package(name)}{APART}" else made
 
 
-def is_package_name(text: str) -> bool:
-    """Whether a text is a legal Debian package name (Policy 5.6.1)."""
-    return bool(_PACKAGE.fullmatch(text))
-
-
 class Distribution(Struct, frozen=True):
     """A Python distribution that an archive ships: normalised name, upstream (PEP 440) version, binary package."""
 

@@ -21,7 +21,7 @@ from lxcbuild.builder.failed import failedstate
 from lxcbuild.images.layers import LayerStore
 from lxcbuild.images.store import ImageStore
 from lxcbuild.ledger.store import Ledger
-from lxcbuild.linux import links, syscalls
+from lxcbuild.linux import syscalls
 from lxcbuild.linux.cgroups.cgroup import CgroupHost
 from lxcbuild.linux.mounts import mount_table
 from lxcbuild.sandbox import registry
@@ -31,6 +31,8 @@ from lxcbuild.state.paths import StateDirs
 
 _LAUNCHER = "lxcbuild/sandbox/start/launcher.py"
 _NEWBORN_S = 5.0
+#: Where iproute2 and pyroute2 keep named namespaces (ip-netns(8)).
+NAMED = Path("/run/netns")
 
 
 class Leftover(Struct, frozen=True, kw_only=True):
@@ -124,8 +126,30 @@ def _mounts(dirs: StateDirs, *, live: set[Path]) -> Iterator[Leftover]:
 
 def _network(dirs: StateDirs) -> Iterator[Leftover]:
     """Sandboxes' interfaces are nameless and die with them; anything that carries our tag is from another release."""
-    for kind, name in links.named(dirs.tag):
-        yield Leftover(kind=kind, what=name, remove=partial(links.remove, kind, name))
+    for kind, name in tagged_networks(dirs.tag):
+        yield Leftover(kind=kind, what=name, remove=partial(remove_network, kind, name))
+
+
+def tagged_networks(part: str) -> Iterator[tuple[str, str]]:
+    """Kind (``interface`` or ``namespace``) and name of everything here whose name begins with ``lxcb`` and holds ``part``."""
+    for place, kind in ((Path("/sys/class/net"), "interface"), (NAMED, "namespace")):
+        with contextlib.suppress(FileNotFoundError):
+            yield from ((kind, path.name) for path in sorted(place.glob(f"lxcb*{part}*")))
+
+
+def remove_network(kind: str, name: str) -> None:
+    """Remove an interface or a named namespace; one that is gone already is no error."""
+    if kind == "namespace":
+        from pyroute2 import netns  # 112 ms, here and below: gc loads it only where there is something to remove
+
+        with contextlib.suppress(FileNotFoundError):
+            netns.remove(name)
+        return
+    from pyroute2 import IPRoute
+
+    with IPRoute() as here:
+        for index in here.link_lookup(ifname=name):
+            here.link("del", index=index)
 
 
 def _files(dirs: StateDirs) -> Iterator[Leftover]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute, netns
 
-from lxcbuild.linux import links
+from lxcbuild.host.leftovers import NAMED, remove_network, tagged_networks
+from tests.support.namespaces import look
 
 pytestmark = pytest.mark.root
 
@@ -19,19 +20,19 @@ def test_what_carries_a_tag_is_found_and_removed() -> None:
         here.link("add", ifname=f"lxcb{tag}", kind="veth", peer=f"lxcb{tag}p")
     netns.create(f"lxcb-{tag}-x")
     try:
-        assert set(links.named(tag)) == {
+        assert set(tagged_networks(tag)) == {
             ("interface", f"lxcb{tag}"),
             ("interface", f"lxcb{tag}p"),
             ("namespace", f"lxcb-{tag}-x"),
         }
-        assert links.look(links.NAMED / f"lxcb-{tag}-x").links.keys() == {"lo"}
+        assert look(NAMED / f"lxcb-{tag}-x").links.keys() == {"lo"}
     finally:
-        for kind, name in tuple(links.named(tag)):
-            links.remove(kind, name)
-            links.remove(kind, name)  # gone already
-    assert list(links.named(tag)) == []
+        for kind, name in tuple(tagged_networks(tag)):
+            remove_network(kind, name)
+            remove_network(kind, name)  # gone already
+    assert list(tagged_networks(tag)) == []
 
 
 def test_a_namespace_that_is_gone_is_an_error() -> None:
     with pytest.raises(OSError, match="No such file"):
-        links.look(Path("/proc/0/ns/net"))
+        look(Path("/proc/0/ns/net"))

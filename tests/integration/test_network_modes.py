@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from lxcbuild.errors import LimitRefusedError
-from lxcbuild.linux import links, netns
+from lxcbuild.linux import netns
 from lxcbuild.model import NetworkAttempt
 from lxcbuild.policy import NetworkMode
 from lxcbuild.sandbox.base import Step, StepResult, User
@@ -26,6 +26,7 @@ from lxcbuild.sandbox.lxc_instance import LxcInstance
 from lxcbuild.sandbox.network.attempts import MAX_ATTEMPTS
 from lxcbuild.state.paths import StateDirs
 from tests.integration.lxc_sandboxes import POLICY, processes_of, spec
+from tests.support.namespaces import look
 from tests.support.timing import quick
 
 pytestmark = pytest.mark.root
@@ -146,7 +147,7 @@ def test_a_witness_outside_sees_no_more_than_that(
     """pyroute2 asks the kernel: no interface but the loopback and the way to the guard, no address of the host's."""
     instance = start(mode)
     inside = processes_of(instance._id_start)
-    seen = links.look(Path(f"/proc/{min(inside)}/ns/net"))
+    seen = look(Path(f"/proc/{min(inside)}/ns/net"))
     assert seen.links == {"lo": loopback} | dict.fromkeys(others, "up")
     local = {"127.0.0.1/8", "::1/128"} if loopback == "up" else set()
     own = {address for address in seen.addresses - local if not address.startswith("fe80:")}

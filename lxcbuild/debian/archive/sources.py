@@ -145,8 +145,3 @@ def keyring_path(recipe: Recipe) -> Path | None:
     """The recipe's keyring when this host has it; None lets apt's own trusted keys decide."""
     path = Path(recipe.keyring) if recipe.keyring else None
     return path if path is not None and path.is_file() else None
-
-
-def options_text(lines: Sequence[str]) -> str:
-    """Configuration lines as one file."""
-    return "".join(f"{line}\n" for line in lines)

@@ -15,7 +15,7 @@ import random
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -259,10 +259,3 @@ def simulate(tasks: Sequence[Task], builds: Mapping[str, MeasuredBuild], lab: La
 def peak_memory_bytes() -> int:
     """The most memory that this process had so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def percentiles(values: Iterable[float], *shares: float) -> Iterator[float]:
-    """The values below which these shares lie."""
-    ordered = sorted(values)
-    for share in shares:
-        yield ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
