@@ -19,7 +19,7 @@ pytestmark = pytest.mark.root
 DRIVER = """
 import socket, sys
 sys.path.insert(0, {root!r})
-from lxcbuild.model import *
+from lxcbuild.policy import DiskLimits, MemoryLimits, Policy, TimeLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.session import Session, Reading
 policy = Policy(name="t", memory=MemoryLimits(max_bytes=1), disk=DiskLimits(max_bytes=1, max_inodes=1), time=TimeLimits(wall_s=1))
