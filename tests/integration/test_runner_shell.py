@@ -19,6 +19,7 @@ pytestmark = pytest.mark.root
 DRIVER = """
 import socket, sys
 sys.path.insert(0, {root!r})
+from lxcbuild.model import Usage
 from lxcbuild.policy import DiskLimits, MemoryLimits, Policy, TimeLimits
 from lxcbuild.sandbox.base import Step
 from lxcbuild.sandbox.session import Session, Reading
@@ -37,7 +38,7 @@ def interactive(stdin: int, stdout: int) -> tuple[subprocess.Popen[bytes], subpr
             ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", pythons()[0], "-I", "-S", RUNNER],
             stdin=theirs,
         )
-        script = DRIVER.format(root=str(RUNNER.parents[2]), fd=ours.fileno())
+        script = DRIVER.format(root=str(RUNNER.parents[3]), fd=ours.fileno())
         driver = subprocess.Popen(
             [sys.executable, "-c", script], stdin=stdin, stdout=stdout, pass_fds=[ours.fileno()], start_new_session=True
         )
