@@ -17,8 +17,7 @@ from msgspec import Struct, field
 
 from lxcbuild.model import FailureClass
 from lxcbuild.plan.capacity import Need, Room
-from lxcbuild.plan.resting import Resting
-from lxcbuild.plan.retries import Attempt, after_failure, after_loss
+from lxcbuild.plan.retries import Attempt, Resting, after_failure, after_loss
 
 #: How many ready jobs are looked at for one that fits beside what runs.
 LOOK_AHEAD = 64
@@ -82,9 +81,7 @@ class Schedule:
         self._entries: dict[str, _Entry] = {}
         self._ready: list[tuple[float, str]] = []
         self._running: dict[str, dict[str, Start]] = {}  # by worker and key
-        self._taken: dict[
-            str, Need
-        ] = {}  # by worker: the sum over what runs there, kept because it is asked for at every step
+        self._taken: dict[str, Need] = {}  # by worker: the sum over what runs there, asked for at every step
         self._sealed: set[str] = set()  # workers on which something runs alone
         self._resting = Resting()
         self._open = 0

@@ -13,13 +13,36 @@ from msgspec import Struct, field
 from lxcbuild.ledger.records import BuildRecord
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Phase
-from lxcbuild.report.clusters import cluster
 from lxcbuild.text import for_log
 
 _PAGE = 50
 _MAX_BRIEF, _MAX_DETAILS, _MAX_NOTES = 400, 4000, 40
 #: From the statuses that are shown to classes of the style sheet.
 KINDS = ("built", "official", "failed", "cancelled", "running")
+
+#: What differs between builds whose failures are one failure: names, versions, numbers, paths.
+_MAX_CLUSTER = 240
+_ITEM = r"[\w<>-]{1,80} <version>"
+_CLUSTER_RULES = (
+    (
+        re.compile(
+            r"(?<![<\w.-])[\w.-]+(?:\[[\w,-]*\])? ?(?:[<>=!~]=|[<>]) ?\d[\w.*]*(?:, ?(?:[<>=!~]=|[<>]) ?\d[\w.*]*)*"
+        ),
+        "<requirement>",
+    ),
+    (re.compile(r"https?://\S+"), "<url>"),
+    (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
+    (re.compile(r"\b(?:debian|ubuntu)/[a-z]+\b"), "<suite>"),
+    (re.compile(r"(?<![\w.])(?:\.{0,2}/)?(?:[\w.+~@-]+/){1,30}[\w.+~@-]+"), "<path>"),
+    (re.compile(r"(?<![\w.+-])[A-Za-z0-9.+-]+_[A-Za-z0-9.+~:-]+_[A-Za-z0-9]+\.deb(?::\w+)?"), "<package>"),
+    (re.compile(r"'[^'\n]{1,200}'|`[^`\n]{1,200}`|\"[^\"\n]{1,200}\""), "<text>"),
+    (re.compile(r"\bv?\d+(?:\.\d+)+[\w.+~!-]*"), "<version>"),
+    (re.compile(r"\b\d+\b"), "<n>"),
+    # Lists of packages with what is said of each are one thing, however long.
+    (re.compile(rf"{_ITEM} \([^()]{{0,80}}\)(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{0,200}}"), "<packages>"),
+    (re.compile(rf"{_ITEM}(?:, {_ITEM}(?: \([^()]{{0,80}}\))?){{1,200}}"), "<packages>"),
+    (re.compile(r"<packages> \.\.\."), "<packages>"),  # cut by who wrote the message
+)
 
 
 class ReportedBuild(Struct, frozen=True, kw_only=True):
@@ -185,6 +208,16 @@ def to_build(record: BuildRecord) -> ReportedBuild:
         log_path=record.log_path,
         saved_s=record.layers.saved_s if record.layers is not None else 0.0,
     )
+
+
+def cluster(message: str, *, project: str) -> str:
+    """What a message is about, for any project: such as ``<project> <version> has no source archive, only <n> wheels``."""
+    text = " ".join(message[: 4 * _MAX_CLUSTER].split())
+    if project:
+        text = re.sub(rf"(?<![\w-]){re.escape(project)}(?![\w-])", "<project>", text, flags=re.IGNORECASE)
+    for pattern, place in _CLUSTER_RULES:
+        text = pattern.sub(place, text)
+    return text[:_MAX_CLUSTER]
 
 
 def _phases(record: BuildRecord) -> tuple[tuple[str, float], ...]:

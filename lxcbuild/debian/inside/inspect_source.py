@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lxcbuild.debian.inside.crates.rust_project import read_rust
-from lxcbuild.debian.inside.layout_reading import is_left_to_setuptools
 from lxcbuild.debian.inside.patches import apply_patches
 from lxcbuild.debian.inside.report import answer, clip, clip_all, read_request, refuse
 from lxcbuild.debian.inside.setup_reading import read_setup_py
@@ -33,6 +32,10 @@ _SUFFIXES = {
     ".c": "c", ".i": "c", ".cc": "cxx", ".cpp": "cxx", ".cxx": "cxx", ".pyx": "cython", ".pxd": "cython", ".rs": "rust",
     ".f": "fortran", ".f90": "fortran", ".pyc": "pyc", ".pyo": "pyc", ".so": "binary", ".pyd": "binary", ".dll": "binary",
 }  # fmt: skip
+_TOLD_BY_TABLE = ("packages", "py-modules", "package-dir", "ext-modules")
+_TOLD_BY_SETUP_CFG = re.compile(r"^\s*(?:packages|py[_-]modules|package[_-]dir)\s*=", re.MULTILINE)
+#: Anything of the kind in a setup.py counts, also what is computed; pbr and others bring lists of their own.
+_TOLD_BY_SETUP_PY = re.compile(r"\b(?:packages|py_modules|package_dir|ext_modules|pbr|skbuild|configuration)\b")
 _ASIDE = {"test", "tests", "testing", "doc", "docs", "example", "examples", "benchmark", "benchmarks"}
 
 
@@ -60,10 +63,7 @@ def _inspect() -> dict[str, Any]:
         src=(tree / "src").is_dir(),
     )
     return {
-        "archive": {
-            "format": unpacked.archive_format, "members": unpacked.members, "bytes": unpacked.size_bytes,
-            "top_level": clip(unpacked.top_level, 255),
-        },
+        "archive": {"format": unpacked.archive_format, "top_level": clip(unpacked.top_level, 255)},
         "metadata": _pkg_info(tree),
         "pyproject": pyproject,
         "setup_py": read_setup_py(_read(setup_py)) if setup_py.is_file() else None,
@@ -72,7 +72,6 @@ def _inspect() -> dict[str, Any]:
         "modules": _modules(tree),
         "sources": counts,
         "finds_packages": finds_packages,
-        "shipped_debian": (tree / "debian").exists() or (tree / "debian").is_symlink(),
         "licence_texts": _licence_texts(tree),
         "crates": read_rust(tree),
     }  # fmt: skip
@@ -127,14 +126,11 @@ def _pkg_info(tree: Path) -> dict[str, Any] | None:
     description = one("Description", 200_000) or (body if isinstance(body, str) else "")
     return {
         "metadata_version": one("Metadata-Version", 20), "name": one("Name", 300), "version": one("Version", 300),
-        "summary": one("Summary", 2000), "description": clip(description, 60_000),
-        "description_content_type": one("Description-Content-Type", 200), "home_page": one("Home-page"),
+        "summary": one("Summary", 2000), "description": clip(description, 60_000), "home_page": one("Home-page"),
         "project_urls": several("Project-URL")[:50], "author": one("Author"), "author_email": one("Author-email"),
         "maintainer": one("Maintainer"), "maintainer_email": one("Maintainer-email"), "license": one("License", 20_000),
-        "license_expression": one("License-Expression"), "license_files": several("License-File")[:100],
-        "classifiers": several("Classifier"), "requires_python": one("Requires-Python"),
-        "requires_dist": several("Requires-Dist"), "provides_extra": several("Provides-Extra"),
-        "dynamic": several("Dynamic"),
+        "license_expression": one("License-Expression"), "classifiers": several("Classifier"),
+        "requires_python": one("Requires-Python"), "requires_dist": several("Requires-Dist"), "dynamic": several("Dynamic"),
     }  # fmt: skip
 
 
@@ -151,7 +147,6 @@ def _pyproject(tree: Path) -> dict[str, Any] | None:
     tools = _table(document.get("tool"))
     dependencies = project.get("dependencies")
     return {
-        "has_build_system": bool(build),
         "requires": clip_all(build.get("requires")) if "requires" in build else None,
         "backend": clip(build.get("build-backend"), 300),
         "backend_path": clip_all(build.get("backend-path")),
@@ -220,8 +215,8 @@ def _setup_cfg(tree: Path) -> dict[str, Any]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(_text(tree / "setup.cfg"))
-    except (configparser.Error, ValueError) as error:
-        return {"error": clip(str(error), 300)}
+    except (configparser.Error, ValueError):
+        return {}
 
     def lines(section: str, key: str) -> list[str] | None:
         value = parser.get(section, key, fallback=None) or parser.get(section, key.replace("_", "-"), fallback=None)
@@ -231,19 +226,24 @@ def _setup_cfg(tree: Path) -> dict[str, Any]:
             return None
         return clip_all([line.split(" #")[0].strip() for line in value.splitlines() if line.strip()])
 
-    extras = dict(parser.items("options.extras_require")) if parser.has_section("options.extras_require") else {}
     return {
-        "error": None,
         "name": clip(parser.get("metadata", "name", fallback=None), 300),
         "version": clip(parser.get("metadata", "version", fallback=None), 300),
         "install_requires": lines("options", "install_requires"),
         "setup_requires": lines("options", "setup_requires"),
         "python_requires": clip(parser.get("options", "python_requires", fallback=None), 500),
-        "extras": {key[:200]: clip_all(value.split("\n")) for key, value in list(extras.items())[:200]},
-        "pbr": parser.has_section("files") and "summary" in parser.options("metadata")
-        if parser.has_section("metadata")
-        else False,
     }
+
+
+def is_left_to_setuptools(table: dict[str, Any], setup_cfg: str, setup_py: str, *, src: bool) -> bool:
+    """Whether packages are found by looking at the top level: nothing names them, and there is no ``src`` to look into instead.
+
+    Looking, setuptools takes every directory beside the project's own for a package, ``debian`` too, and refuses two or takes the
+    wrong one (https://setuptools.pypa.io/en/stable/userguide/package_discovery.html#flat-layout). ``table`` is
+    ``[tool.setuptools]``; the texts are empty for files that are not there.
+    """
+    told = any(key in table for key in _TOLD_BY_TABLE)
+    return not (src or told or _TOLD_BY_SETUP_CFG.search(setup_cfg) or _TOLD_BY_SETUP_PY.search(setup_py))
 
 
 def _egg_requires(tree: Path) -> list[str] | None:

@@ -14,18 +14,16 @@ _UNKNOWN = object()
 
 
 def read_setup_py(data: bytes) -> dict[str, Any]:
-    """The facts of a setup.py; a value that is not a literal is None, a file that does not parse says so in ``error``."""
+    """The facts of a setup.py; a value that is not a literal is None, as all values are where the file does not parse."""
     facts: dict[str, Any] = {
-        "error": None, "name": None, "version": None, "install_requires": None, "setup_requires": None,
-        "python_requires": None, "extras": None, "extension": None, "packages": None, "modules": None, "imports": [],
+        "name": None, "version": None, "install_requires": None, "setup_requires": None, "python_requires": None,
+        "extension": None, "imports": [],
     }  # fmt: skip
     if len(data) > _MAX_BYTES:
-        facts["error"] = "setup.py is too large to read"
         return facts
     try:
         tree = ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        facts["error"] = clip(f"{type(error).__name__}: {error}", 300)
+    except (SyntaxError, ValueError, RecursionError):
         return facts
     nodes = list(ast.walk(tree))
     facts["imports"] = sorted(_imports(nodes))[:200]
@@ -35,12 +33,8 @@ def read_setup_py(data: bytes) -> dict[str, Any]:
     opaque = call is None or any(kw.arg is None for kw in call.keywords)
     for key, limit in (("name", 200), ("version", 200), ("python_requires", 500)):
         facts[key] = clip(_value(keywords.get(key), names), limit)
-    for key in ("install_requires", "setup_requires", "packages"):
+    for key in ("install_requires", "setup_requires"):
         facts[key] = _texts(keywords.get(key), names, absent=None if opaque else [])
-    facts["modules"] = _texts(keywords.get("py_modules"), names, absent=None if opaque else [])
-    extras = _value(keywords.get("extras_require"), names)
-    if isinstance(extras, dict):
-        facts["extras"] = {str(key)[:200]: clip_all(value) for key, value in list(extras.items())[:200]}
     facts["extension"] = _extension(nodes, keywords, names, opaque=opaque)
     return facts
 

@@ -21,8 +21,7 @@ SUITE_REGISTRY = "/usr/share/cargo/registry"
 FETCHED_REGISTRY = "/usr/lib/lxcbuild/crates"
 #: Rust as Debian packages it: the suite's own, and newer ones that browsers made necessary in stable suites.
 TOOLCHAINS = (("rustc", "cargo"), ("rustc-web", "cargo-web"), ("rustc-mozilla", "cargo-mozilla"))
-#: The first Rust that reads a format of Cargo.lock, and an edition (release notes of Rust and cargo).
-_LOCK_FORMATS = {2: (1, 41), 3: (1, 53), 4: (1, 78)}
+#: The first Rust that reads an edition (release notes of Rust and cargo).
 _EDITIONS = {"2018": (1, 31), "2021": (1, 56), "2024": (1, 85)}
 _RUST_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "armhf": "armv7", "riscv64": "riscv64gc"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -60,7 +59,6 @@ class Crates(Struct, frozen=True, kw_only=True):
     manifests: tuple[str, ...]
     roots: tuple[str, ...]  # those of them that the build names
     lock_path: str | None
-    lock_version: int
     locked: tuple[LockedCrate, ...]
     rust_versions: tuple[str, ...]
     editions: tuple[str, ...]
@@ -70,15 +68,10 @@ class Crates(Struct, frozen=True, kw_only=True):
 
     @property
     def needed_rust(self) -> tuple[int, int]:
-        """The oldest Rust that can be enough, from rust-version, edition and the format of the lock file."""
+        """The oldest Rust that can be enough, from rust-version and edition."""
         stated = [numbers[:2] for text in self.rust_versions if (numbers := parse_version(text)) is not None]
         implied = [_EDITIONS[edition] for edition in self.editions if edition in _EDITIONS]
         return max([(1, 0), *stated, *implied])
-
-    @property
-    def lock_rust(self) -> tuple[int, int]:
-        """The oldest Rust that reads the lock file; one that is newer than we know needs what nobody has."""
-        return _LOCK_FORMATS.get(self.lock_version, (1, 0) if self.lock_version < 4 else (1, 999))
 
 
 class Supply(enum.StrEnum):
@@ -139,7 +132,6 @@ def parse_crates(reader: Reader | None) -> Crates | None:
         manifests=tuple(path for path in reader.texts("manifests", count=200, limit=500) if _PATH.fullmatch(path)),
         roots=tuple(path for path in reader.texts("roots", count=200, limit=500) if _PATH.fullmatch(path)),
         lock_path=lock_path if lock_path is not None and _PATH.fullmatch(lock_path) else None,
-        lock_version=reader.number("lock_version", limit=1000),
         locked=parse_locked(reader.tables("locked", count=4000)),
         rust_versions=reader.texts("rust_versions", count=200, limit=40),
         editions=reader.texts("editions", count=200, limit=10),

@@ -29,7 +29,6 @@ class Metadata(Struct, frozen=True, kw_only=True):
 
     summary: str | None = None
     description: str = ""
-    description_content_type: str | None = None
     home_page: str | None = None
     project_urls: tuple[tuple[str, str], ...] = ()
     author: str | None = None
@@ -38,9 +37,7 @@ class Metadata(Struct, frozen=True, kw_only=True):
     maintainer_email: str | None = None
     license: str | None = None
     license_expression: str | None = None
-    license_files: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
-    provides_extra: tuple[str, ...] = ()
 
 
 class LicenceText(Struct, frozen=True, kw_only=True):
@@ -59,13 +56,10 @@ class Inspection(Struct, frozen=True, kw_only=True):
     version: str | None
     metadata: Metadata
     has_setup_py: bool
-    has_pyproject: bool
-    has_build_system: bool
     build_backend: str | None  # None: the legacy setuptools one
     backend_path: tuple[str, ...]
     build_requires: tuple[str, ...]  # [build-system] requires, or the legacy default, plus literal setup_requires
     setup_imports: tuple[str, ...]  # top-level modules that setup.py imports
-    setup_error: str | None  # setup.py does not parse as Python 3
     requires_python: str | None
     requires_dist: tuple[str, ...] | None
     requires_dist_from: str | None  # where that was read
@@ -75,16 +69,10 @@ class Inspection(Struct, frozen=True, kw_only=True):
     sources: Mapping[str, int]  # counts of c, cxx, cython, rust, fortran, pyc, binary files; meson, cmakelists, cargo
     tools: tuple[str, ...]  # names of [tool.*] tables
     dynamic_build_requires: bool  # the backend's hook may ask for more than is written down
-    shipped_debian: bool
     licence_texts: tuple[LicenceText, ...]
     newer_fields: tuple[str, ...] = ()  # fields of [project] that older backends refuse, as in requirements.yaml
     finds_packages: bool = False  # setuptools looks for packages beside debian/: nothing of the project names them
     crates: Crates | None = None  # what its Rust parts ask for; None: no backend compiles any
-
-    @property
-    def cython(self) -> bool:
-        """Whether Cython sources are part of the build."""
-        return self.sources.get("cython", 0) > 0
 
     @property
     def rust(self) -> bool:
@@ -134,13 +122,10 @@ def _inspection(reader: Reader) -> Inspection:
         version=_first(present, "version"),
         metadata=_metadata(info, pyproject),
         has_setup_py=setup_py is not None,
-        has_pyproject=pyproject is not None,
-        has_build_system=bool(pyproject and pyproject.flag("has_build_system")),
         build_backend=backend,
         backend_path=pyproject.texts("backend_path") if pyproject else (),
         build_requires=_build_requires(pyproject, setup_py, setup_cfg),
         setup_imports=setup_py.texts("imports") if setup_py else (),
-        setup_error=setup_py.line("error") if setup_py else None,
         requires_python=_first([t for t in (info, pyproject) if t], "requires_python")
         or _first([t for t in (setup_cfg, setup_py) if t], "python_requires"),
         requires_dist=requires_dist,
@@ -151,7 +136,6 @@ def _inspection(reader: Reader) -> Inspection:
         sources=sources,
         tools=pyproject.texts("tools") if pyproject else (),
         dynamic_build_requires=_dynamic(backend, pyproject, setup_py),
-        shipped_debian=bool(reader.flag("shipped_debian")),
         licence_texts=tuple(
             LicenceText(path=item.line("path") or "", text=item.text("text", limit=70_000) or "")
             for item in reader.tables("licence_texts", count=20)
@@ -185,7 +169,6 @@ def _metadata(info: Reader | None, pyproject: Reader | None) -> Metadata:
     return Metadata(
         summary=info.line("summary", limit=2000),
         description=info.text("description", limit=60_000) or "",
-        description_content_type=info.line("description_content_type"),
         home_page=info.line("home_page"),
         project_urls=tuple(urls),
         author=info.line("author"),
@@ -194,9 +177,7 @@ def _metadata(info: Reader | None, pyproject: Reader | None) -> Metadata:
         maintainer_email=info.line("maintainer_email"),
         license=info.text("license", limit=20_000),
         license_expression=info.line("license_expression"),
-        license_files=info.texts("license_files", count=100),
         classifiers=info.texts("classifiers"),
-        provides_extra=info.texts("provides_extra"),
     )
 
 

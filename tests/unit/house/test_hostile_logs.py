@@ -15,7 +15,7 @@ from lxcbuild.debian.checks import lintian, upstreamtests, verification
 from lxcbuild.debian.source import compilation, cratejobs, decisive
 from lxcbuild.debian.tables import requirement_table
 from lxcbuild.model import Phase
-from lxcbuild.report import clusters
+from lxcbuild.report import gather
 from tests.support.patterns import patterns_of, repeated, worst
 from tests.support.timing import within
 
@@ -34,7 +34,7 @@ READERS: list[tuple[Callable[[bytes], Any], ModuleType, int]] = [
     (lambda tail: explain.last_section(tail.decode("utf-8", "replace"), Phase.COMPILE), explain, TAIL),
     (lintian.parse_lintian, lintian, TAIL),
     (lambda tail: cratejobs.crate_names(tail.decode("utf-8", "replace")), cratejobs, TAIL),
-    (lambda tail: clusters.cluster(tail.decode("utf-8", "replace"), project="a"), clusters, TAIL),
+    (lambda tail: gather.cluster(tail.decode("utf-8", "replace"), project="a"), gather, TAIL),
     (text.for_log, text, TAIL),
     (lambda tail: text.for_log(tail.decode("utf-8", "replace")), text, TAIL),
     (text.one_line, text, TAIL),

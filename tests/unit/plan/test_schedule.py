@@ -21,8 +21,7 @@ from lxcbuild.plan.capacity import (
     room_of,
 )
 from lxcbuild.plan.dependencies import reachable
-from lxcbuild.plan.resting import Resting
-from lxcbuild.plan.retries import MAX_LOST, Attempt, after_failure, after_loss
+from lxcbuild.plan.retries import MAX_LOST, Attempt, Resting, after_failure, after_loss
 from lxcbuild.plan.schedule import PATIENCE, Schedule, State, Task
 
 GIB = 1 << 30

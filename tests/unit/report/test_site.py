@@ -19,7 +19,7 @@ from lxcbuild.ledger.records import NewBuild
 from lxcbuild.ledger.store import Ledger
 from lxcbuild.model import Failure, FailureClass, Outcome, Phase, PhaseRecord, Status, Target, Usage
 from lxcbuild.report import gather, plots, site
-from lxcbuild.report.clusters import cluster
+from lxcbuild.report.gather import cluster
 from lxcbuild.state.paths import StateDirs
 from tests.support.timing import within
 

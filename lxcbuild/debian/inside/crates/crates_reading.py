@@ -39,13 +39,12 @@ def read_crates(tree: Path, roots: list[str]) -> dict[str, Any] | None:
     places = [Path(present[0]).parent, Path(next(iter(found))).parent]
     top = next((place for place in places if (tree / place / "Cargo.lock").is_file()), places[-1])
     lock = _lock(tree, tree / top / "Cargo.lock")
-    dependencies = [item for path, document in found.items() for item in _dependencies(path, document, found)]
+    dependencies = [item for document in found.values() for item in _dependencies(document, found)]
     return {
         "manifests": sorted(found),
         "roots": present,
         "lock_path": None if lock is None else (top / "Cargo.lock").as_posix(),
-        "lock_version": 0 if lock is None else lock[0],
-        "locked": [] if lock is None else lock[1],
+        "locked": lock or [],
         "rust_versions": clip_all(_rust_versions(found), limit=40),
         "editions": clip_all([str(_inherited(document, "edition", found) or "2015") for document in found.values()], limit=10),
         "dependencies": dependencies[:_MAX_DEPENDENCIES],
@@ -128,7 +127,7 @@ def dependency_tables(document: dict[str, Any]) -> list[tuple[str, str, dict[str
     return [item for item in found if item[2]]
 
 
-def _dependencies(path: str, document: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _dependencies(document: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     shared: dict[str, Any] = {}
     for other in found.values():
         shared.update(table(table(other.get("workspace")).get("dependencies")))
@@ -140,12 +139,11 @@ def _dependencies(path: str, document: dict[str, Any], found: dict[str, dict[str
             merged = {**(table(above) if isinstance(above, dict) else {"version": above} if above else {}), **entry}
             listed.append(
                 {
-                    "key": clip(str(name), 200), "name": clip(str(merged.get("package") or name), 200),
+                    "name": clip(str(merged.get("package") or name), 200),
                     "requirement": clip(merged.get("version"), 200) or "*", "kind": KINDS[key],
                     "target": clip(target, 300), "optional": bool(merged.get("optional")),
                     "features": clip_all([*clip_all(table(above).get("features")), *clip_all(entry.get("features"))], limit=100),
                     "place": "path" if "path" in merged else "git" if "git" in merged else "registry",
-                    "manifest": clip(path, 400),
                 }
             )  # fmt: skip
     return listed
@@ -170,14 +168,12 @@ def _rust_versions(found: dict[str, dict[str, Any]]) -> list[str]:
     return sorted(version for version in versions if isinstance(version, str))
 
 
-def _lock(tree: Path, path: Path) -> tuple[int, list[dict[str, Any]]] | None:
+def _lock(tree: Path, path: Path) -> list[dict[str, Any]] | None:
     real = inside(tree, path.relative_to(tree))
     if real is None or not real.is_file():
         return None
-    document = load(real)
-    version = document.get("version", 1)
-    packages = document.get("package")
-    locked = [
+    packages = load(real).get("package")
+    return [
         {
             "name": clip(str(item.get("name")), 200), "version": clip(str(item.get("version")), 200),
             "checksum": clip(item.get("checksum"), 64), "source": clip(item.get("source"), 500),
@@ -185,7 +181,6 @@ def _lock(tree: Path, path: Path) -> tuple[int, list[dict[str, Any]]] | None:
         for item in (packages if isinstance(packages, list) else [])[:_MAX_LOCKED]
         if isinstance(item, dict)
     ]  # fmt: skip
-    return (version if isinstance(version, int) and 0 < version < 1000 else 1), locked
 
 
 def _vendored(tree: Path, place: Path) -> str | None:

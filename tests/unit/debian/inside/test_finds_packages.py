@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lxcbuild.debian.inside.layout_reading import is_left_to_setuptools
+from lxcbuild.debian.inside.inspect_source import is_left_to_setuptools
 
 
 @pytest.mark.parametrize(
