@@ -169,14 +169,15 @@ def test_bad_input_is_told_in_one_line_with_a_hint_and_its_own_status(
 
 
 def test_without_root_the_answer_is_sudo(state: StateDirs) -> None:
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    if subprocess.run([*nobody, "test", "-r", Path(__file__)]).returncode != 0:
+        pytest.skip("this checkout lies where other users cannot read it")
     done = subprocess.run(
-        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *argv(state, "build", "six")],
+        [*nobody, *argv(state, "build", "six")],
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    if "Permission denied" in done.stderr and "pyvenv" in done.stderr:
-        pytest.skip("this checkout lies where other users cannot read it")
     assert (done.returncode, "sudo" in done.stderr) == (31, True), done.stderr
 
 

@@ -62,7 +62,7 @@ def test_large_things_do_not_go_through_the_scheduler(farm: Farm) -> None:
         wait_for(lambda: names(engine))
         with pytest.raises(AssertionError, match="something large"):
             engine.submit(farm.job("x" * 600_000), worker="one")
-        with pytest.raises(AssertionError, match="takes 6001"):
+        with pytest.raises(AssertionError, match=r"takes 600\d{3} bytes"):
             engine.submit(farm.job("large 600000"), worker="one").result(timeout=30)
         assert engine.submit(farm.job("large 1000"), worker="one").result(timeout=30).key == "x" * 1000
 
