@@ -236,7 +236,7 @@ def _setup_cfg(tree: Path) -> dict[str, Any]:
 
 
 def is_left_to_setuptools(table: dict[str, Any], setup_cfg: str, setup_py: str, *, src: bool) -> bool:
-    """Whether packages are found by looking at the top level: nothing names them, and there is no ``src`` to look into instead.
+    """Whether setuptools looks for packages at the top level: nothing names them, and there is no ``src``.
 
     Looking, setuptools takes every directory beside the project's own for a package, ``debian`` too, and refuses two or takes the
     wrong one (https://setuptools.pypa.io/en/stable/userguide/package_discovery.html#flat-layout). ``table`` is

@@ -14,7 +14,7 @@ _UNKNOWN = object()
 
 
 def read_setup_py(data: bytes) -> dict[str, Any]:
-    """The facts of a setup.py; a value that is not a literal is None, as all values are where the file does not parse."""
+    """The facts of a setup.py. A value that is not a literal is None; so are all where the file does not parse."""
     facts: dict[str, Any] = {
         "name": None, "version": None, "install_requires": None, "setup_requires": None, "python_requires": None,
         "extension": None, "imports": [],
