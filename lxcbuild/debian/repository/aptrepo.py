@@ -258,6 +258,8 @@ class Repository(Struct, frozen=True):
         text = aptindex.release(
             self.settings.identity, code=code, architectures=architectures, date_s=at_s, files=files
         )
+        if 0 < (ahead_s := self.settings.key_made_at_s - time.time()) <= _AHEAD_S:
+            time.sleep(ahead_s)  # sqv, by which apt 3 verifies, takes no signature of a moment that is still to come
         signed_at_s = max(at_s if given else min(at_s, int(time.time())), self.settings.key_made_at_s)
         signed = aptsign.sign(Path(self.settings.key_home), self.settings.fingerprint, text, at_s=signed_at_s)
         for name, data in (("Release", text), ("Release.gpg", signed.release_gpg), ("InRelease", signed.in_release)):

@@ -52,15 +52,22 @@ class WatchState:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._named():
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # After a power loss the last looks may be gone; they are then taken again.
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            found = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
-                raise LedgerError(
-                    f"{path} was written by a newer lxcbuild", resolution="update lxcbuild, or use another --state-dir"
-                )
-            self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_FORMAT};")
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._database.close()
+                raise
+
+    def _prepare(self, path: Path) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        # After a power loss the last looks may be gone; they are then taken again.
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        found = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, _FORMAT):
+            raise LedgerError(
+                f"{path} was written by a newer lxcbuild", resolution="update lxcbuild, or use another --state-dir"
+            )
+        self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_FORMAT};")
 
     def __enter__(self) -> Self:
         return self

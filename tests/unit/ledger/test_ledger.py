@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -290,7 +291,7 @@ def load(state: StateDirs, revision: str) -> None:
     """Make the ledger that released code left behind with that schema."""
     if state.ledger_url is None:
         state.lib.mkdir(parents=True)
-        with sqlite3.connect(state.ledger) as connection:
+        with contextlib.closing(sqlite3.connect(state.ledger)) as connection, connection:
             connection.executescript((RELEASED / f"sqlite-{revision}.sql").read_text())
         connection.close()
         return
@@ -431,7 +432,7 @@ def test_builds_on_a_file_load_no_client_of_servers(fresh_state: StateDirs) -> N
 
 def test_a_ledger_of_a_newer_lxcbuild_is_refused(fresh_state: StateDirs) -> None:
     Ledger.open(fresh_state).close()
-    with sqlite3.connect(fresh_state.ledger) as connection:
+    with contextlib.closing(sqlite3.connect(fresh_state.ledger)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     with pytest.raises(LedgerError, match="newer lxcbuild"):

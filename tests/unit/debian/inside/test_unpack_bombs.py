@@ -61,6 +61,7 @@ def test_a_pax_size_is_not_believed_beyond_the_cap(tmp_path: Path) -> None:
 
 
 @pytest.mark.attack(number=38)
+@pytest.mark.filterwarnings("ignore:Overlapped entries")  # Python 3.13 says so itself
 def test_members_of_a_zip_that_share_their_data_count_each(tmp_path: Path) -> None:
     plain = io.BytesIO()
     with zipfile.ZipFile(plain, "w", zipfile.ZIP_DEFLATED) as zipped:
